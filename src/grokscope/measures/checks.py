@@ -1,0 +1,310 @@
+"""Argument checks of the measures: a wrong argument is refused by name, with the cure.
+
+Shapes and dtypes are always checked: they cost nothing. Values (NaN, infinity, labels out of
+range) are checked where they can be read: not inside ``torch.func`` transforms or
+``torch.compile``, where a tensor has no value that Python could look at. On CUDA one check of
+values is one synchronisation with the host.
+
+Axes used throughout the measures: ``examples`` (n), ``classes`` (C), ``width`` (d).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def values_are_readable(*tensors: Tensor) -> bool:
+    """Whether Python can read the values: not under a functorch transform, compile or meta."""
+    if torch.compiler.is_compiling():
+        return False
+    return not any(
+        tensor.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        for tensor in tensors
+    )
+
+
+def check_floating(name: str, tensor: Tensor, shape: tuple[str, ...]) -> None:
+    """Check that a tensor is floating, has the named axes, and none of them is empty.
+
+    Args:
+        name: Name of the argument, for the message.
+        tensor: The argument.
+        shape: Names of the expected axes, for example ``("examples", "width")``.
+
+    Raises:
+        ValueError: If it is no tensor, not floating, has other axes or is empty.
+    """
+    layout = "[" + ", ".join(shape) + "]"
+    if not isinstance(tensor, Tensor):
+        raise ValueError(  # noqa: TRY004  (one error type for all wrong arguments)
+            f"{name} must be a torch.Tensor {layout}, got {type(tensor).__name__}; "
+            f"convert it with torch.as_tensor({name})."
+        )
+    if not tensor.is_floating_point():
+        raise ValueError(
+            f"{name} must be of a floating dtype, got {tensor.dtype}; "
+            f"convert it with {name}.float() or {name}.double()."
+        )
+    if tensor.dim() != len(shape):
+        raise ValueError(
+            f"{name} must have shape {layout}, got {tuple(tensor.shape)}; "
+            f"flatten or select axes until {len(shape)} remain."
+        )
+    if tensor.numel() == 0:
+        raise ValueError(
+            f"{name} must not be empty, got shape {tuple(tensor.shape)} for {layout}; "
+            "pass at least one example and a head of at least one feature."
+        )
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Check that a tensor holds no NaN and no infinity, with one reduction.
+
+    The sum is finite when every entry is, short of an overflow of the sum itself; only if it
+    is not finite are the entries looked at, to tell the two apart and to count.
+
+    Raises:
+        ValueError: If an entry is NaN or infinite.
+    """
+    if not values_are_readable(tensor):
+        return
+    plain = tensor.detach()
+    if bool(plain.sum().isfinite()):
+        return
+    nans, infinities = int(plain.isnan().sum()), int(plain.isinf().sum())
+    if nans or infinities:
+        raise ValueError(
+            f"{name} holds {nans} NaN and {infinities} infinite of {plain.numel()} values; "
+            "the model has diverged or overflowed: measure an earlier step, or compute the "
+            "forward pass in a wider dtype."
+        )
+
+
+def check_all_finite(**tensors: Tensor) -> None:
+    """Check several tensors of one device, passed by name, with one look at the host.
+
+    Raises:
+        ValueError: If an entry of one of them is NaN or infinite; names the first such tensor.
+    """
+    if not values_are_readable(*tensors.values()):
+        return
+    sums = [tensor.detach().sum().float() for tensor in tensors.values()]
+    if not bool(torch.stack(sums).sum().isfinite()):
+        for name, tensor in tensors.items():
+            check_finite(name, tensor)
+
+
+def check_features(features: Tensor, name: str = "features") -> None:
+    """Check inputs of a head, ``[examples, width]``: floating, not empty, finite.
+
+    Raises:
+        ValueError: Naming the argument, what was wrong and the fix.
+    """
+    check_floating(name, features, ("examples", "width"))
+    check_finite(name, features)
+
+
+def check_logits(logits: Tensor, name: str = "logits") -> None:
+    """Check outputs of a head, ``[examples, classes]``, of at least two classes, finite.
+
+    Raises:
+        ValueError: Naming the argument, what was wrong and the fix.
+    """
+    check_floating(name, logits, ("examples", "classes"))
+    check_at_least_two_classes(name, logits.shape[1])
+    check_finite(name, logits)
+
+
+def check_weight(weight: Tensor, name: str = "weight") -> None:
+    """Check the rows of a head, ``[classes, width]``, of at least two classes, finite.
+
+    Raises:
+        ValueError: Naming the argument, what was wrong and the fix.
+    """
+    check_floating(name, weight, ("classes", "width"))
+    check_at_least_two_classes(name, weight.shape[0])
+    check_finite(name, weight)
+
+
+def check_bias(bias: Tensor, weight: Tensor, name: str = "bias") -> None:
+    """Check the offsets of a head, ``[classes]``, against its rows.
+
+    Raises:
+        ValueError: Naming the argument, what was wrong and the fix.
+    """
+    check_floating(name, bias, ("classes",))
+    if bias.shape[0] != weight.shape[0]:
+        raise ValueError(
+            f"{name} has {bias.shape[0]} entries but weight has {weight.shape[0]} rows (classes); "
+            "pass the bias of the same head."
+        )
+    check_same_device(weight=weight, **{name: bias})
+    check_finite(name, bias)
+
+
+def check_labels(labels: Tensor, num_classes: int, examples: int | None = None) -> None:
+    """Check class indices, ``[examples]``, integer, each in ``[0, num_classes)``.
+
+    Args:
+        labels: Class indices.
+        num_classes: Number of classes of the head.
+        examples: Expected number of labels, where another argument fixes it.
+
+    Raises:
+        ValueError: Naming the argument, what was wrong and the fix.
+    """
+    if not isinstance(labels, Tensor):
+        raise ValueError(  # noqa: TRY004  (one error type for all wrong arguments)
+            f"labels must be a torch.Tensor [examples], got {type(labels).__name__}; "
+            "convert them with torch.as_tensor(labels)."
+        )
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(
+            f"labels must be class indices of an integer dtype, got {labels.dtype}; convert them "
+            "with labels.long(), or one-hot labels with labels.argmax(dim=-1)."
+        )
+    if labels.dim() != 1:
+        raise ValueError(
+            f"labels must have shape [examples], got {tuple(labels.shape)}; flatten them, or turn "
+            "one-hot rows into indices with labels.argmax(dim=-1)."
+        )
+    if labels.numel() == 0:
+        raise ValueError("labels must not be empty; pass at least one example.")
+    check_at_least_two_classes("num_classes", num_classes)
+    if examples is not None and labels.shape[0] != examples:
+        raise ValueError(
+            f"labels has {labels.shape[0]} entries for {examples} examples; "
+            "pass one label per example."
+        )
+    if values_are_readable(labels):
+        low, high = (int(bound) for bound in labels.aminmax())
+        if low < 0 or high >= num_classes:
+            raise ValueError(
+                f"labels must lie in [0, {num_classes - 1}] for {num_classes} classes, got values "
+                f"from {low} to {high}; drop ignored examples (such as -100) and check the head."
+            )
+
+
+def check_at_least_two_classes(name: str, num_classes: int) -> None:
+    """Check that there is something to classify.
+
+    Raises:
+        ValueError: If fewer than two classes are given.
+    """
+    if num_classes < 2:
+        raise ValueError(
+            f"{name} describes {num_classes} class(es), but the measures need at least two; "
+            "write a binary head with one output as two rows, [0, w]."
+        )
+
+
+def check_same_device(**tensors: Tensor) -> None:
+    """Check that all tensors, passed by name, live on one device.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    devices = {name: tensor.device for name, tensor in tensors.items()}
+    if len(set(devices.values())) > 1:
+        listing = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise ValueError(f"All tensors must be on one device, got {listing}; move them with .to().")
+
+
+def check_head(features: Tensor, logits: Tensor, weight: Tensor) -> None:
+    """Check that features, logits and weight describe one linear head.
+
+    Args:
+        features: Inputs of the head, ``[examples, width]``.
+        logits: Outputs of the head, ``[examples, classes]``.
+        weight: Rows of the head, ``[classes, width]``.
+
+    Raises:
+        ValueError: Naming the argument, what was wrong and the fix.
+    """
+    check_floating("features", features, ("examples", "width"))
+    check_floating("logits", logits, ("examples", "classes"))
+    check_floating("weight", weight, ("classes", "width"))
+    if logits.shape[0] != features.shape[0]:
+        raise ValueError(
+            f"logits has {logits.shape[0]} examples but features has {features.shape[0]}; "
+            "pass both from the same forward pass, row by row."
+        )
+    check_head_shapes(features, weight)
+    if weight.shape[0] != logits.shape[1]:
+        raise ValueError(
+            f"weight has {weight.shape[0]} rows (classes) but logits has {logits.shape[1]} columns "
+            f"(classes); pass weight as [classes, width], as nn.Linear.weight stores it."
+        )
+    check_at_least_two_classes("weight", weight.shape[0])
+    check_same_device(features=features, logits=logits, weight=weight)
+    check_all_finite(features=features, logits=logits, weight=weight)
+
+
+def check_head_shapes(features: Tensor, weight: Tensor) -> None:
+    """Check that the width of the features is the width of the head.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    if weight.shape[1] != features.shape[1]:
+        raise ValueError(
+            f"weight has width {weight.shape[1]} but features has width {features.shape[1]}; "
+            "pass features as the input of this head, and weight as [classes, width]."
+        )
+
+
+def check_token_pair(features: Tensor, logits: Tensor) -> None:
+    """Check that features and logits hold the same two positions per example, on axis 1.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    for name, tensor in (("features", features), ("logits", logits)):
+        if tensor.shape[1] != 2:
+            raise ValueError(
+                f"{name} must hold two positions on axis 1 (the answer and <eos>), got "
+                f"{tensor.shape[1]}; select them, for example {name}[:, [3, 4]]."
+            )
+    if features.shape[0] != logits.shape[0]:
+        raise ValueError(
+            f"logits has {logits.shape[0]} examples but features has {features.shape[0]}; "
+            "pass both from the same forward pass, row by row."
+        )
+
+
+def check_reduction(reduction: str) -> None:
+    """Check the name of a reduction over examples.
+
+    Raises:
+        ValueError: If it is none of "mean", "sum", "none".
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(
+            f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, got {reduction!r}."
+        )
+
+
+def check_positive(name: str, value: float) -> None:
+    """Check that a setting is a positive finite number.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not 0.0 < value < float("inf"):
+        raise ValueError(f"{name} must be positive and finite, got {value!r}.")
+
+
+def reduce_examples(values: Tensor, reduction: str) -> Tensor:
+    """Reduce one value per example, ``[examples]``, by the name of a reduction."""
+    check_reduction(reduction)
+    if reduction == "mean":
+        return values.mean()
+    return values.sum() if reduction == "sum" else values
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Upcast half precision to float32; float32 and float64 stay as they are."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -1,0 +1,264 @@
+"""How sure a classifier is: what could explain flatness away.
+
+Relative flatness falls when confidence rises, so every comparison of flatness needs these beside
+it: how large the logits are, by how much the right one wins, how spread the softmax is, and the
+temperature at which two networks would be equally confident. Axes: ``examples``, ``classes``.
+All but `matched_temperature` are differentiable; half precision is computed in float32.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from grokscope.measures.checks import (
+    at_least_float32,
+    check_labels,
+    check_logits,
+    check_positive,
+    check_reduction,
+    reduce_examples,
+)
+from grokscope.measures.flatness import gini_impurity, relative_flatness, runner_up_odds
+
+# Newton steps until a matched temperature is given up; about ten suffice in practice.
+MAX_STEPS = 200
+
+
+def logit_scale(logits: Tensor, reduction: str = "mean") -> Tensor:
+    """Standard deviation of an example's logits over classes.
+
+    Adding a number to all logits of an example changes nothing; a temperature divides it.
+
+    Args:
+        logits: Outputs of the head, ``[examples, classes]``.
+        reduction: "mean", "sum", or "none" for one value per example.
+
+    Returns:
+        Scalar, or ``[examples]``, in nats (the unit of logits).
+
+    Raises:
+        ValueError: If the logits are not finite ``[examples, classes]``.
+
+    Cost: O(examples * classes). Source: the root mean square of centred logits.
+    """
+    check_reduction(reduction)
+    check_logits(logits)
+    logits = at_least_float32(logits)
+    centred = logits - logits.mean(dim=-1, keepdim=True)
+    # The norm has a subgradient where all logits are equal; the root of a mean has NaN there.
+    norms = torch.linalg.vector_norm(centred, dim=-1)
+    return reduce_examples(norms / math.sqrt(logits.shape[-1]), reduction)
+
+
+def margin(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+    """Logit of the label minus the largest other logit; positive where the answer is right.
+
+    Args:
+        logits: Outputs of the head, ``[examples, classes]``.
+        labels: Class indices, ``[examples]``.
+        reduction: "mean", "sum", or "none" for one value per example.
+
+    Returns:
+        Scalar, or ``[examples]``, in nats (the unit of logits); higher is surer.
+
+    Raises:
+        ValueError: If the logits are not finite or the labels do not fit them.
+
+    Cost: O(examples * classes).
+    """
+    check_reduction(reduction)
+    check_logits(logits)
+    check_labels(labels, logits.shape[-1], examples=logits.shape[0])
+    logits = at_least_float32(logits)
+    index = labels.long()[:, None]
+    others = logits.scatter(-1, index, -math.inf).amax(dim=-1)
+    return reduce_examples(logits.gather(-1, index).squeeze(-1) - others, reduction)
+
+
+def entropy(logits: Tensor, reduction: str = "mean") -> Tensor:
+    """Shannon entropy of the softmax, accurate where it is nearly one-hot.
+
+    Args:
+        logits: Outputs of the head, ``[examples, classes]``.
+        reduction: "mean", "sum", or "none" for one value per example.
+
+    Returns:
+        Scalar, or ``[examples]``, in nats, between 0 and ``ln classes``; lower is surer.
+
+    Raises:
+        ValueError: If the logits are not finite ``[examples, classes]``.
+
+    Cost: O(examples * classes).
+    """
+    check_reduction(reduction)
+    check_logits(logits)
+    # H = ln(1 + mass) + sum_c p_c gap_c: non-negative terms. In -sum p ln p the term of the top
+    # class is rounded to 0 as soon as the mass of the others is below the precision of 1.
+    gaps, odds, mass = runner_up_odds(at_least_float32(logits))
+    surprise = -(odds * gaps).sum(dim=-1) / (1 + mass.squeeze(-1))
+    return reduce_examples(mass.squeeze(-1).log1p() + surprise, reduction)
+
+
+def gini(logits: Tensor, reduction: str = "mean") -> Tensor:
+    """Gini impurity ``1 - |p|^2`` of the softmax, accurate where it is nearly one-hot.
+
+    Args:
+        logits: Outputs of the head, ``[examples, classes]``.
+        reduction: "mean", "sum", or "none" for one value per example.
+
+    Returns:
+        Scalar, or ``[examples]``, a probability between 0 and ``1 - 1 / classes``: that two
+        draws from the softmax differ. Lower is surer.
+
+    Raises:
+        ValueError: If the logits are not finite ``[examples, classes]``.
+
+    Cost: O(examples * classes).
+    """
+    check_reduction(reduction)
+    check_logits(logits)
+    return reduce_examples(gini_impurity(at_least_float32(logits)), reduction)
+
+
+def matched_temperature(
+    logits: Tensor, labels: Tensor, target_loss: float, tolerance: float = 1e-10
+) -> float:
+    """Temperature at which the mean cross-entropy of ``logits / temperature`` is a given loss.
+
+    As a function of the inverse temperature b the loss is convex, ``ln classes`` at b = 0. From
+    there it falls, without end if every answer is right, else to a minimum behind which wrong
+    answers are too sure. The solution on the falling side is returned; it is unique. Newton's
+    method from b = 0 climbs towards it and, the function being convex, never passes it.
+
+    Args:
+        logits: Outputs of the head, ``[examples, classes]``.
+        labels: Class indices, ``[examples]``.
+        target_loss: Mean cross-entropy to reach, in nats, above 0 and below ``ln classes``.
+        tolerance: Relative error of the loss that is reached.
+
+    Returns:
+        The temperature; above 1 if the network must become less sure.
+
+    Raises:
+        ValueError: If the arguments do not fit, or no temperature reaches the loss; then the
+            message says which loss is the smallest that can be reached.
+
+    Cost: about ten passes of O(examples * classes) in float64, one look at the host each. Not
+    differentiable.
+    """
+    check_logits(logits)
+    classes = logits.shape[-1]
+    check_labels(labels, classes, examples=logits.shape[0])
+    check_positive("target_loss", target_loss)
+    check_positive("tolerance", tolerance)
+    if target_loss >= math.log(classes):
+        raise ValueError(
+            f"target_loss must be below ln {classes} = {math.log(classes):.6g}, the loss at "
+            f"infinite temperature, got {target_loss:.6g}; pass a smaller loss."
+        )
+    curve = _LossCurve(logits, labels)
+    sharpness = 0.0
+    loss, slope = curve(sharpness)
+    for _ in range(MAX_STEPS):
+        if slope >= 0 or sharpness == math.inf:
+            break
+        if abs(loss - target_loss) <= tolerance * target_loss:
+            return 1.0 / sharpness if sharpness > 0 else math.inf
+        # The step for ln(loss) is longer and exact for exponential tails. It may go too far,
+        # unlike the plain one, and counts only where that is seen not to be so.
+        bold = sharpness - loss * math.log(loss / target_loss) / slope
+        plain = sharpness - (loss - target_loss) / slope
+        if max(bold, plain) == sharpness:
+            # The step is below the precision of float64.
+            return 1.0 / sharpness if sharpness > 0 else math.inf
+        ahead = curve(bold)
+        if ahead[0] >= target_loss * (1 - tolerance) and ahead[1] < 0:
+            sharpness, (loss, slope) = bold, ahead
+        else:
+            sharpness, (loss, slope) = plain, curve(plain)
+    raise ValueError(_unreachable(curve, target_loss))
+
+
+def relative_flatness_at_temperature(
+    features: Tensor,
+    logits: Tensor,
+    weight: Tensor,
+    temperature: float,
+    reduction: str = "mean",
+) -> Tensor:
+    """Exact relative flatness of the network whose head is divided by a temperature.
+
+    That network has weight ``weight / temperature`` and the same features and decisions. At its
+    `matched_temperature` it shows the flatness that confidence does not explain.
+
+    Args:
+        features: Inputs of the head, ``[examples, width]``.
+        logits: Outputs of the head as trained, bias included, ``[examples, classes]``.
+        weight: Rows of the head as trained, ``[classes, width]``.
+        temperature: Divides weight and logits.
+        reduction: "mean", "sum", or "none" for one value per example.
+
+    Returns:
+        Scalar, or ``[examples]``, in nats; lower is flatter. Differentiable in the tensors.
+
+    Raises:
+        ValueError: If the arguments do not describe one linear head, or the temperature is not
+            positive.
+
+    Cost: that of `relative_flatness`.
+    """
+    check_positive("temperature", temperature)
+    check_logits(logits)
+    logits, weight = at_least_float32(logits), at_least_float32(weight)
+    return relative_flatness(features, logits / temperature, weight / temperature, reduction)
+
+
+class _LossCurve:
+    """Mean cross-entropy and its slope as a function of the inverse temperature, in float64."""
+
+    def __init__(self, logits: Tensor, labels: Tensor) -> None:
+        logits = logits.detach().double()
+        top = logits.argmax(dim=-1, keepdim=True)
+        self.gaps = logits - logits.gather(-1, top)
+        # Minus infinity takes the top class itself out of the odds: exp gives exactly 0.
+        self.others = self.gaps.scatter(-1, top, -math.inf)
+        self.label_gaps = self.gaps.gather(-1, labels.long()[:, None]).squeeze(-1)
+
+    def __call__(self, sharpness: float) -> tuple[float, float]:
+        odds = (self.others * sharpness).exp() if sharpness > 0 else (self.others > -math.inf) * 1.0
+        mass = odds.sum(dim=-1)
+        expected = (odds * self.gaps).sum(dim=-1) / (1 + mass)
+        loss = (mass.log1p() - sharpness * self.label_gaps).mean()
+        loss_value, slope = torch.stack([loss, (expected - self.label_gaps).mean()]).tolist()
+        return loss_value, slope
+
+    def infimum(self) -> tuple[float, float]:
+        """Smallest loss over all temperatures and the inverse temperature where it is reached."""
+        if bool((self.label_gaps == 0).all()):
+            ties = (self.gaps == 0).sum(dim=-1).double()
+            return float(ties.log().mean()), math.inf
+        if self(0.0)[1] >= 0:
+            return self(0.0)[0], 0.0
+        low, high = 0.0, 1.0 / max(float(self.gaps.abs().max()), 1e-300)
+        while self(high)[1] < 0 and high < 1e300:
+            low, high = high, 2 * high
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if self(middle)[1] < 0 else (low, middle)
+        return self(high)[0], high
+
+
+def _unreachable(curve: _LossCurve, target_loss: float) -> str:
+    smallest, sharpness = curve.infimum()
+    accuracy = float((curve.label_gaps == 0).double().mean())
+    where = f"at temperature {1 / sharpness:.6g}" if sharpness > 0 else "at infinite temperature"
+    if sharpness == math.inf:
+        where = "as the temperature goes to 0"
+    return (
+        f"target_loss = {target_loss:.6g} cannot be reached by any temperature: the smallest mean "
+        f"cross-entropy of these logits is {smallest:.6g}, {where}, at an accuracy of "
+        f"{accuracy:.4f}; pass a larger target_loss, or logits of a network that fits its data."
+    )

@@ -1,0 +1,357 @@
+r"""Relative flatness of a linear head under softmax cross-entropy, and two published stand-ins.
+
+Axes: ``examples`` (n), ``classes`` (C), ``width`` (d). Everything here is differentiable in all
+its tensors and stays accurate where the softmax is almost one-hot, which is where trained
+networks live. Half precision is computed in float32; float32 and float64 stay as they are.
+
+Saturation. In float32 the smallest normal probability is ``exp(-87.3)``. For a gap between the
+two largest logits up to there the relative error is about ``gap * 6e-8``; from 87 to 104 digits
+are lost one by one, beyond it every value and gradient is exactly 0. Float64 logits reach 708.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from grokscope.measures.checks import (
+    at_least_float32,
+    check_floating,
+    check_head,
+    check_positive,
+    check_reduction,
+    check_token_pair,
+    reduce_examples,
+)
+
+# Up to here all pairs of rows are compared (C * C distances); above, rows are streamed.
+PAIRWISE_CLASSES = 256
+# Elements of one temporary of the streamed form, in float64: 8 MiB.
+CHUNK_ELEMENTS = 2**20
+
+
+def relative_flatness(
+    features: Tensor, logits: Tensor, weight: Tensor, reduction: str = "mean"
+) -> Tensor:
+    r"""Exact relative flatness of a linear head under softmax cross-entropy.
+
+    The double sum over Hessian blocks is a variance of the head's rows:
+
+    .. math:: \kappa = \sum_{s,s'} \langle w_s, w_{s'}\rangle \operatorname{Tr} H_{s,s'}
+              = \mathbb{E}_n\, \|\phi_n\|^2 \, \mathrm{Var}_{c \sim p_n}(w_c)
+
+    Adding one vector to all rows, or moving a factor from ``features`` to ``weight``, changes
+    nothing.
+
+    Args:
+        features: Inputs of the head, ``[examples, width]``.
+        logits: Outputs of the head, bias included, ``[examples, classes]``.
+        weight: Rows of the head, ``[classes, width]``.
+        reduction: "mean" (the definition), "sum", or "none" for one value per example.
+
+    Returns:
+        Scalar, or ``[examples]``, in nats; lower is flatter, never negative.
+
+    Raises:
+        ValueError: If the arguments do not describe one linear head with finite values.
+
+    Cost: up to 256 classes O(classes^2 * (width + examples)); above, O(examples * classes * width)
+    in float64 with temporaries of 8 MiB. Ground truth: `curvature.estimate_relative_flatness`.
+    Source: Petzka et al., NeurIPS 2021, Definition 3; the closed form follows from
+    :math:`H_{s,s'} = \mathbb{E}_n\, p_s (\delta_{ss'} - p_{s'}) \phi\phi^T`.
+    """
+    check_reduction(reduction)
+    check_head(features, logits, weight)
+    features, logits, weight = _common_dtype(features, logits, weight)
+    # Autocast would run the products in half precision and lose the small probabilities.
+    with torch.autocast(device_type=features.device.type, enabled=False):
+        length = features.square().sum(dim=-1)
+        return reduce_examples(length * row_variance(logits, weight), reduction)
+
+
+def relative_flatness_bound(
+    features: Tensor,
+    logits: Tensor,
+    weight: Tensor,
+    temperature: float = 1.0,
+    normalize_features: bool = False,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""Upper bound of relative flatness that the paper plots and regularises.
+
+    .. math:: \|W\|_F^2 \operatorname{Tr} H = \|W\|_F^2 \, \mathbb{E}_n\,
+              (1 - \|p_n\|^2) \, \|\phi_n\|^2 \;\ge\; \kappa
+
+    With ``temperature=2`` and ``normalize_features=True`` it is the published penalty. It then
+    bounds nothing: it is a confidence penalty times a weight norm, at most
+    :math:`\|W\|_F^2 (1 - 1/C)`, and acts on the features through the logits alone.
+
+    Args:
+        features: Inputs of the head, ``[examples, width]``.
+        logits: Outputs of the head, bias included, ``[examples, classes]``.
+        weight: Rows of the head, ``[classes, width]``.
+        temperature: Divides the logits inside the softmax.
+        normalize_features: Whether each example's features are scaled to length 1.
+        reduction: "mean", "sum", or "none" for one value per example.
+
+    Returns:
+        Scalar, or ``[examples]``, in nats. Unlike kappa it changes when one vector is added to
+        all rows, although the function does not.
+
+    Raises:
+        ValueError: If the arguments do not describe one linear head with finite values, or the
+            temperature is not positive.
+
+    Cost: O(examples * (classes + width) + classes * width).
+    Source: Han et al., NeurIPS 2025, Lemma A.2; Walter et al. 2024.
+    """
+    check_reduction(reduction)
+    check_positive("temperature", temperature)
+    check_head(features, logits, weight)
+    features, logits, weight = _common_dtype(features, logits, weight)
+    if normalize_features:
+        features = normalize(features, dim=-1)
+    spread = gini_impurity(logits / temperature) * features.square().sum(dim=-1)
+    return weight.square().sum() * reduce_examples(spread, reduction)
+
+
+def published_grokking_flatness(features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
+    r"""The value that the paper's code plots as relative flatness in its grokking figure.
+
+    .. math:: \|W\|_F^2 \, \mathbb{E}_n\, \mathrm{Gini}(\mathrm{softmax}(z_c \odot z_{eos}))
+              \, (\|\phi_c\|^2 + \|\phi_{eos}\|^2)
+
+    It multiplies the logits at the two answer positions inside one softmax. That is neither
+    kappa nor the bound of any loss: no loss has these probabilities. It is here so that the
+    published figure can be drawn beside the true one.
+
+    Args:
+        features: Inputs of the head at the answer ``c`` and at ``<eos>``,
+            ``[examples, 2, width]``.
+        logits: Outputs of the head there, ``[examples, 2, classes]``.
+        weight: Rows of the head, ``[classes, width]``.
+
+    Returns:
+        Scalar, the mean over examples; its unit is that of |W|^2 |phi|^2.
+
+    Raises:
+        ValueError: If the arguments are not two positions of one linear head.
+
+    Cost: O(examples * (classes + width) + classes * width).
+    Source: published code of Han et al., NeurIPS 2025; PAPER.md section 3, item 7.
+    """
+    check_floating("features", features, ("examples", "2 positions", "width"))
+    check_floating("logits", logits, ("examples", "2 positions", "classes"))
+    check_token_pair(features, logits)
+    check_head(features.flatten(0, 1), logits.flatten(0, 1), weight)
+    features, logits, weight = _common_dtype(features, logits, weight)
+    impurity = gini_impurity(logits[:, 0] * logits[:, 1])
+    return weight.square().sum() * (impurity * features.square().sum(dim=(1, 2))).mean()
+
+
+def runner_up_odds(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Odds of every class against the most probable one, the latter's own set to 0.
+
+    The sum of these odds is small when the softmax is nearly one-hot, and exact there; one minus
+    the largest probability would be 0.
+
+    Args:
+        logits: ``[..., classes]``.
+
+    Returns:
+        ``(gaps, odds, mass)``: logits minus the largest, exp of it without the top class, and
+        its sum over classes: ``[..., classes]`` twice and ``[..., 1]``.
+    """
+    top = logits.argmax(dim=-1, keepdim=True)
+    gaps = logits - logits.gather(-1, top)
+    odds = gaps.exp().scatter(-1, top, 0.0)
+    return gaps, odds, odds.sum(dim=-1, keepdim=True)
+
+
+def gini_impurity(logits: Tensor) -> Tensor:
+    """Gini impurity ``1 - |p|^2`` of a softmax, ``[..., classes] -> [...]``, without cancellation.
+
+    It is the sum of ``p_c (1 - p_c)``; for the top class ``1 - p`` is the sum of the others, and
+    any other class has ``p <= 1/2``, where ``1 - p`` is safe.
+    """
+    _, odds, mass = runner_up_odds(logits)
+    others = odds / (1 + mass)
+    total = 1 + mass.squeeze(-1)
+    return mass.squeeze(-1) / total.square() + (others * (1 - others)).sum(dim=-1)
+
+
+def row_variance(logits: Tensor, weight: Tensor) -> Tensor:
+    """Variance of the rows of ``weight`` under the softmax of each example, ``[examples]``."""
+    if weight.shape[0] <= PAIRWISE_CLASSES:
+        return pairwise_row_variance(logits, weight)
+    return streamed_row_variance(logits, weight)
+
+
+def pairwise_row_variance(logits: Tensor, weight: Tensor) -> Tensor:
+    r"""Variance as :math:`\frac12 p^T D p` with :math:`D_{cc'} = \|w_c - w_{c'}\|^2`.
+
+    A sum of non-negative terms: the textbook form cancels once the softmax is nearly one-hot,
+    which is exactly where we look. The relative error is a few roundings, whatever the softmax
+    and however close the rows.
+    """
+    probs = logits.softmax(dim=-1)
+    distances = cast(Tensor, _SquaredDistances.apply(weight))  # type: ignore[no-untyped-call]
+    return 0.5 * ((probs @ distances) * probs).sum(dim=-1)
+
+
+def streamed_row_variance(logits: Tensor, weight: Tensor, chunk: int | None = None) -> Tensor:
+    r"""Variance for many classes, where :math:`D` would not fit: rows are seen from the top one.
+
+    .. math:: \mathrm{Var}_p(w) = \sum_{c \ne t} p_c \|w_c - w_t\|^2
+              - \Big\|\sum_{c \ne t} p_c (w_c - w_t)\Big\|^2, \qquad t = \arg\max_c p_c
+
+    By Cauchy-Schwarz the second term is at most ``1 - p_t`` times the first, so the difference
+    keeps a share ``p_t`` of it: nothing cancels when the softmax saturates. The squared
+    distances are expanded, in float64 around the mean row, so that one product ``p @ W`` gives
+    both terms. The relative error is about ``1e-16 * (|w_c| / |w_c - w_t|)^2 / p_t`` with ``c``
+    the classes that carry the variance: below float32 rounding unless rows are equal to four
+    digits, where the pairwise form is the accurate one.
+
+    Args:
+        logits: ``[examples, classes]``.
+        weight: ``[classes, width]``.
+        chunk: Classes at a time; by default as many as fit in 8 MiB of float64.
+    """
+    if chunk is None:
+        chunk = max(1, CHUNK_ELEMENTS // max(logits.shape[0], weight.shape[1]))
+    return cast(Tensor, _StreamedVariance.apply(logits, weight, chunk))  # type: ignore[no-untyped-call]
+
+
+class _SquaredDistances(torch.autograd.Function):
+    """Squared distances between rows by differences, ``[classes, width] -> [classes, classes]``."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(rows: Tensor) -> Tensor:
+        return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        rows: Tensor = ctx.saved_tensors[0]
+        (grad,) = grad_outputs
+        centred = rows - rows.mean(dim=-2, keepdim=True)
+        pull = grad + grad.mT
+        # A row has no distance to itself; left in, this largest entry (p_top^2) would have to
+        # cancel between the two products.
+        pull = pull - torch.diag_embed(pull.diagonal(dim1=-2, dim2=-1))
+        return 2 * (pull.sum(dim=-1, keepdim=True) * centred - pull @ centred)
+
+
+class _StreamedVariance(torch.autograd.Function):
+    """`streamed_row_variance`, forward and backward in one pass each over chunks of classes.
+
+    Nothing of size ``[examples, classes]`` or ``[classes, width]`` is kept for the backward pass,
+    which recomputes. It consists of differentiable operations: second derivatives work.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(logits: Tensor, weight: Tensor, chunk: int) -> Tensor:
+        return _Stream(logits, weight, chunk).variance.to(logits.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+        logits, weight, ctx.chunk = inputs
+        ctx.save_for_backward(logits, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        logits, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        stream = _Stream(logits, weight, ctx.chunk)
+        outer = grad_outputs[0].to(stream.wide)[:, None]
+        drift = stream.offset.square().sum(dim=-1, keepdim=True)
+        variance = stream.variance[:, None]
+        at_top = (drift - variance) / stream.total * outer
+        mean = stream.top_row + stream.offset
+        # Filled chunk by chunk: collecting the chunks to join them would need twice the memory.
+        # The zero makes them batched tensors under vmap whichever input is batched.
+        zero = 0 * (outer * stream.total).sum()
+        logit_grad = zero.to(logits.dtype).expand(logits.shape).clone() if wanted[0] else None
+        weight_grad = zero.to(weight.dtype).expand(weight.shape).clone() if wanted[1] else None
+        for part, is_top, odds, rows in stream.chunks():
+            probs = odds / stream.total * outer
+            if logit_grad is not None:
+                # d Var / d z_c = p_c (|w_c - mean|^2 - Var)
+                distance = rows.square().sum(dim=-1) - 2 * mean @ rows.mT
+                distance = distance + mean.square().sum(dim=-1, keepdim=True)
+                grad = torch.where(is_top, at_top, probs * (distance - variance))
+                logit_grad[:, part] = grad.to(logits.dtype)
+            if weight_grad is not None:
+                # d Var / d w_c = 2 p_c (w_c - mean), the top class apart: there w_c - mean is
+                # the small offset, known without cancellation.
+                grad = probs.sum(dim=0)[:, None] * rows - probs.mT @ mean
+                weight_grad[part] = (2 * grad).to(weight.dtype)
+        if weight_grad is not None:
+            at_top_row = (-2 * outer * stream.offset / stream.total).to(weight.dtype)
+            weight_grad = weight_grad.index_add_(0, stream.top[:, 0], at_top_row)
+        return logit_grad, weight_grad, None
+
+
+class _Stream:
+    """First and second moment of the rows, seen from each example's most probable row.
+
+    Attributes:
+        top: Most probable class, ``[examples, 1]``; ``top_row`` its row, ``[examples, width]``.
+        total: Sum of the odds against the top class, itself included, ``[examples, 1]``.
+        offset: Mean row minus top row, ``[examples, width]``.
+        variance: ``[examples]``.
+    """
+
+    def __init__(self, logits: Tensor, weight: Tensor, chunk: int) -> None:
+        self.logits, self.weight, self.chunk_size = logits, weight, chunk
+        # Apple's MPS knows no float64.
+        self.wide = torch.float32 if logits.device.type == "mps" else torch.float64
+        self.top = logits.argmax(dim=-1, keepdim=True)
+        # The variance does not depend on the origin: no gradient flows through it.
+        self.centre = weight.detach().mean(dim=0).to(self.wide)
+        self.top_row = weight[self.top[:, 0]].to(self.wide) - self.centre
+        self.top_logit = logits.gather(-1, self.top).to(self.wide)
+        mass = torch.zeros_like(self.top_logit)
+        square = torch.zeros_like(self.top_logit)
+        first = torch.zeros_like(self.top_row)
+        for _, _, odds, rows in self.chunks():
+            mass = mass + odds.sum(dim=-1, keepdim=True)
+            square = square + odds @ rows.square().sum(dim=-1, keepdim=True)
+            first = first + odds @ rows
+        self.total = 1 + mass
+        share, square, first = (
+            mass / self.total,
+            square / self.total,
+            first / self.total,
+        )
+        self.offset = first - share * self.top_row
+        second = square + (self.top_row * (share * self.top_row - 2 * first)).sum(-1, keepdim=True)
+        self.variance = second.squeeze(-1) - self.offset.square().sum(dim=-1)
+
+    def chunks(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+        """Yield ``(part, is_top, odds, rows)`` of consecutive classes; a top class has odds 0."""
+        classes = torch.arange(self.weight.shape[0], device=self.weight.device)
+        for start in range(0, len(classes), self.chunk_size):
+            part = slice(start, start + self.chunk_size)
+            is_top = classes[part] == self.top
+            gaps = self.logits[:, part].to(self.wide) - self.top_logit
+            rows = self.weight[part].to(self.wide) - self.centre
+            yield part, is_top, gaps.exp().masked_fill(is_top, 0.0), rows
+
+
+def _common_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Bring all tensors to the widest of their dtypes, at least float32."""
+    wide = [at_least_float32(tensor) for tensor in tensors]
+    dtype = torch.float64 if any(t.dtype == torch.float64 for t in wide) else torch.float32
+    return tuple(tensor.to(dtype) for tensor in wide)
