@@ -1,0 +1,303 @@
+"""What a run is, as data: frozen, validated, hashable, written as YAML.
+
+An `Experiment` asks a question of several *arms*; an arm is a `Run`: a task, seeds and a list of
+*phases*. A phase says until which step training goes on and with which optimiser. Run and seed
+together make a chain of `Segment`, one for each phase; a segment's id is the hash of everything
+that precedes it and of itself, so arms that begin alike share their first segments.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+FORMAT = 1  # part of every segment id: raise it when the same settings come to mean another run
+
+Operation = Literal[
+    "addition",
+    "subtraction",
+    "multiplication",
+    "division",
+    "sum_of_squares",
+    "quadratic_form",
+    "cubic",
+    "s5_composition",
+]
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown names are refused, values never change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModularArithmetic(Settings):
+    """Equations ``a op b = c`` and a small decoder transformer that completes them."""
+
+    kind: Literal["modular"] = "modular"
+    operation: Operation = "addition"
+    modulus: int = Field(97, ge=2, le=1_000, description="p; without effect for S5 composition")
+    train_fraction: float = Field(0.4, gt=0, lt=1, description="share of all equations")
+    answers: Literal[1, 2] = Field(2, description="1: c alone; 2: c and <eos>, as in the paper")
+    vocabulary: int | None = Field(None, description="padded up to this; None: only used tokens")
+    width: int = Field(128, ge=2, multiple_of=2)
+    heads: int = Field(4, ge=1)
+    layers: int = Field(2, ge=1, le=16)
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads={self.heads} must divide width={self.width}")
+        return self
+
+
+class CustomTask(Settings):
+    """A task of your own: a function that returns a `grokscope.tasks.Task`."""
+
+    kind: Literal["custom"] = "custom"
+    function: str = Field(description="package.module:function or path/to/file.py:function")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="passed by keyword")
+
+
+Task = Annotated[ModularArithmetic | CustomTask, Field(discriminator="kind")]
+
+
+class Optimizer(Settings):
+    """AdamW or SGD, with a linear warm-up and an optional cosine over the phase."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW only")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
+    warmup_steps: int = Field(0, ge=0, description="counted from the start of the run")
+    schedule: Literal["constant", "cosine"] = "constant"
+    final_lr: float = Field(0.0, ge=0, description="where the cosine ends")
+
+    @model_validator(mode="after")
+    def _betas_are_rates(self) -> Self:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas={self.betas} must lie in [0, 1)")
+        return self
+
+    def rate(self, step: int, start: int, until: int) -> float:
+        """Learning rate of the update that makes step ``step`` (from 1) in (start, until]."""
+        rate = self.lr
+        if self.schedule == "cosine":
+            progress = (step - 1 - start) / max(until - start, 1)
+            rate = self.final_lr + (rate - self.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+        return rate * min(1.0, step / self.warmup_steps) if self.warmup_steps else rate
+
+
+class Phase(Settings):
+    """A stretch of training under one set of conditions."""
+
+    until: int = Field(ge=1, description="last optimiser step of the phase")
+    optimizer: Optimizer = Optimizer()
+
+
+class Observation(Settings):
+    """When and on how much the probe measures. Steps are log-spaced, then at most a gap apart."""
+
+    per_decade: int = Field(10, ge=1, le=1_000, description="measuring points per decade")
+    max_gap: int = Field(50, ge=1, description="steps between points, at most")
+    train_examples: int = Field(1024, ge=2, description="frozen subset of the training data")
+    validation_examples: int = Field(1024, ge=2, description="frozen subset of the held-out data")
+
+    def points(self, until: int) -> list[int]:
+        """Steps in [0, until] at which to measure, ascending; 0 and ``until`` are among them."""
+        points = [0]
+        while points[-1] < until:
+            here = points[-1]
+            spaced = round(here * 10 ** (1 / self.per_decade))
+            if here >= self.max_gap:  # stay on multiples of the gap, comparable between runs
+                spaced = min(spaced, here - here % self.max_gap + self.max_gap)
+            points.append(min(max(spaced, here + 1), here + self.max_gap, until))
+        return points
+
+
+class Seeds(Settings):
+    """Where randomness enters, apart; ``None`` follows the run's seed."""
+
+    split: int | None = Field(None, ge=0, description="which examples are held out")
+    initialisation: int | None = Field(None, ge=0)
+    order: int | None = Field(None, ge=0, description="order of the batches")
+
+    def resolve(self, seed: int) -> Seeds:
+        """These seeds with ``seed`` wherever none is set."""
+        return Seeds(**{name: seed if own is None else own for name, own in self})
+
+
+class Run(Settings):
+    """One arm of an experiment, for any seed."""
+
+    task: Task = ModularArithmetic()
+    batch_size: int = Field(512, ge=1, description="at most half of the training examples")
+    phases: tuple[Phase, ...]
+    observation: Observation = Observation()
+    seeds: Seeds = Seeds()
+
+    @model_validator(mode="after")
+    def _phases_ascend(self) -> Self:
+        ends = [phase.until for phase in self.phases]
+        if not ends:
+            raise ValueError("phases is empty; a run needs at least one phase")
+        if sorted(set(ends)) != ends:
+            raise ValueError(f"phases must end one after the other, but end at {ends}")
+        return self
+
+    def segments(self, seed: int) -> list[Segment]:
+        """The chain of segments that this run consists of, in order."""
+        resolved = self.model_copy(update={"seeds": self.seeds.resolve(seed)})
+        ends = range(1, len(self.phases) + 1)
+        return [
+            Segment(run=resolved.model_copy(update={"phases": self.phases[:end]})) for end in ends
+        ]
+
+
+class Segment(Settings):
+    """The last phase of ``run``, together with all that leads to it."""
+
+    run: Run
+
+    @property
+    def id(self) -> str:
+        """Twelve hexadecimal digits of the hash of everything that decides the outcome."""
+        content = json.dumps([FORMAT, self.run.model_dump(mode="json")], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+    @property
+    def parent(self) -> Segment | None:
+        """The segment from whose end this one starts; None for the first."""
+        if len(self.run.phases) == 1:
+            return None
+        return Segment(run=self.run.model_copy(update={"phases": self.run.phases[:-1]}))
+
+    @property
+    def phase(self) -> Phase:
+        return self.run.phases[-1]
+
+    @property
+    def start(self) -> int:
+        """The step at which this segment begins."""
+        return self.run.phases[-2].until if len(self.run.phases) > 1 else 0
+
+
+class Experiment(Settings):
+    """A question, the arms that answer it, and what is drawn and claimed from them."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    preset: str = "default"
+    title: str
+    question: str
+    arms: dict[str, Run] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field((1, 42, 15213), min_length=1)
+    claims: tuple[str, ...] = ()
+    figures: tuple[str, ...] = ()
+    paper: tuple[tuple[str, str], ...] = Field(
+        (), description="what the paper reports: (what, value)"
+    )
+
+    @model_validator(mode="after")
+    def _seeds_are_distinct(self) -> Self:
+        if len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds must be distinct and not negative, but are {self.seeds}")
+        return self
+
+    def runs(self) -> Iterator[tuple[str, int, list[Segment]]]:
+        """Every (arm, seed, chain of segments)."""
+        for arm, run in self.arms.items():
+            for seed in self.seeds:
+                yield arm, seed, run.segments(seed)
+
+
+def to_yaml(settings: Settings) -> str:
+    """Settings as YAML, in the order of their definition."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def read_experiment(path: Path) -> Experiment:
+    """Read an experiment that `to_yaml` wrote.
+
+    Raises:
+        ValueError: If the file is not such an experiment; names the file and the fields.
+    """
+    try:
+        return Experiment.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValidationError) as error:
+        raise ValueError(f"{path} is not a grokscope experiment: {explain(error)}") from error
+
+
+def override(experiment: Experiment, assignments: Sequence[str]) -> Experiment:
+    """The experiment with ``path=value`` assignments applied, validated as a whole.
+
+    A path is relative to every arm (``task.modulus``, ``phases.0.optimizer.lr``), or names one
+    (``arms.NAME.task.modulus``). Values are YAML: ``3``, ``1e-3``, ``null``, ``[0.9, 0.98]``.
+
+    Raises:
+        ValueError: For a path that does not exist or a value that does not fit; says which
+            assignment, and what would be possible.
+    """
+    data = experiment.model_dump(mode="json")
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise ValueError(f"--set {assignment}: write it as path=value, e.g. task.modulus=53")
+        keys = path.strip().split(".")
+        starts = [[]] if keys[0] == "arms" else [["arms", arm] for arm in data["arms"]]
+        for start in starts:
+            _assign(data, start + keys, yaml.safe_load(text), assignment)
+    try:
+        return Experiment.model_validate(data)
+    except ValidationError as error:
+        given = ", ".join(f"--set {assignment}" for assignment in assignments)
+        raise ValueError(f"{given}: {explain(error)}") from error
+
+
+def explain(error: Exception) -> str:
+    """What is wrong, without the library's preamble: one ``field: problem`` for each."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    problems = {}
+    for item in error.errors():
+        field = ".".join(str(part) for part in item["loc"] if part not in ("modular", "custom"))
+        message = item["msg"].removeprefix("Value error, ")
+        shown = f" (got {item['input']!r})" if isinstance(item["input"], str | int | float) else ""
+        problems[f"{field or 'settings'}: {message}{shown}"] = None
+    return "; ".join(problems)
+
+
+def _assign(data: Any, keys: Sequence[str], value: Any, assignment: str) -> None:
+    """Set one leaf of nested dicts and lists; complain about a key that is not there."""
+    for depth, key in enumerate(keys):
+        free = depth > 0 and keys[depth - 1] == "arguments"  # a custom task's own arguments
+        if (
+            isinstance(data, list)
+            and key.lstrip("-").isdigit()
+            and -len(data) <= int(key) < len(data)
+        ):
+            place: Any = int(key)
+        elif isinstance(data, dict) and (key in data or free):
+            place = key
+        else:
+            names = (
+                list(data) if isinstance(data, dict) else [str(i) for i in range(len(data or []))]
+            )
+            close = difflib.get_close_matches(key, names, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            where = ".".join(keys[:depth]) or "the experiment"
+            raise ValueError(
+                f"--set {assignment}: {where} has no {key!r}; {hint}It has: {', '.join(names) or 'nothing'}"
+            )
+        if depth == len(keys) - 1:
+            data[place] = value
+        else:
+            data = data[place]
