@@ -1,0 +1,61 @@
+"""One look at a run from outside: every measure on the frozen subsets, as tidy rows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from grokscope.probe import gap_measures
+from grokscope.spec import Observation
+from grokscope.tasks import Split, Task
+
+
+class Row(NamedTuple):
+    """One number: where in the run, on which data, which measure."""
+
+    step: int
+    epoch: float
+    split: str
+    measure: str
+    value: float
+
+
+class Observer:
+    """Measures a task's model on the first examples of its splits.
+
+    Args:
+        task: Model, data and how to measure.
+        observation: How many examples.
+    """
+
+    def __init__(self, task: Task, observation: Observation) -> None:
+        self.task = task
+        self.train: Split = task.train.first(observation.train_examples)
+        self.validation: Split = task.validation.first(observation.validation_examples)
+
+    def rows(self, step: int, epoch: float) -> list[Row]:
+        """Every measure now; the model is left as it was found.
+
+        NC4 of held-out data is agreement with the nearest class mean of the training data.
+        """
+        model = self.task.model
+        train = self.task.measure(model, self.train, None)
+        validation = self.task.measure(model, self.validation, train.moments.mean)
+        values = {
+            "train": {**train, "parameter_norm": parameter_norm(model)},
+            "validation": {**validation, **gap_measures(train, validation)},
+        }
+        return [
+            Row(step, epoch, split, measure, float(value))
+            for split, measures in values.items()
+            for measure, value in measures.items()
+        ]
+
+
+@torch.no_grad()
+def parameter_norm(model: nn.Module) -> float:
+    """Euclidean norm of all trainable parameters together."""
+    parameters = [each for each in model.parameters() if each.requires_grad]
+    return float(torch.stack(torch._foreach_norm(parameters)).double().square().sum().sqrt())

@@ -1,0 +1,226 @@
+"""Segments on disk: written beside, then renamed, so that what is there is always whole.
+
+``segments/<id>/`` is a finished segment; ``segments/<id>.partial/step-<n>/`` its last checkpoint
+while it runs. Both hold the state and the metrics *of the same step*, so that going on from a
+checkpoint neither repeats nor omits a measurement. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+
+from grokscope.engine.observe import Row
+from grokscope.engine.state import State
+from grokscope.spec import Experiment, Segment, read_experiment, to_yaml
+
+COLUMNS = ["step", "epoch", "replica", "split", "measure", "value"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a finished segment ended."""
+
+    step: int
+    diverged: bool
+    seconds: float
+
+
+class Store:
+    """The results of experiments in one folder.
+
+    Args:
+        folder: Where ``experiment.yaml`` and ``segments/`` live; made when first written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.segments = self.folder / "segments"
+
+    # The experiment that was asked for last.
+
+    def save_experiment(self, experiment: Experiment) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write_text(self.folder / "experiment.yaml", to_yaml(experiment))
+
+    def experiment(self) -> Experiment:
+        """The experiment of this folder.
+
+        Raises:
+            FileNotFoundError: If nothing was run here.
+            ValueError: If its file is not readable.
+        """
+        path = self.folder / "experiment.yaml"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{self.folder} holds no run (there is no {path.name}); "
+                "start one with: grokscope run NAME --out " + str(self.folder)
+            )
+        return read_experiment(path)
+
+    # Finished segments.
+
+    def outcome(self, segment: Segment) -> Outcome | None:
+        """How the segment ended, or None while it has not."""
+        path = self._final(segment) / "state.json"
+        if not path.is_file():
+            return None
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return Outcome(facts["step"], facts["diverged"], facts["seconds"])
+
+    def state(self, segment: Segment) -> State:
+        """The state at the end of a finished segment."""
+        return _read_state(self._final(segment))[0]
+
+    def finish(
+        self,
+        segment: Segment,
+        state: State,
+        rows: Sequence[Row],
+        seconds: float,
+        environment: Mapping[str, Any],
+        diverged: bool = False,
+    ) -> None:
+        """Store the end of a segment and drop its checkpoints."""
+        with _Replacing(self._final(segment)) as folder:
+            _write_state(folder, state, rows, seconds, diverged)
+            _write_text(folder / "spec.yaml", to_yaml(segment.run))
+            _write_text(folder / "environment.json", json.dumps(environment, indent=2))
+        shutil.rmtree(self._partial(segment), ignore_errors=True)
+
+    # Segments under way.
+
+    def lock(self, segment: Segment) -> FileLock:
+        """Held by whoever runs the segment; the system frees it when that process ends."""
+        self.segments.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.segments / f"{segment.id}.lock", timeout=0)
+
+    def checkpoint(
+        self, segment: Segment, state: State, rows: Sequence[Row], seconds: float
+    ) -> None:
+        """Store a state under way; earlier checkpoints of the segment go when it is there."""
+        partial = self._partial(segment)
+        partial.mkdir(parents=True, exist_ok=True)
+        newest = partial / f"step-{state.step:010d}"
+        with _Replacing(newest) as folder:
+            _write_state(folder, state, rows, seconds, diverged=False)
+        for other in partial.iterdir():
+            if other != newest:
+                shutil.rmtree(other, ignore_errors=True)
+
+    def last_checkpoint(self, segment: Segment) -> tuple[State, list[Row], float] | None:
+        """State, metrics and seconds of the last checkpoint, or None without one."""
+        steps = sorted(self._partial(segment).glob("step-*"))
+        return _read_state(steps[-1]) if steps else None
+
+    def checkpoint_step(self, segment: Segment) -> int | None:
+        """The step of the last checkpoint, without reading it."""
+        steps = sorted(self._partial(segment).glob("step-*"))
+        return int(steps[-1].name.removeprefix("step-")) if steps else None
+
+    # What is read from them.
+
+    def metrics(self, experiment: Experiment) -> pd.DataFrame:
+        """All finished segments as one tidy frame with the columns arm and seed in front.
+
+        An arm's rows run through all its segments; the shared ones appear in each arm.
+        """
+        frames = []
+        for arm, seed, chain in experiment.runs():
+            for segment in chain:
+                path = self._final(segment) / "metrics.parquet"
+                if path.is_file():
+                    frame = pd.read_parquet(path).drop(columns="replica")
+                    frame.insert(0, "arm", arm)
+                    frame.insert(1, "seed", seed)
+                    frames.append(frame)
+        if not frames:
+            columns = ["arm", "seed", *(each for each in COLUMNS if each != "replica")]
+            return pd.DataFrame(columns=columns)
+        return pd.concat(frames, ignore_index=True)
+
+    def environments(self, experiment: Experiment) -> list[dict[str, Any]]:
+        """The environment of every finished segment."""
+        chains = [chain for _, _, chain in experiment.runs()]
+        paths = {self._final(each) / "environment.json": None for chain in chains for each in chain}
+        return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+
+    def _final(self, segment: Segment) -> Path:
+        return self.segments / segment.id
+
+    def _partial(self, segment: Segment) -> Path:
+        return self.segments / f"{segment.id}.partial"
+
+
+class _Replacing:
+    """A folder that appears under its name only when everything in it has been written."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+
+    def __enter__(self) -> Path:
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        self.temporary.mkdir(parents=True)
+        return self.temporary
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if failure is None:
+            for path in self.temporary.iterdir():
+                _flush(path)
+            # A target can be there only from a process that was killed after its rename and
+            # before it could say so; what it holds is the same, bit for bit.
+            shutil.rmtree(self.target, ignore_errors=True)
+            os.rename(self.temporary, self.target)
+        else:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _write_state(
+    folder: Path, state: State, rows: Sequence[Row], seconds: float, diverged: bool
+) -> None:
+    save_file(
+        {name: tensor.contiguous() for name, tensor in state.tensors.items()},
+        folder / "state.safetensors",
+    )
+    facts = {
+        "step": state.step,
+        "optimizer": state.optimizer,
+        "threads": state.threads,
+        "seconds": seconds,
+        "diverged": diverged,
+    }
+    _write_text(folder / "state.json", json.dumps(facts, indent=2))
+    frame = pd.DataFrame(rows, columns=list(Row._fields)).astype({"step": "int64"})
+    frame.insert(2, "replica", 0)
+    for name in ("split", "measure"):
+        frame[name] = frame[name].astype("category")
+    frame.to_parquet(folder / "metrics.parquet", index=False, compression="zstd")
+
+
+def _read_state(folder: Path) -> tuple[State, list[Row], float]:
+    facts = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    tensors = load_file(folder / "state.safetensors")
+    state = State(facts["step"], tensors, facts["optimizer"], facts["threads"])
+    frame = pd.read_parquet(folder / "metrics.parquet")[list(Row._fields)]
+    return state, [Row(*values) for values in frame.itertuples(index=False)], facts["seconds"]

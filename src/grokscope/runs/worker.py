@@ -1,0 +1,151 @@
+"""One segment, run to its end in this process: state in, checkpoints and result out."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import Timeout
+
+import grokscope
+from grokscope.engine.loop import Training
+from grokscope.engine.observe import Row
+from grokscope.engine.state import State
+from grokscope.runs.store import Store
+from grokscope.spec import Segment
+from grokscope.tasks import build_task
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a reader of the progress bar wants to know of one segment."""
+
+    segment: str
+    step: int
+    values: dict[str, float] = field(default_factory=dict)  # "split/measure" -> latest value
+    finished: bool = False
+    diverged: bool = False
+    failure: str = ""
+
+
+def run_segment(
+    store: Store,
+    segment: Segment,
+    report: Callable[[Progress], None],
+    stop: Callable[[], bool],
+    checkpoint_seconds: float = 30.0,
+    threads: int = 1,
+) -> bool:
+    """Run what is missing of a segment; returns whether it is finished now.
+
+    Goes on from its last checkpoint, else from the end of its parent, else from the start.
+
+    Args:
+        store: Where states and results live.
+        segment: What to run; its parent must be finished.
+        report: Called at every tick.
+        stop: Asked at every tick; a true answer makes a checkpoint and returns.
+        checkpoint_seconds: Work that a killed process loses, at most, in seconds (plus the time
+            to the next tick).
+        threads: CPU threads. A checkpoint's own number wins: sums depend on it in the last bit.
+
+    Raises:
+        RuntimeError: If another process is running this segment.
+    """
+    try:
+        with store.lock(segment):
+            return _run(store, segment, report, stop, checkpoint_seconds, threads)
+    except Timeout as error:
+        raise RuntimeError(
+            f"segment {segment.id} in {store.folder} is being run by another process; "
+            "wait for it, or choose another folder with --out"
+        ) from error
+
+
+def _run(
+    store: Store,
+    segment: Segment,
+    report: Callable[[Progress], None],
+    stop: Callable[[], bool],
+    checkpoint_seconds: float,
+    threads: int,
+) -> bool:
+    if store.outcome(segment) is not None:  # finished by another process in the meantime
+        report(Progress(segment.id, segment.phase.until, finished=True))
+        return True
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    state, rows, seconds = _start(store, segment)
+    torch.set_num_threads(state.threads if state and rows else threads)
+    training = Training(build_task(segment.run.task, segment.run.seeds), segment, state)
+    begin = saved = time.monotonic()
+    diverged = False
+    for tick in training.run():
+        rows += tick.rows
+        diverged = tick.diverged
+        report(Progress(segment.id, tick.step, _latest(tick.rows), diverged=diverged))
+        now = time.monotonic()
+        stopping = stop()
+        if stopping or now - saved >= checkpoint_seconds:
+            store.checkpoint(segment, training.state(), rows, seconds + now - begin)
+            saved = now
+        if stopping:
+            return False
+    seconds += time.monotonic() - begin
+    facts = environment(segment, started, seconds)
+    store.finish(segment, training.state(), rows, seconds, facts, diverged)
+    report(Progress(segment.id, training.step, finished=True, diverged=diverged))
+    return True
+
+
+def _start(store: Store, segment: Segment) -> tuple[State | None, list[Row], float]:
+    checkpoint = store.last_checkpoint(segment)
+    if checkpoint is not None:
+        return checkpoint
+    parent = segment.parent
+    return (store.state(parent) if parent else None), [], 0.0
+
+
+def _latest(rows: list[Row]) -> dict[str, float]:
+    return {f"{row.split}/{row.measure}": row.value for row in rows}
+
+
+def environment(segment: Segment, started: str, seconds: float) -> dict[str, Any]:
+    """What a reader needs to judge or repeat a run: versions, machine, seeds, duration."""
+    return {
+        "grokscope": grokscope.__version__,
+        "revision": _revision(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "device": "cpu",
+        "threads": torch.get_num_threads(),
+        "seeds": segment.run.seeds.model_dump(),
+        "started": started,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
+
+
+def _revision() -> str | None:
+    """Git revision of this package's checkout, if it is one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
