@@ -1,0 +1,125 @@
+"""C15: does NCC go with generalisation, and does it more than its rivals?
+
+A correlation is called strong from 0.7 on, in the direction that the claim expects. Supported:
+the whole interval is that strong; contradicted: none of it is; undecided otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from grokscope.analysis.claims.registry import (
+    Finding,
+    Verdict,
+    between,
+    by_seed,
+    claim,
+    undecided,
+)
+from grokscope.analysis.correlations import (
+    TRAINING_LOSS,
+    VALIDATION_ACCURACY,
+    Curve,
+    Window,
+    over_time,
+)
+from grokscope.analysis.milestones import Trace
+from grokscope.analysis.statistics import (
+    Interval,
+    correlation_interval,
+    rank_correlation,
+    robust_level,
+)
+
+STRONG = 0.7
+LEAST_SEEDS = 2
+LEAST_RUNS = 4
+UNIT = "rank correlation with validation accuracy"
+FINAL_POINTS = 9  # measuring points whose median is a run's final level
+
+# (basis, curve, sign expected where generalisation is good)
+RIVALS: tuple[tuple[str, Curve, int], ...] = (
+    ("ncc", ("ncc", "train"), -1),
+    ("ncc (held out)", ("ncc", "validation"), -1),
+    ("relative_flatness", ("relative_flatness", "train"), -1),
+    ("relative_flatness_bound", ("relative_flatness_bound", "train"), -1),
+    ("published_flatness", ("published_flatness", "train"), -1),
+    ("relative_flatness_matched", ("relative_flatness_matched", "train"), -1),
+    ("logit_scale", ("logit_scale", "train"), 1),
+    ("training loss", TRAINING_LOSS, -1),
+)
+
+
+@claim(
+    "C15",
+    "NCC correlates strongly with generalisation, though it is not necessary.",
+    "Strong is a rank correlation of 0.7 or more in the expected direction, over all measuring "
+    "points of a run. Whatever only rises or only falls in training correlates over time: read it "
+    "beside the rivals, after memorisation, and given training loss. Whether collapse is "
+    "necessary, interventions must tell (C3 to C5).",
+)
+def collapse_goes_with_generalisation(runs: Sequence[Trace]) -> list[Finding]:
+    """C15, for NCC and its rivals: over time, after memorisation, given the loss, over runs."""
+    rivals = [each for each in RIVALS if each[0] == "ncc" or any(r.has(*each[1]) for r in runs)]
+    findings = [_over_time(runs, *each, None, "all steps") for each in rivals]
+    findings += [_over_time(runs, *each, None, "after memorisation") for each in rivals]
+    findings += [
+        _over_time(runs, *each, TRAINING_LOSS, "after memorisation")
+        for each in rivals
+        if each[1] != TRAINING_LOSS
+    ]
+    if len(runs) >= LEAST_RUNS:
+        findings += [_over_runs(runs, *each) for each in rivals]
+    return findings
+
+
+def _over_time(
+    runs: Sequence[Trace], basis: str, curve: Curve, sign: int, given: Curve | None, window: Window
+) -> Finding:
+    name = basis if window == "all steps" else f"{basis} {window}"
+    name += ", given training loss" if given else ""
+    arms = sorted({run.arm for run in runs})
+    if len(arms) > 1:
+        return undecided("C15", name, UNIT, f"There are {len(arms)} arms; look at one at a time.")
+    rho, interval, values = over_time(runs, curve, VALIDATION_ACCURACY, given, window)
+    if not values:
+        return undecided("C15", name, UNIT, f"No run has it at enough points ({window}).")
+    verdict = _strong(interval, sign) if len(values) >= LEAST_SEEDS else "undecided"
+    spread = ", ".join(f"{each:.2f}" for _, each in by_seed(values))
+    where = "over all steps" if window == "all steps" else window
+    held = " with the rank of training loss held fixed" if given else ""
+    reason = (
+        f"Rank correlation {rho:.2f}{between(interval)} {where}{held}, by seed {spread}; "
+        f"expected {'negative' if sign < 0 else 'positive'}, strong from {sign * STRONG:+.1f} on."
+    )
+    return Finding("C15", name, verdict, rho, interval, UNIT, len(values), by_seed(values), reason)
+
+
+def _over_runs(runs: Sequence[Trace], basis: str, curve: Curve, sign: int) -> Finding:
+    name = f"{basis} over runs"
+    pairs = np.array([[_final(run, curve), _final(run, VALIDATION_ACCURACY)] for run in runs])
+    pairs = pairs[np.isfinite(pairs).all(axis=1)]
+    rho = rank_correlation(pairs[:, 0], pairs[:, 1])
+    if not math.isfinite(rho):
+        return undecided("C15", name, UNIT, f"The final levels of {len(pairs)} runs do not vary.")
+    interval = correlation_interval(rho, len(pairs))
+    reason = (
+        f"Rank correlation of final levels {rho:.2f}{between(interval)} over {len(pairs)} runs."
+    )
+    seeds = len({run.seed for run in runs})
+    return Finding("C15", name, _strong(interval, sign), rho, interval, UNIT, seeds, (), reason)
+
+
+def _final(run: Trace, curve: Curve) -> float:
+    return robust_level(*run.get(*curve), -math.inf, math.inf, last=FINAL_POINTS)
+
+
+def _strong(interval: Interval, sign: int) -> Verdict:
+    """The verdict on an interval, turned so that the expected direction is positive."""
+    low, high = sorted(sign * each for each in interval)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "undecided"
+    return "supported" if low >= STRONG else "contradicted" if high < STRONG else "undecided"

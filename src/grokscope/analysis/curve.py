@@ -1,0 +1,113 @@
+"""Curves ready for a detector: over log time, turned so that they rise, with their running median.
+
+Axes: a curve is ``[points]``, resampled curves are ``[resamples, points]``; time is log10(step).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import median_filter
+
+Direction = Literal["rise", "fall"]
+Scale = Literal["linear", "log"]
+Array = NDArray[np.float64]
+
+WINDOW = 5  # points under one running median; odd
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A curve ready for the detector: turned so that it rises, over log time.
+
+    Attributes:
+        time: log10(step), ascending, ``[points]``; step 0 stands at half the first step.
+        raw: Scaled, turned values, ``[points]``.
+        smooth: Their running median, ``[points]``.
+        window: Points under one median.
+        sign: +1 for a rise, -1 for a fall.
+        log: Whether values are log10 of the measured ones.
+    """
+
+    time: Array
+    raw: Array
+    smooth: Array
+    window: int
+    sign: int
+    log: bool
+
+    def level(self, value: float) -> float:
+        """A scaled, turned value in the curve's own units."""
+        return float(10 ** (self.sign * value)) if self.log else self.sign * value
+
+    def scaled(self, level: float) -> float:
+        """The inverse of `level`."""
+        return self.sign * (math.log10(level) if self.log else level)
+
+
+def prepare(
+    steps: ArrayLike, values: ArrayLike, direction: Direction, scale: Scale, window: int
+) -> Prepared:
+    """Check, sort, scale and turn a curve; points that are not finite are left out.
+
+    Exact zeros on a log scale (a saturated softmax) count as the smallest positive value.
+
+    Raises:
+        ValueError: For shapes that differ, an unknown direction or scale, an even window,
+            negative steps, or negative values on a log scale.
+    """
+    x, y = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or x.shape != y.shape:
+        raise ValueError(f"steps {x.shape} and values {y.shape} must be one curve [points]")
+    if direction not in ("rise", "fall"):
+        raise ValueError(f"direction must be 'rise' or 'fall', not {direction!r}")
+    if scale not in ("linear", "log"):
+        raise ValueError(f"scale must be 'linear' or 'log', not {scale!r}")
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"window must be odd and positive, not {window}")
+    order = np.argsort(x[np.isfinite(y)], kind="stable")
+    x, y = x[np.isfinite(y)][order], y[np.isfinite(y)][order]
+    if len(x) and (x[0] < 0 or np.any(np.diff(x) == 0)):
+        raise ValueError("steps must be distinct and not negative")
+    if scale == "log" and len(y):
+        if y.min() < 0:
+            raise ValueError("values are negative in places; use scale='linear'")
+        positive = y[y > 0]
+        y = np.log10(np.maximum(y, positive.min() if len(positive) else 1.0))
+    sign = 1 if direction == "rise" else -1
+    if len(x) and x[0] == 0:
+        x = np.concatenate([x[1:2] / 2 if len(x) > 1 else np.ones(1), x[1:]])
+    return Prepared(np.log10(x), sign * y, smoothed(sign * y, window), window, sign, scale == "log")
+
+
+def smoothed(values: Array, window: int) -> Array:
+    """Running median along the last axis, mirrored at both ends."""
+    if values.shape[-1] == 0:
+        return values
+    size = (1,) * (values.ndim - 1) + (min(window, 2 * values.shape[-1] - 1),)
+    return np.asarray(median_filter(values, size=size, mode="reflect"), dtype=np.float64)
+
+
+def resampled(curve: Prepared, resamples: int, seed: int) -> Array:
+    """Curves that could have been measured instead, ``[resamples, points]``, scaled and turned.
+
+    The running median plus blocks of residuals drawn from the neighbourhood of each place.
+    """
+    count, block = len(curve.raw), curve.window
+    if resamples == 0 or count < block:
+        return np.empty((0, count))
+    rng = np.random.default_rng(seed)
+    places = np.arange(0, count, block)
+    shifts = rng.integers(-3 * block, 3 * block + 1, size=(resamples, len(places)))
+    sources = np.clip(places + shifts, 0, count - block)
+    index = (sources[..., None] + np.arange(block)).reshape(resamples, -1)[:, :count]
+    return np.asarray(curve.smooth + (curve.raw - curve.smooth)[index], dtype=np.float64)
+
+
+def deviation(residuals: Array) -> float:
+    """Standard deviation of a normal sample by its median absolute value; blind to spikes."""
+    return float(1.4826 * np.median(np.abs(residuals)))

@@ -1,0 +1,298 @@
+"""Effects over seeds, with intervals that don't pretend a few seeds were many.
+
+Axes: a value per seed, ``[seeds]``; with each seed the draws of its own uncertainty, ``[draws]``.
+Ratios are averaged on a log scale, correlations on Fisher's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+Array = NDArray[np.float64]
+Interval = tuple[float, float]
+
+CONFIDENCE = 0.95
+RESAMPLES = 4_000
+UNKNOWN: Interval = (math.nan, math.nan)
+
+
+def bootstrap_interval(
+    values: ArrayLike,
+    draws: Sequence[ArrayLike] | None = None,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Hierarchical bootstrap interval of the mean over seeds.
+
+    Two parts, combined in quadrature on each side of the mean. Between seeds: seeds are drawn with
+    replacement, and the percentiles are moved away from the mean by t(n - 1) / z *
+    sqrt(n / (n - 1)), for alone they are far too narrow with few seeds. Within seeds: the mean of
+    one draw from each seed's own uncertainty. (`scipy.stats.bootstrap` has no form for this.)
+
+    What few seeds can say: three seeds give an interval clear of zero when their standard
+    deviation is below 0.4 of their mean, and that holds if seeds scatter about normally. They
+    cannot show that one seed in ten behaves otherwise, and of three fair coins all show the same
+    side one time in four. One seed has no interval at all. Each seed's own uncertainty is already
+    part of the scatter between seeds; adding it once more errs on the wide side.
+
+    Args:
+        values: A value per seed, ``[seeds]``; those that are not finite are left out.
+        draws: For each seed draws of its uncertainty; they are centred on its value. Empty: none.
+        confidence: In (0, 1).
+        resamples: Bootstrap samples.
+        seed: Of the resampling.
+
+    Returns:
+        Low and high; NaN with fewer than two seeds.
+    """
+    own = np.asarray(values, dtype=np.float64)
+    kept = np.flatnonzero(np.isfinite(own)).tolist()
+    count = len(kept)
+    if count < 2:
+        return UNKNOWN
+    rng = np.random.default_rng(seed)
+    mean = float(own[kept].mean())
+    tail = (1 - confidence) / 2
+    drawn = own[kept][rng.integers(count, size=(resamples, count))].mean(axis=1)
+    z, t = float(stats.norm.ppf(1 - tail)), float(stats.t.ppf(1 - tail, count - 1))
+    widen = t / z * math.sqrt(count / (count - 1))
+    noise = np.zeros(resamples)
+    for which in kept if draws is not None else ():
+        inner = np.asarray(draws[which] if draws is not None else (), dtype=np.float64)
+        inner = inner[np.isfinite(inner)]
+        if len(inner):
+            noise += rng.choice(inner - np.median(inner), size=resamples) / count
+    between, within = (
+        np.quantile(drawn - mean, [tail, 1 - tail]),
+        np.quantile(noise, [tail, 1 - tail]),
+    )
+    low, high = np.hypot(between * widen, within)
+    return mean - float(low), mean + float(high)
+
+
+def mean_of(values: ArrayLike) -> float:
+    """Mean of the finite values; NaN without one."""
+    own = np.asarray(values, dtype=np.float64)
+    own = own[np.isfinite(own)]
+    return float(own.mean()) if len(own) else math.nan
+
+
+def lead_lag(onset_a: ArrayLike, onset_b: ArrayLike) -> Array:
+    """By how many decades of steps a precedes b: log10(b / a). Positive: a comes first.
+
+    Args:
+        onset_a: Steps, a scalar or one per draw.
+        onset_b: Steps, of the same shape.
+    """
+    a, b = np.asarray(onset_a, dtype=np.float64), np.asarray(onset_b, dtype=np.float64)
+    return np.asarray(np.log10(b) - np.log10(a))
+
+
+def paired_draws(*draws: Array) -> tuple[Array, ...]:
+    """The same number of draws of each, empty where one has none."""
+    count = min(len(each) for each in draws)
+    return tuple(each[:count] for each in draws)
+
+
+def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
+    """Spearman's rank correlation over the pairs that are finite.
+
+    Returns:
+        In [-1, 1]; NaN with fewer than four pairs or when one of them does not vary.
+    """
+    return partial_rank_correlation(x, y, ())
+
+
+def partial_rank_correlation(x: ArrayLike, y: ArrayLike, given: Sequence[ArrayLike]) -> float:
+    """Rank correlation of x and y once what their ranks owe to other ranks is taken away.
+
+    The correlation of the residuals of the ranks after a linear fit on the ranks of ``given``.
+
+    Args:
+        x: ``[points]``.
+        y: ``[points]``.
+        given: What to hold fixed, each ``[points]``; empty: Spearman's correlation.
+
+    Returns:
+        In [-1, 1]; NaN with fewer than four points to spare, or when x or y is settled by
+        ``given`` up to rounding.
+    """
+    columns = np.array([np.asarray(each, dtype=np.float64) for each in (x, y, *given)])
+    columns = columns[:, np.isfinite(columns).all(axis=0)]
+    count = columns.shape[1]
+    if count < 4 + len(given):
+        return math.nan
+    ranks = np.asarray(stats.rankdata(columns, axis=1), dtype=np.float64)
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    total = np.linalg.norm(ranks[:2], axis=1)
+    if len(given):
+        basis = ranks[2:].T
+        ranks[:2] -= (basis @ np.linalg.lstsq(basis, ranks[:2].T, rcond=None)[0]).T
+    left = np.linalg.norm(ranks[:2], axis=1)
+    if (left <= 1e-9 * np.maximum(total, 1.0)).any():
+        return math.nan
+    return float(np.clip(ranks[0] @ ranks[1] / (left[0] * left[1]), -1, 1))
+
+
+def correlation_draws(
+    x: ArrayLike,
+    y: ArrayLike,
+    given: Sequence[ArrayLike] = (),
+    resamples: int = 200,
+    block: int | None = None,
+    seed: int = 0,
+) -> Array:
+    """Correlations of curves resampled in blocks of neighbouring points, ``[resamples]``.
+
+    Points of one run are not independent; blocks keep what neighbours share.
+
+    Args:
+        x: ``[points]``, in the order of time.
+        y: ``[points]``.
+        given: As in `partial_rank_correlation`.
+        resamples: How many.
+        block: Points in a block; by default the square root of their number.
+        seed: Of the resampling.
+    """
+    columns = np.array([np.asarray(each, dtype=np.float64) for each in (x, y, *given)])
+    count = columns.shape[1]
+    if count < 4:
+        return np.empty(0)
+    length = block or max(1, round(math.sqrt(count)))
+    rng = np.random.default_rng(seed)
+    starts = rng.integers(count, size=(resamples, -(-count // length)))
+    # Blocks run on from the end to the start, so that every point is drawn equally often.
+    index = (starts[..., None] + np.arange(length)).reshape(resamples, -1)[:, :count] % count
+    return np.array(
+        [
+            partial_rank_correlation(columns[0, each], columns[1, each], list(columns[2:, each]))
+            for each in index
+        ]
+    )
+
+
+def correlation_over_seeds(values: ArrayLike, draws: Sequence[ArrayLike]) -> tuple[float, Interval]:
+    """Mean correlation over seeds and its interval, both on Fisher's scale and back.
+
+    With one seed the interval is that of its draws: it speaks of this run alone.
+    """
+    own = fisher(values)
+    inner = [fisher(each) for each in draws]
+    mean = mean_of(own)
+    low, high = bootstrap_interval(own, inner)
+    finite = np.concatenate([np.asarray(each) for each in inner] or [np.empty(0)])
+    finite = finite[np.isfinite(finite)]
+    if np.isfinite(own).sum() == 1 and len(finite):
+        tail = (1 - CONFIDENCE) / 2
+        low, high = map(float, np.quantile(finite, [tail, 1 - tail]))
+    return math.tanh(mean), (math.tanh(low), math.tanh(high))
+
+
+def fisher(correlation: ArrayLike) -> Array:
+    """Fisher's transform; perfect correlations count as 0.9999."""
+    return np.asarray(np.arctanh(np.clip(np.asarray(correlation, np.float64), -0.9999, 0.9999)))
+
+
+def correlation_interval(correlation: float, count: int) -> Interval:
+    """Interval of a rank correlation of independent pairs (Bonett and Wright, 2000).
+
+    Args:
+        correlation: In [-1, 1].
+        count: Pairs; fewer than four have no interval.
+    """
+    if count < 4 or not math.isfinite(correlation):
+        return UNKNOWN
+    centre = float(fisher(correlation))
+    half = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    half *= math.sqrt((1 + correlation**2 / 2) / (count - 3))
+    return math.tanh(centre - half), math.tanh(centre + half)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Differences of two arms, seed by seed.
+
+    Attributes:
+        effect: Mean of a - b, or the geometric mean of a / b.
+        interval: Bootstrap interval over seeds; NaN with fewer than two.
+        per_seed: (seed, difference or ratio).
+        above: Seeds in which a is larger.
+        below: Seeds in which b is larger.
+        sign_probability: That signs at least this uneven arise by chance, two-sided; 0.25 is the
+            least that three seeds can give.
+    """
+
+    effect: float
+    interval: Interval
+    per_seed: tuple[tuple[int, float], ...]
+    above: int
+    below: int
+    sign_probability: float
+
+
+def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> Paired:
+    """Compare two arms by their differences a - b within the seeds that both have.
+
+    Args:
+        a: Seed -> value.
+        b: Seed -> value.
+    """
+    return _paired(a, b, lambda x, y: x - y, float)
+
+
+def geometric_ratio(a: Mapping[int, float], b: Mapping[int, float]) -> Paired:
+    """Compare two arms by their ratios a / b within seeds, averaged on a log scale.
+
+    Raises:
+        ValueError: If a value is not positive.
+    """
+    if any(value <= 0 for arm in (a, b) for value in arm.values()):
+        raise ValueError("ratios need positive values; use paired_difference")
+    return _paired(a, b, lambda x, y: math.log(x / y), math.exp)
+
+
+def _paired(
+    a: Mapping[int, float],
+    b: Mapping[int, float],
+    compare: Callable[[float, float], float],
+    back: Callable[[float], float],
+) -> Paired:
+    both = {seed: compare(a[seed], b[seed]) for seed in sorted(a.keys() & b.keys())}
+    both = {seed: value for seed, value in both.items() if math.isfinite(value)}
+    values = list(both.values())
+    above, below = sum(v > 0 for v in values), sum(v < 0 for v in values)
+    chance = stats.binomtest(above, above + below).pvalue if above + below else 1.0
+    low, high = bootstrap_interval(values)
+    effect = back(mean_of(values))
+    per_seed = tuple((seed, back(value)) for seed, value in both.items())
+    return Paired(effect, (back(low), back(high)), per_seed, above, below, float(chance))
+
+
+def robust_level(
+    steps: ArrayLike, values: ArrayLike, start: float, stop: float, last: int | None = None
+) -> float:
+    """Median of a curve over the points in [start, stop], or over the last few of them.
+
+    Never one checkpoint: training spikes.
+
+    Args:
+        steps: ``[points]``.
+        values: ``[points]``.
+        start: First step.
+        stop: Last step.
+        last: Only so many points before ``stop``.
+
+    Returns:
+        NaN with fewer than three points.
+    """
+    x, y = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    inside = y[(x >= start) & (x <= stop) & np.isfinite(y)]
+    inside = inside[-last:] if last else inside
+    return float(np.median(inside)) if len(inside) >= 3 else math.nan

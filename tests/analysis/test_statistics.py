@@ -1,0 +1,167 @@
+"""Intervals that cover, correlations that agree with scipy and with textbook formulas."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from grokscope.analysis.statistics import (
+    bootstrap_interval,
+    correlation_draws,
+    correlation_interval,
+    correlation_over_seeds,
+    geometric_ratio,
+    lead_lag,
+    paired_difference,
+    partial_rank_correlation,
+    rank_correlation,
+    robust_level,
+)
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_the_interval_over_a_few_seeds_covers_the_truth_about_as_often_as_it_says(seeds):
+    rng = np.random.default_rng(0)
+    covered = []
+    for trial in range(300):
+        low, high = bootstrap_interval(rng.normal(size=seeds), resamples=500, seed=trial)
+        covered.append(low <= 0 <= high)
+    assert 0.85 <= np.mean(covered) <= 1.0
+
+
+def test_plain_percentiles_of_three_seeds_would_cover_far_too_rarely():
+    rng = np.random.default_rng(0)
+    plain, ours = [], []
+    for trial in range(200):
+        values = rng.normal(size=3)
+        low, high = bootstrap_interval(values, resamples=500, seed=trial)
+        found = stats.bootstrap(
+            (values,), np.mean, n_resamples=500, method="percentile", rng=trial
+        ).confidence_interval
+        plain.append(found.low <= 0 <= found.high)
+        ours.append(low <= 0 <= high)
+    assert np.mean(plain) < 0.85
+    assert np.mean(ours) > 0.9
+
+
+def test_one_seed_has_no_interval():
+    assert all(math.isnan(each) for each in bootstrap_interval([1.0, math.nan]))
+
+
+def test_three_equal_seeds_are_as_uncertain_as_their_own_noise():
+    draws = [np.random.default_rng(seed).normal(5, 0.3, 2000) for seed in range(3)]
+    assert bootstrap_interval([1.0, 1.0, 1.0]) == (1.0, 1.0)
+    low, high = bootstrap_interval([1.0, 1.0, 1.0], draws)
+    half = 1.96 * 0.3 / math.sqrt(3)
+    assert (low, high) == (pytest.approx(1 - half, abs=0.03), pytest.approx(1 + half, abs=0.03))
+
+
+def test_uncertainty_within_seeds_only_widens_the_interval():
+    values = [1.0, 1.2, 0.9]
+    draws = [np.random.default_rng(seed).normal(size=500) for seed in range(3)]
+    bare, full = bootstrap_interval(values), bootstrap_interval(values, draws)
+    assert full[0] < bare[0] < bare[1] < full[1]
+
+
+def test_a_lead_is_positive_when_the_first_comes_first():
+    assert lead_lag(100, 1000) == pytest.approx(1.0)
+    assert lead_lag(1000, 100) == pytest.approx(-1.0)
+
+
+def sample(seed: int, count: int = 60) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(3, count)) + rng.normal(size=count)
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_correlations_agree_with_scipy_and_the_first_order_formula(seed):
+    x, y, z = sample(seed)
+    xy, xz, yz = (stats.spearmanr(*pair).statistic for pair in ((x, y), (x, z), (y, z)))
+    assert rank_correlation(x, y) == pytest.approx(xy)
+    expected = (xy - xz * yz) / math.sqrt((1 - xz**2) * (1 - yz**2))
+    assert partial_rank_correlation(x, y, [z]) == pytest.approx(expected)
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_only_the_order_of_the_values_matters(seed):
+    x, y, z = sample(seed)
+    one = partial_rank_correlation(x, y, [z])
+    assert partial_rank_correlation(np.exp(x), y**3, [5 * z - 2]) == pytest.approx(one)
+    assert partial_rank_correlation(-x, y, [-z]) == pytest.approx(-one)
+
+
+def test_what_a_third_thing_explains_goes_away_and_what_it_hides_appears():
+    rng = np.random.default_rng(0)
+    z, a, b = rng.normal(size=(3, 400))
+    x, y = z + 0.3 * a, z + 0.3 * b
+    assert rank_correlation(x, y) > 0.8
+    assert abs(partial_rank_correlation(x, y, [z])) < 0.2
+    assert abs(rank_correlation(a + z, a - z)) < 0.15
+    assert partial_rank_correlation(a + z, a - z, [z]) > 0.9
+
+
+def test_what_does_not_vary_or_is_settled_by_the_rest_has_no_correlation():
+    x, y, _ = sample(0)
+    assert math.isnan(rank_correlation(x, np.ones_like(x)))
+    assert math.isnan(partial_rank_correlation(x, y, [x]))
+    assert math.isnan(rank_correlation(x[:3], y[:3]))
+
+
+def test_blocks_know_that_neighbours_are_not_independent():
+    rng = np.random.default_rng(0)
+    walk = np.cumsum(rng.normal(size=(2, 200)), axis=1)
+    blocks = correlation_draws(*walk, resamples=300, block=20)
+    points = correlation_draws(*walk, resamples=300, block=1)
+    assert blocks.std() > 1.5 * points.std()
+
+
+def test_correlations_are_averaged_on_fishers_scale():
+    rho, (low, high) = correlation_over_seeds([0.9, 0.99], [np.empty(0)] * 2)
+    assert rho == pytest.approx(math.tanh((math.atanh(0.9) + math.atanh(0.99)) / 2))
+    assert -1 < low < rho < high < 1
+
+
+def test_the_interval_of_a_rank_correlation_covers_the_truth():
+    rng = np.random.default_rng(0)
+    truth = 6 / math.pi * math.asin(0.6 / 2)  # Spearman's for normal pairs of correlation 0.6
+    covered = []
+    for _ in range(400):
+        x, e = rng.normal(size=(2, 25))
+        low, high = correlation_interval(rank_correlation(x, 0.6 * x + 0.8 * e), 25)
+        covered.append(low <= truth <= high)
+    assert 0.91 <= np.mean(covered) <= 0.99
+    assert all(math.isnan(each) for each in correlation_interval(0.5, 3))
+
+
+def test_paired_differences_remove_what_seeds_share():
+    base = {1: 10.0, 2: 100.0, 3: 1000.0, 4: 5.0}
+    found = paired_difference({s: base[s] + 1 for s in (1, 2, 3)}, base)
+    assert found.effect == pytest.approx(1)
+    assert found.interval == pytest.approx((1, 1))
+    assert [seed for seed, _ in found.per_seed] == [1, 2, 3]
+    assert (found.above, found.below) == (3, 0)
+    assert found.sign_probability == pytest.approx(0.25)
+
+
+def test_ratios_are_geometric_and_turn_over_with_their_arms():
+    a, b = {1: 2.0, 2: 8.0, 3: 4.0}, {1: 1.0, 2: 1.0, 3: 1.0}
+    one, other = geometric_ratio(a, b), geometric_ratio(b, a)
+    assert one.effect == pytest.approx(4)
+    assert other.effect == pytest.approx(1 / 4)
+    assert one.interval[0] == pytest.approx(1 / other.interval[1], rel=0.1)
+    with pytest.raises(ValueError, match="positive"):
+        geometric_ratio({1: 0.0}, {1: 1.0})
+
+
+def test_a_level_is_never_one_checkpoint():
+    steps, values = np.arange(8.0), np.array([1, 1, 900, 1, 1, 2, 2, 2.0])
+    assert robust_level(steps, values, 0, 4) == 1
+    assert robust_level(steps, values, 0, 7, last=3) == 2
+    assert math.isnan(robust_level(steps, values, 0, 1))
