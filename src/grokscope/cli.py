@@ -1,0 +1,186 @@
+"""The command line: each command parses, calls one thing and says one thing.
+
+Whatever needs torch is imported inside the command that uses it: ``--help`` must be quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from grokscope.spec import Experiment
+
+app = typer.Typer(
+    name="grokscope",
+    help="What does a network need in order to generalise? Measure, intervene, and see.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console(highlight=False)
+
+Name = Annotated[str, typer.Argument(help="An experiment, or path/to/file.py:name for your own.")]
+Folder = Annotated[Path, typer.Argument(help="The folder of a run (its --out).")]
+Preset = Annotated[str, typer.Option(help="A variant of the experiment, e.g. paper.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change a setting; can be repeated."),
+]
+Seeds = Annotated[str | None, typer.Option(help="Seeds, separated by commas: 1,42,15213")]
+
+
+@app.command("list")
+def list_experiments() -> None:
+    """List the experiments."""
+    from grokscope.console import listing
+    from grokscope.experiments import EXPERIMENTS
+
+    rows = [(name, make("default").title) for name, make in EXPERIMENTS.items()]
+    console.print(listing(rows, ("experiment", "what it shows")))
+    console.print("More of one: grokscope show NAME")
+
+
+@app.command()
+def show(name: Name, preset: Preset = "default", set_: Sets = None, seeds: Seeds = None) -> None:
+    """Show an experiment's settings; every path in them can be changed with --set."""
+    from grokscope.spec import to_yaml
+
+    print(to_yaml(_experiment(name, preset, set_, seeds)), end="")
+
+
+@app.command()
+def run(
+    name: Name,
+    preset: Preset = "default",
+    set_: Sets = None,
+    seeds: Seeds = None,
+    out: Annotated[Path | None, typer.Option(help="Results; default runs/NAME.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes at once; default: by cores.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each process.")] = 1,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0, help="Work lost at most if a process is killed.")
+    ] = 30.0,
+) -> None:
+    """Run what is missing of an experiment, then write its report. Ctrl-C is safe."""
+    experiment = _experiment(name, preset, set_, seeds)
+    folder = out or Path("runs") / experiment.name
+    from grokscope.console import SegmentBars
+    from grokscope.runs.launch import Launch, launch
+    from grokscope.runs.plan import Plan
+    from grokscope.runs.store import Store
+    from grokscope.tasks import check_task
+
+    for arm in experiment.arms.values():
+        check_task(arm.task)
+    store = Store(folder)
+    plan = Plan(experiment, store)
+    console.print(f"{experiment.title} ({plan.summary()}) in {folder}")
+    try:
+        with SegmentBars(plan, console) as bars:
+            launch(experiment, store, Launch(workers, threads, checkpoint_seconds), bars)
+    except KeyboardInterrupt:
+        console.print("\nStopped; everything up to here is kept. To go on, run this again:")
+        console.print(f"  {_command_line()}", soft_wrap=True)
+        raise typer.Exit(130) from None
+    _write_report(folder)
+
+
+@app.command()
+def status(out: Folder) -> None:
+    """Show what has run, what is left and how long it will take."""
+    from grokscope.console import plan_table
+    from grokscope.runs.plan import Plan
+    from grokscope.runs.store import Store
+
+    store = Store(out)
+    console.print(plan_table(Plan(store.experiment(), store)))
+
+
+@app.command()
+def report(out: Folder) -> None:
+    """Write report.html and its figures from what has run."""
+    _write_report(out)
+
+
+@app.command()
+def claims(out: Folder) -> None:
+    """Say which claims hold in a run, with effect, interval and seeds."""
+    from grokscope.console import claims_table
+    from grokscope.report.study import collect
+    from grokscope.runs.store import Store
+
+    study = collect(Store(out))
+    console.print(claims_table(study.claims))
+    for each in study.claims:
+        console.print(f"{each.claim}: {each.headline.reason}", soft_wrap=True)
+
+
+@app.command()
+def measure(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="A Hugging Face folder, or package.module:function that returns a model."
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(help="A folder of Parquet files, or package.module:function giving batches."),
+    ],
+    split: Annotated[str, typer.Option(help="Which split of the data.")] = "test",
+    head: Annotated[str | None, typer.Option(help="Name of the head, if it isn't found.")] = None,
+    max_examples: Annotated[int, typer.Option(min=2, help="Use the first so many.")] = 2048,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+) -> None:
+    """Measure the geometry of a saved model's head on a data set."""
+    from grokscope.integrations.huggingface import measure_saved
+
+    measurement = measure_saved(
+        model, data, head=head, split=split, max_examples=max_examples, batch_size=batch_size
+    )
+    print(measurement)
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user's is one line, not a traceback."""
+    from grokscope.errors import USER_ERRORS
+
+    try:
+        app()
+    except USER_ERRORS as error:
+        Console(stderr=True, highlight=False).print(f"[red]Error:[/red] {error}", soft_wrap=True)
+        sys.exit(2)
+
+
+def _experiment(
+    name: str, preset: str, assignments: list[str] | None, seeds: str | None
+) -> Experiment:
+    """The experiment that name and options describe, validated."""
+    from grokscope.experiments import find_experiment
+    from grokscope.spec import override, read_seeds
+
+    experiment = find_experiment(name, preset)
+    experiment = override(experiment, assignments or [])
+    return experiment if seeds is None else override(experiment, [f"seeds={read_seeds(seeds)}"])
+
+
+def _write_report(folder: Path) -> None:
+    from grokscope.report.page import write_report
+    from grokscope.report.study import collect
+    from grokscope.runs.store import Store
+
+    path = write_report(collect(Store(folder)), folder)
+    console.print(f"Report: {path.resolve().as_uri()}", soft_wrap=True)
+
+
+def _command_line() -> str:
+    import shlex
+
+    return shlex.join(["grokscope", *sys.argv[1:]])

@@ -1,0 +1,157 @@
+"""What the terminal shows: progress while segments run, and tables of what is stored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from grokscope.analysis.claims import ClaimReport
+    from grokscope.runs.plan import Plan
+    from grokscope.runs.worker import Progress as SegmentProgress
+
+SHOWN = {
+    "train/accuracy": "train {:.0%}",
+    "validation/accuracy": "val {:.0%}",
+    "train/relative_flatness": "kappa {:.3g}",
+    "train/ncc": "NCC {:.3g}",
+}
+SYMBOLS = {"supported": "[green]✓ supported", "contradicted": "[red]✗ contradicted"}
+
+
+class SegmentBars:
+    """A bar for each missing segment: rate, time left, accuracies, kappa and NCC.
+
+    Where the output is no terminal, a line at every tenth of a segment instead.
+    """
+
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self.console = console
+        self.entries = {each.id: plan.entries[each.id] for each in plan.missing()}
+        self.latest: dict[str, dict[str, float]] = {key: {} for key in self.entries}
+        self.started: dict[str, tuple[float, int]] = {}
+        self.tenths: dict[str, int] = {}
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[values]}", style="cyan"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.bars: dict[str, TaskID] = {
+            key: self.progress.add_task(
+                entry.label,
+                total=entry.segment.phase.until - entry.segment.start,
+                completed=entry.step - entry.segment.start,
+                rate="",
+                values="",
+            )
+            for key, entry in self.entries.items()
+        }
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def __call__(self, heard: SegmentProgress) -> None:
+        entry = self.entries[heard.segment]
+        self.latest[heard.segment].update(heard.values)
+        done = heard.step - entry.segment.start
+        values = self._values(heard.segment)
+        if heard.diverged:
+            values = f"[red]diverged at step {heard.step:,}[/red]"
+        rate = self._rate(heard.segment, heard.step)
+        self.progress.update(self.bars[heard.segment], completed=done, rate=rate, values=values)
+        if not self.console.is_terminal:
+            self._line(heard, values, rate)
+
+    def _values(self, segment: str) -> str:
+        latest = self.latest[segment]
+        shown = (form.format(latest[name]) for name, form in SHOWN.items() if name in latest)
+        return "  ".join(shown)
+
+    def _rate(self, segment: str, step: int) -> str:
+        since, first = self.started.setdefault(segment, (time.monotonic(), step))
+        elapsed = time.monotonic() - since
+        return f"{(step - first) / elapsed:.1f} steps/s" if elapsed > 1 and step > first else ""
+
+    def _line(self, heard: SegmentProgress, values: str, rate: str) -> None:
+        entry = self.entries[heard.segment]
+        total = entry.segment.phase.until - entry.segment.start
+        tenth = 10 * (heard.step - entry.segment.start) // total
+        if tenth > self.tenths.get(heard.segment, -1) or heard.diverged:
+            self.tenths[heard.segment] = tenth
+            step = f"step {heard.step:,} of {entry.segment.phase.until:,}"
+            self.console.print("  ".join(filter(None, (entry.label, step, rate, values))))
+
+
+def plan_table(plan: Plan) -> Table:
+    """Segments with their state, and how long the rest will take by what has run so far."""
+    table = Table(title=plan.summary(), title_justify="left")
+    for column in ("segment", "id", "state", "step", "time"):
+        table.add_column(column, justify="right" if column in ("step", "time") else "left")
+    for key, entry in plan.entries.items():
+        steps = f"{entry.step:,}/{entry.segment.phase.until:,}"
+        took = clock(entry.seconds) if entry.seconds else ""
+        table.add_row(entry.label, key, entry.status, steps, took)
+    left = plan.seconds_left()
+    if left is not None:
+        table.caption = f"about {clock(left)} of work left, by the speed of the finished segments"
+    return table
+
+
+def claims_table(claims: Iterable[ClaimReport]) -> Table:
+    """Verdicts with effect, interval and seeds; every basis has a line."""
+    table = Table(show_lines=False)
+    for column in ("claim", "rests on", "verdict", "effect", "seeds"):
+        table.add_column(column, justify="right" if column == "seeds" else "left")
+    for report in claims:
+        for finding in (report.headline, *report.others):
+            first = finding is report.headline
+            low, high = finding.interval
+            effect = f"{finding.effect:.3g} [{low:.3g}, {high:.3g}] {finding.unit}"
+            verdict = SYMBOLS.get(finding.verdict, "[yellow]? undecided")
+            name = f"[bold]{report.claim}" if first else ""
+            table.add_row(
+                name, finding.basis, verdict, effect.replace("[", r"\["), str(finding.seeds)
+            )
+        table.add_row("", f"[dim]{report.statement}", "", "", "")
+        table.add_section()
+    return table
+
+
+def clock(seconds: float) -> str:
+    """A duration for people: ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def listing(rows: Sequence[tuple[str, ...]], columns: Sequence[str]) -> Table:
+    """A plain table."""
+    table = Table()
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,79 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from made_study import claims
+
+from grokscope.report.words import answer, interval, listed, number, step, steps_range, tick
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (1, "1.00"),
+        (0.012345, "0.0123"),
+        (-2130.4, "−2,130"),
+        (312_345.6, "312,000"),
+        (9.996, "10.0"),
+        (999.9, "1,000"),
+        (9_999_999, "1 × 10⁷"),
+        (4.25e-7, "4.25 × 10⁻⁷"),
+        (-math.inf, "−∞"),
+        (math.nan, "–"),
+        (None, "–"),
+        ("about 1e4", "about 1e4"),
+    ],
+)
+def test_a_number_has_three_digits_and_a_real_minus(value: object, text: str) -> None:
+    assert number(value) == text
+
+
+def test_a_tick_has_no_zeros_that_say_nothing() -> None:
+    assert [tick(each) for each in (0.75, 1.0, 10.0, 1000.0, 0.1)] == [
+        "0.75",
+        "1",
+        "10",
+        "1,000",
+        "0.1",
+    ]
+
+
+def test_steps_are_exact_and_say_when_they_were_not_reached() -> None:
+    assert step(15213.0) == "15,213"
+    assert step(math.nan) == "not reached"
+    assert steps_range([440, 481, 458]) == "458 (440 to 481)"
+    assert steps_range([440, math.nan]) == "440"
+    assert steps_range([math.nan]) == "not reached"
+
+
+def test_an_unknown_interval_is_not_printed() -> None:
+    assert interval(math.nan, math.nan) == ""
+    assert interval(-2290, -1970) == "−2,290 to −1,970"
+
+
+def test_lists_read_as_sentences_do() -> None:
+    assert [listed(each) for each in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
+
+
+def test_the_answer_names_every_claim_once_and_those_that_turn_on_the_measure() -> None:
+    first, second = answer(claims())
+    assert first == (
+        "Of 3 claims tested with 3 seeds: C1 is supported; C2 is contradicted; C15 is undecided."
+    )
+    assert second == (
+        "C2 depends on what is measured: contradicted by exact κ and the bound on κ, "
+        "supported by the published value."
+    )
+
+
+def test_without_claims_the_answer_says_so() -> None:
+    assert answer([]) == ["No claim was tested in this run."]
