@@ -256,6 +256,23 @@ def check_head_shapes(features: Tensor, weight: Tensor) -> None:
         )
 
 
+def check_head_of_means(mean: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
+    """Check that weight and bias are a head for class means ``[classes, width]``.
+
+    Raises:
+        ValueError: Naming the argument, what was wrong and the fix.
+    """
+    check_weight(weight)
+    if bias is not None:
+        check_bias(bias, weight)
+    if weight.shape != mean.shape:
+        raise ValueError(
+            f"weight has [classes, width] = {tuple(weight.shape)} but the moments have "
+            f"{tuple(mean.shape)}; take both from the same head."
+        )
+    check_same_device(weight=weight, moments=mean)
+
+
 def check_token_pair(features: Tensor, logits: Tensor) -> None:
     """Check that features and logits hold the same two positions per example, on axis 1.
 
@@ -308,3 +325,10 @@ def reduce_examples(values: Tensor, reduction: str) -> Tensor:
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Upcast half precision to float32; float32 and float64 stay as they are."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def common_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Bring all tensors to the widest of their dtypes, at least float32."""
+    wide = [at_least_float32(tensor) for tensor in tensors]
+    dtype = torch.float64 if any(t.dtype == torch.float64 for t in wide) else torch.float32
+    return tuple(tensor.to(dtype) for tensor in wide)

@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from grokscope.measures.checks import (
-    at_least_float32,
     check_floating,
     check_head,
     check_positive,
     check_reduction,
     check_token_pair,
+    common_dtype,
     reduce_examples,
 )
 
@@ -66,7 +66,7 @@ def relative_flatness(
     """
     check_reduction(reduction)
     check_head(features, logits, weight)
-    features, logits, weight = _common_dtype(features, logits, weight)
+    features, logits, weight = common_dtype(features, logits, weight)
     # Autocast would run the products in half precision and lose the small probabilities.
     with torch.autocast(device_type=features.device.type, enabled=False):
         length = features.square().sum(dim=-1)
@@ -112,7 +112,7 @@ def relative_flatness_bound(
     check_reduction(reduction)
     check_positive("temperature", temperature)
     check_head(features, logits, weight)
-    features, logits, weight = _common_dtype(features, logits, weight)
+    features, logits, weight = common_dtype(features, logits, weight)
     if normalize_features:
         features = normalize(features, dim=-1)
     spread = gini_impurity(logits / temperature) * features.square().sum(dim=-1)
@@ -148,7 +148,7 @@ def published_grokking_flatness(features: Tensor, logits: Tensor, weight: Tensor
     check_floating("logits", logits, ("examples", "2 positions", "classes"))
     check_token_pair(features, logits)
     check_head(features.flatten(0, 1), logits.flatten(0, 1), weight)
-    features, logits, weight = _common_dtype(features, logits, weight)
+    features, logits, weight = common_dtype(features, logits, weight)
     impurity = gini_impurity(logits[:, 0] * logits[:, 1])
     return weight.square().sum() * (impurity * features.square().sum(dim=(1, 2))).mean()
 
@@ -199,8 +199,15 @@ def pairwise_row_variance(logits: Tensor, weight: Tensor) -> Tensor:
     and however close the rows.
     """
     probs = logits.softmax(dim=-1)
-    distances = cast(Tensor, _SquaredDistances.apply(weight))  # type: ignore[no-untyped-call]
-    return 0.5 * ((probs @ distances) * probs).sum(dim=-1)
+    return 0.5 * ((probs @ squared_distances(weight)) * probs).sum(dim=-1)
+
+
+def squared_distances(rows: Tensor) -> Tensor:
+    """Squared distances between rows, ``[n, width] -> [n, n]``, accurate for rows close together.
+
+    Taken from differences, never from inner products. Cost: O(n^2 * width).
+    """
+    return cast(Tensor, _SquaredDistances.apply(rows))  # type: ignore[no-untyped-call]
 
 
 def streamed_row_variance(logits: Tensor, weight: Tensor, chunk: int | None = None) -> Tensor:
@@ -348,10 +355,3 @@ class _Stream:
             gaps = self.logits[:, part].to(self.wide) - self.top_logit
             rows = self.weight[part].to(self.wide) - self.centre
             yield part, is_top, gaps.exp().masked_fill(is_top, 0.0), rows
-
-
-def _common_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Bring all tensors to the widest of their dtypes, at least float32."""
-    wide = [at_least_float32(tensor) for tensor in tensors]
-    dtype = torch.float64 if any(t.dtype == torch.float64 for t in wide) else torch.float32
-    return tuple(tensor.to(dtype) for tensor in wide)

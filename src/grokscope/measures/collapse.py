@@ -1,0 +1,268 @@
+r"""Neural collapse: how tightly classes cluster, and how regularly their means are arranged.
+
+Everything comes from `ClassMoments`, so it can be computed from parts, and is float64. Classes
+without examples are left out. Axes: ``classes`` (C, those present), ``width`` (d). Means are
+centred at the mean of the class means, so that every class counts the same.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from grokscope.measures.checks import (
+    check_features,
+    check_head_of_means,
+    check_head_shapes,
+    check_labels,
+    check_logits,
+    reduce_examples,
+    values_are_readable,
+)
+from grokscope.measures.flatness import squared_distances
+from grokscope.measures.moments import ClassMoments
+
+NCC_REDUCTIONS = ("mean", "sum", "none")
+# An estimated squared distance between means is corrected down to this share of it, not further.
+LEAST_SHARE = 0.05
+# Above so many classes, distances between means go through matrix products (in float64).
+PAIRWISE_CLASSES = 1024
+
+
+def ncc(moments: ClassMoments, reduction: str = "mean", unbiased: bool = False) -> Tensor:
+    r"""Class-distance normalised variance (CDNV), which the paper calls NCC; low is collapsed.
+
+    .. math:: \mathrm{NCC} = \operatorname{mean}_{c \ne c'}
+              \frac{V_c + V_{c'}}{2\, \|\mu_c - \mu_{c'}\|^2}, \qquad
+              V_c = \frac{1}{n_c} \sum_{i: y_i = c} \|\phi_i - \mu_c\|^2
+
+    Few examples per class make the plain value too low, twice over: deviations are taken from a
+    mean that was fitted to them, and fitted means lie further apart than the true ones.
+    ``unbiased`` divides by :math:`n_c - 1`, subtracts :math:`V_c / n_c + V_{c'} / n_{c'}` from the
+    squared distance (but leaves at least a twentieth of it: behind that there is only noise), and
+    leaves out classes with a single example. Numerator and denominator are then unbiased each;
+    their ratio is nearly so.
+
+    Args:
+        moments: Class moments of the features.
+        reduction: "mean" over ordered pairs, the value that is plotted in the paper; "sum", the
+            sum over ordered pairs with :math:`V_c` a sum, as Definition 3.1 is written; "none",
+            the matrix of pairs.
+        unbiased: Whether to correct for few examples per class; not with "sum".
+
+    Returns:
+        Scalar, or ``[classes, classes]`` with zeros on the diagonal and for classes left out;
+        no unit. Infinite if two class means coincide. Differentiable in the features.
+
+    Raises:
+        ValueError: If fewer than two classes have examples (two each when ``unbiased``), or for
+            an unknown reduction.
+
+    Cost: O(classes^2 * width), independent of the number of examples.
+    Source: Galanti et al., ICLR 2022; Han et al., NeurIPS 2025, Definition 3.1.
+    """
+    if reduction not in NCC_REDUCTIONS:
+        known = ", ".join(map(repr, NCC_REDUCTIONS))
+        raise ValueError(f"reduction must be one of {known}, got {reduction!r}.")
+    if unbiased and reduction == "sum":
+        raise ValueError(
+            'reduction "sum" is the literal Definition 3.1, which has no unbiased form; '
+            'use reduction="mean" with unbiased=True.'
+        )
+    least = 2 if unbiased else 1
+    counted = moments.count >= least
+    if values_are_readable(moments.count) and int(counted.sum()) < 2:
+        raise ValueError(
+            f"ncc needs at least two classes with {least} or more examples each, but there are "
+            f"{int(counted.sum())}; pass more examples, or moments of several batches added up."
+        )
+    distances = _distances_of_means(moments.mean)
+    variance = moments.within if reduction == "sum" else moments.within / moments.count.clamp(min=1)
+    if unbiased:
+        variance = moments.within / (moments.count - 1).clamp(min=1)
+        excess = variance / moments.count.clamp(min=1)
+        excess = excess[:, None] + excess[None, :]
+        distances = torch.maximum(distances - excess, LEAST_SHARE * distances)
+    pairs = counted[:, None] & counted[None, :]
+    pairs = pairs & ~torch.eye(len(counted), dtype=torch.bool, device=pairs.device)
+    # Masked before the division: 0 / 0 would put NaN into the gradient.
+    ratio = 0.5 * (variance[:, None] + variance[None, :]) / torch.where(pairs, distances, 1.0)
+    ratio = torch.where(pairs, ratio, 0.0)
+    if reduction == "none":
+        return ratio
+    return ratio.sum() if reduction == "sum" else ratio.sum() / pairs.sum()
+
+
+def neural_collapse(
+    moments: ClassMoments, weight: Tensor, bias: Tensor | None = None
+) -> dict[str, Tensor]:
+    r"""Distances from neural collapse NC1 to NC3, by name; all but the angle are 0 at collapse.
+
+    With :math:`\Sigma_W` the scatter within classes per example, :math:`\Sigma_B` that of the
+    centred class means :math:`m_c = \mu_c - \mu_G` per class:
+
+    - ``nc1_pinv``: :math:`\operatorname{Tr}(\Sigma_W \Sigma_B^+) / C`; only if the moments have a
+      scatter matrix (`nc1_pinv` computes it from features without one);
+    - ``nc1_quotient``: :math:`\operatorname{Tr} \Sigma_W / \operatorname{Tr} \Sigma_B`;
+    - ``nc2_equinorm``: standard deviation over mean of :math:`\|m_c\|`;
+    - ``nc2_equiangularity``: standard deviation over pairs of the cosines of :math:`m_c`;
+    - ``nc2_etf_distance``: Frobenius distance between the Gram matrix of :math:`m_c` and that of a
+      simplex, both scaled to norm 1;
+    - ``nc3_self_duality``: Frobenius distance between the centred rows of the head and the
+      :math:`m_c`, both scaled to norm 1;
+    - ``nc4_means``: share of class means that the head does not assign to their own class;
+    - ``mean_class_angle``: mean angle between two :math:`m_c`, degrees;
+    - ``angle_deviation``: mean absolute distance of those angles from the simplex's
+      :math:`\arccos(-1/(C-1))`, degrees.
+
+    The third published form of NC1 is `ncc`. NC4 on examples is `nc4_agreement`.
+
+    Args:
+        moments: Class moments of the features.
+        weight: Rows of the head, ``[classes, width]``. Their mean is removed: it changes neither
+            the function nor the loss.
+        bias: Offsets of the head, ``[classes]``.
+
+    Returns:
+        Scalars by name, float64, differentiable.
+
+    Raises:
+        ValueError: If weight or bias do not fit the moments, or fewer than two classes have
+            examples.
+
+    Cost: O(classes^2 * width) and, with a scatter matrix, O(classes * width^2).
+    Source: Papyan, Han and Donoho, PNAS 2020 (NC1 to NC4); Zhu et al., NeurIPS 2021 (distance to
+    the simplex's Gram matrix); Hui, Belkin and Nakkiran 2022 (the quotient).
+    """
+    check_head_of_means(moments.mean, weight, bias)
+    present, index = moments.of_present_classes()
+    classes = len(index)
+    means = present.mean - present.mean.mean(dim=0)
+    rows = weight.double()[index]
+    norms = torch.linalg.vector_norm(means, dim=-1)
+    gram = means @ means.mT
+    simplex = torch.eye(classes).to(gram) - 1 / classes
+    off = ~torch.eye(classes, dtype=torch.bool, device=gram.device)
+    cosines = (gram / (norms[:, None] * norms[None, :]))[off].clamp(-1, 1)
+    angles = torch.rad2deg(torch.arccos(cosines))
+    centred = rows - rows.mean(dim=0)
+    logits = present.mean @ weight.double().mT
+    if bias is not None:
+        logits = logits + bias.double()
+    values = {}
+    if moments.scatter is not None:
+        spread = moments.scatter / present.count.sum()
+        values["nc1_pinv"] = _trace_over_between(spread, means)
+    values |= {
+        "nc1_quotient": present.within.sum() / present.count.sum() * classes / norms.square().sum(),
+        "nc2_equinorm": norms.std(correction=0) / norms.mean(),
+        "nc2_equiangularity": cosines.std(correction=0),
+        "nc2_etf_distance": _norm(gram / _norm(gram) - simplex / _norm(simplex)),
+        "nc3_self_duality": _norm(centred / _norm(centred) - means / _norm(means)),
+        "nc4_means": (logits.argmax(dim=-1) != index).double().mean(),
+        "mean_class_angle": angles.mean(),
+        "angle_deviation": (angles - simplex_angle(classes)).abs().mean(),
+    }
+    return values
+
+
+def nc1_pinv(features: Tensor, labels: Tensor, moments: ClassMoments) -> Tensor:
+    r""":math:`\operatorname{Tr}(\Sigma_W \Sigma_B^+) / C` without any ``width x width`` matrix.
+
+    The pseudo-inverse lives on the span of the centred class means, so that deviations are
+    projected there first. Equals the value of `neural_collapse` on moments with scatter.
+
+    Args:
+        features: Inputs of the head, ``[examples, width]``.
+        labels: Class indices, ``[examples]``.
+        moments: Moments of these examples.
+
+    Returns:
+        Scalar, float64, no unit; 0 at collapse.
+
+    Raises:
+        ValueError: If the arguments do not fit, or fewer than two classes have examples.
+
+    Cost: O(examples * width * classes + classes^2 * width).
+    Source: Papyan, Han and Donoho, PNAS 2020.
+    """
+    check_features(features)
+    check_labels(labels, len(moments.count), examples=features.shape[0])
+    check_head_shapes(features, moments.mean)
+    present, _ = moments.of_present_classes()
+    means = present.mean - present.mean.mean(dim=0)
+    basis, _ = _span(means)
+    deviation = features.double() - moments.mean.index_select(0, labels.long())
+    projected = deviation @ basis
+    return _trace_over_between(projected.mT @ projected / features.shape[0], means @ basis)
+
+
+def nc4_agreement(
+    features: Tensor, logits: Tensor, moments: ClassMoments, reduction: str = "mean"
+) -> Tensor:
+    """NC4: does the head decide as the nearest class mean does? 1 at collapse.
+
+    Args:
+        features: Inputs of the head, ``[examples, width]``.
+        logits: Outputs of the head, ``[examples, classes]``.
+        moments: Whose class means to compare with; usually those of the training data.
+        reduction: "mean", "sum" (so that parts add up), or "none": 1 or 0 for each example.
+
+    Returns:
+        Scalar, or ``[examples]``, float64: a share of the examples. Not differentiable.
+
+    Raises:
+        ValueError: If the arguments do not fit, or fewer than two classes have a mean.
+
+    Cost: O(examples * classes * width). Source: Papyan, Han and Donoho, PNAS 2020.
+    """
+    check_features(features)
+    check_logits(logits)
+    check_head_shapes(features, moments.mean)
+    if logits.shape != (len(features), len(moments.count)):
+        raise ValueError(
+            f"logits has shape {tuple(logits.shape)} but there are {len(features)} examples and "
+            f"{len(moments.count)} classes; pass what the same forward pass gave."
+        )
+    present, index = moments.of_present_classes()
+    # argmin |phi - mu|^2 = argmin |mu|^2 - 2 phi mu, both seen from the mean of the means.
+    centre = present.mean.mean(dim=0)
+    means = present.mean - centre
+    score = means.square().sum(dim=-1) - 2 * (features.double() - centre) @ means.mT
+    nearest = index[score.argmin(dim=-1)]
+    return reduce_examples((nearest == logits.argmax(dim=-1)).double(), reduction)
+
+
+def simplex_angle(num_classes: int) -> float:
+    """Angle between two corners of the regular simplex seen from its centre, degrees."""
+    return math.degrees(math.acos(-1 / (num_classes - 1)))
+
+
+def _distances_of_means(means: Tensor) -> Tensor:
+    if len(means) <= PAIRWISE_CLASSES:
+        return squared_distances(means)
+    centred = means - means.mean(dim=0)
+    square = centred.square().sum(dim=-1)
+    return (square[:, None] + square[None, :] - 2 * centred @ centred.mT).clamp(min=0)
+
+
+def _span(means: Tensor) -> tuple[Tensor, Tensor]:
+    """Orthonormal basis of the span of centred means, ``[width, rank]``, and singular values."""
+    _, values, vectors = torch.linalg.svd(means, full_matrices=False)
+    smallest = values[0] * max(means.shape) * torch.finfo(means.dtype).eps
+    rank = max(1, int((values > smallest).sum()))
+    return vectors[:rank].mT, values[:rank]
+
+
+def _trace_over_between(spread: Tensor, means: Tensor) -> Tensor:
+    """Trace of ``spread`` times the pseudo-inverse of the means' scatter, over the classes."""
+    basis, values = _span(means)
+    inside = (basis * (spread @ basis)).sum(dim=0)
+    # Sigma_B = M^T M / C has the eigenvalues s^2 / C; the factor C cancels against 1 / C.
+    return (inside / values.square()).sum()
+
+
+def _norm(matrix: Tensor) -> Tensor:
+    return torch.linalg.matrix_norm(matrix)

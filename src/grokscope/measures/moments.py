@@ -1,0 +1,142 @@
+"""Class moments: how many examples of each class, their mean, how far they scatter about it.
+
+Moments of parts add up to the moments of the whole, batch by batch or process by process, in
+float64 and without loss: squared deviations are taken from means, never as differences of large
+sums. Axes: ``examples`` (n), ``classes`` (C), ``width`` (d).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from grokscope.measures.checks import (
+    check_at_least_two_classes,
+    check_features,
+    check_labels,
+    check_same_device,
+)
+
+# Elements of one float64 temporary: 64 MiB. Larger batches are taken in pieces.
+CHUNK_ELEMENTS = 2**23
+
+
+@dataclass(frozen=True)
+class ClassMoments:
+    """Count, mean and scatter of features by class; float64, immutable, mergeable with ``+``.
+
+    Attributes:
+        count: Examples of each class, ``[classes]``.
+        mean: Mean features of each class, ``[classes, width]``; zeros where the count is 0.
+        within: Sum of squared distances to the class mean, ``[classes]``.
+        scatter: Sum over all examples of the outer product of the deviation from the class mean
+            with itself, ``[width, width]``; None unless asked for.
+    """
+
+    count: Tensor
+    mean: Tensor
+    within: Tensor
+    scatter: Tensor | None = None
+
+    @classmethod
+    def from_batch(
+        cls, features: Tensor, labels: Tensor, num_classes: int, scatter: bool = False
+    ) -> ClassMoments:
+        """Moments of one batch. Differentiable in the features.
+
+        Args:
+            features: Inputs of the head, ``[examples, width]``, any floating dtype.
+            labels: Class indices, ``[examples]``.
+            num_classes: Number of classes; those without examples have count 0.
+            scatter: Whether to keep the pooled scatter matrix, ``width**2`` float64 numbers.
+
+        Returns:
+            The moments, on the device of the features.
+
+        Raises:
+            ValueError: If the features are not finite ``[examples, width]``, or the labels do not
+                fit them.
+
+        Cost: O(examples * width), and O(examples * width^2) with ``scatter``; temporaries of at
+        most 64 MiB (plus what autograd keeps). Source: the two-pass algorithm.
+        """
+        check_features(features)
+        check_at_least_two_classes("num_classes", num_classes)
+        check_labels(labels, num_classes, examples=features.shape[0])
+        check_same_device(features=features, labels=labels)
+        labels = labels.long()
+        rows = max(1, CHUNK_ELEMENTS // features.shape[1])
+        pieces = list(zip(features.split(rows), labels.split(rows), strict=True))
+        count = torch.bincount(labels, minlength=num_classes).double()
+        # Sums about the first example keep a common offset out of the rounding.
+        origin = features[0].detach().double()
+        total = origin.new_zeros(num_classes, features.shape[1])
+        for part, index in pieces:
+            total = total.index_add(0, index, part.double() - origin)
+        mean = torch.where(
+            count[:, None] > 0,
+            origin + total / count.clamp(min=1)[:, None],
+            torch.zeros_like(total),
+        )
+        within = origin.new_zeros(num_classes)
+        outer = origin.new_zeros(features.shape[1], features.shape[1]) if scatter else None
+        for part, index in pieces:
+            deviation = part.double() - mean.index_select(0, index)
+            within = within.index_add(0, index, deviation.square().sum(dim=-1))
+            if outer is not None:
+                outer = outer + deviation.mT @ deviation
+        return cls(count, mean, within, outer)
+
+    def __add__(self, other: ClassMoments) -> ClassMoments:
+        """Moments of the union of both sets of examples.
+
+        Raises:
+            ValueError: If classes or widths differ, or only one side has a scatter matrix.
+        """
+        if self.mean.shape != other.mean.shape:
+            raise ValueError(
+                f"moments of [classes, width] = {tuple(self.mean.shape)} and "
+                f"{tuple(other.mean.shape)} do not add up; they must come from the same head."
+            )
+        if (self.scatter is None) != (other.scatter is None):
+            raise ValueError(
+                "only one of the moments has a scatter matrix; make both with scatter=True, or "
+                "call without_scatter() on that one."
+            )
+        count = self.count + other.count
+        share = other.count / count.clamp(min=1)
+        shift = other.mean - self.mean
+        # Squared distance of the two means, weighted with n m / (n + m): 0 if one is empty.
+        weight = self.count * share
+        within = self.within + other.within + weight * shift.square().sum(dim=-1)
+        scatter = None
+        if self.scatter is not None and other.scatter is not None:
+            scatter = self.scatter + other.scatter + (weight[:, None] * shift).mT @ shift
+        return ClassMoments(count, self.mean + share[:, None] * shift, within, scatter)
+
+    def without_scatter(self) -> ClassMoments:
+        """The same moments without the scatter matrix."""
+        return replace(self, scatter=None)
+
+    def of_present_classes(self) -> tuple[ClassMoments, Tensor]:
+        """Moments of the classes that have examples, and their indices, ``[present]``.
+
+        Raises:
+            ValueError: If fewer than two classes have examples.
+        """
+        present = self.count.nonzero().squeeze(-1)
+        if len(present) < 2:
+            raise ValueError(
+                f"only {len(present)} class(es) have examples, but collapse compares at least "
+                "two; pass more examples, or moments of several batches added up."
+            )
+        if len(present) == len(self.count):
+            return self, present
+        return replace(
+            self,
+            count=self.count[present],
+            mean=self.mean[present],
+            within=self.within[present],
+        ), present

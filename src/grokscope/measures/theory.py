@@ -1,0 +1,189 @@
+r"""Proposition 5.3: collapse implies flatness. Both sides, the slack, and the assumptions.
+
+Under NC1 to NC4 with k classes, means at radius :math:`M` about the global mean :math:`\mu_G` and
+rows :math:`w_c = \lambda (\mu_c - \mu_G)`, the logit of the own class leads every other by the
+*gap* :math:`x = \lambda M^2 k / (k - 1)`, and
+
+.. math:: \kappa = \lambda^2 M^2 (M^2 + \|\mu_G\|^2) \frac{k}{k-1}\, (1 - \|p\|^2)
+          \;\le\; \frac{\lambda^2 k^3 M^4 e^{-x}}{(1 + (k-1) e^{-x})^2}
+          \quad \text{if } \|\mu_G\|^2 \le (k - 1) M^2
+
+The first equation is exact. For centred features the bound exceeds it by a factor
+:math:`k^2 / (2 + (k-2) e^{-x})` between k and :math:`k^2/2`. NC1 to NC4 do not restrict
+:math:`\mu_G`: far off the centre the bound is broken (`tests/measures/test_theory.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grokscope.measures.checks import check_at_least_two_classes, check_head_of_means
+from grokscope.measures.moments import ClassMoments
+
+
+def collapse_flatness_bound(
+    scale: Tensor | float, radius: Tensor | float, num_classes: int
+) -> Tensor:
+    r"""Right side of Proposition 5.3: the bound on kappa of an exactly collapsed head.
+
+    Args:
+        scale: :math:`\lambda`, at least 0; scalar or any shape that broadcasts with ``radius``.
+        radius: :math:`M`, at least 0.
+        num_classes: k.
+
+    Returns:
+        The bound in nats, float64, of the broadcast shape; decays like :math:`e^{-\lambda}`.
+
+    Raises:
+        ValueError: For a negative or non-finite scale or radius, or fewer than two classes.
+
+    Cost: O(1). Source: Han et al., NeurIPS 2025, Proposition 5.3.
+    """
+    scale, radius = _checked(scale, radius, num_classes)
+    decay = torch.exp(-_gap(scale, radius, num_classes))
+    front = scale.square() * radius.pow(4) * num_classes**3
+    return front * decay / (1 + (num_classes - 1) * decay).square()
+
+
+def collapsed_relative_flatness(
+    scale: Tensor | float,
+    radius: Tensor | float,
+    num_classes: int,
+    offset: Tensor | float = 0.0,
+) -> Tensor:
+    r"""Left side of Proposition 5.3: kappa of an exactly collapsed head, in closed form.
+
+    Args:
+        scale: :math:`\lambda`, at least 0.
+        radius: :math:`M`, at least 0.
+        num_classes: k.
+        offset: Length of the global mean in radii, :math:`\|\mu_G\| / M`; the global mean is
+            taken to be orthogonal to the centred class means.
+
+    Returns:
+        Kappa in nats, float64; free of cancellation where the softmax is nearly one-hot.
+
+    Raises:
+        ValueError: For a negative or non-finite argument, or fewer than two classes.
+
+    Cost: O(1). Source: the formula above.
+    """
+    scale, radius = _checked(scale, radius, num_classes)
+    offset = torch.as_tensor(offset, dtype=torch.float64)
+    k = num_classes
+    decay = torch.exp(-_gap(scale, radius, k))
+    impurity = (k - 1) * decay * (2 + (k - 2) * decay) / (1 + (k - 1) * decay).square()
+    front = scale.square() * radius.pow(4) * (1 + offset.square()) * k / (k - 1)
+    return front * impurity
+
+
+@dataclass(frozen=True)
+class CollapseAssumptions:
+    """What Proposition 5.3 assumes of a trained head, and how far it is from it.
+
+    All residuals are relative, 0 where the assumption is met.
+
+    Attributes:
+        scale: Lambda, by least squares of the centred rows on the centred class means.
+        radius: M, root mean square distance of the class means from their mean.
+        num_classes: k, classes with examples.
+        within: NC1: root mean square distance of features to their class mean, in radii.
+        equinorm: NC2: standard deviation of the distances of the class means, in radii.
+        equiangularity: NC2: root mean square of ``cos + 1 / (k - 1)`` over pairs of means.
+        self_duality: NC3: what is left of the centred rows after ``scale * means``, relative to
+            the rows.
+        lemma: Lemma A.1: standard deviation over classes of
+            ``scale * (mu_j - mu_G) mu_G + b_j``, in units of the logit gap.
+        offset: Length of the global mean in radii. NC1 to NC4 allow any; the bound does not.
+    """
+
+    scale: float
+    radius: float
+    num_classes: int
+    within: float
+    equinorm: float
+    equiangularity: float
+    self_duality: float
+    lemma: float
+    offset: float
+
+    @property
+    def residual(self) -> float:
+        """The largest residual of NC1 to NC3 and Lemma A.1 (NC4 follows from these)."""
+        parts = (self.within, self.equinorm, self.equiangularity, self.self_duality, self.lemma)
+        return max(parts)
+
+    @property
+    def bound(self) -> float:
+        """Proposition 5.3's bound at this scale and radius; it holds where the residual is 0."""
+        return float(collapse_flatness_bound(max(self.scale, 0.0), self.radius, self.num_classes))
+
+
+def collapse_assumptions(
+    moments: ClassMoments, weight: Tensor, bias: Tensor | None = None
+) -> CollapseAssumptions:
+    """Check the assumptions of Proposition 5.3 on a trained head.
+
+    Args:
+        moments: Class moments of the features.
+        weight: Rows of the head, ``[classes, width]``; their mean is removed.
+        bias: Offsets of the head, ``[classes]``; zero if None.
+
+    Returns:
+        Scale, radius and the residual of each assumption, as plain numbers.
+
+    Raises:
+        ValueError: If weight or bias do not fit the moments, or fewer than two classes have
+            examples.
+
+    Cost: O(classes^2 * width). Source: Han et al., NeurIPS 2025, Proposition 5.3 and Lemma A.1.
+    """
+    check_head_of_means(moments.mean, weight, bias)
+    present, index = moments.of_present_classes()
+    k = len(index)
+    centre = present.mean.mean(dim=0)
+    means = present.mean - centre
+    rows = weight.detach().double()[index]
+    rows = rows - rows.mean(dim=0)
+    norms = torch.linalg.vector_norm(means, dim=-1)
+    radius = norms.square().mean().sqrt()
+    scale = (rows * means).sum() / means.square().sum()
+    cosines = means @ means.mT / (norms[:, None] * norms[None, :])
+    off = ~torch.eye(k, dtype=torch.bool, device=cosines.device)
+    offsets = scale * means @ centre
+    if bias is not None:
+        offsets = offsets + bias.detach().double()[index]
+    gap = scale.abs() * radius.square() * k / (k - 1)
+    values = torch.stack(
+        [
+            scale,
+            radius,
+            (present.within.sum() / present.count.sum()).sqrt() / radius,
+            norms.std(correction=0) / radius,
+            (cosines[off] + 1 / (k - 1)).square().mean().sqrt(),
+            torch.linalg.matrix_norm(rows - scale * means) / torch.linalg.matrix_norm(rows),
+            offsets.std(correction=0) / gap,
+            torch.linalg.vector_norm(centre) / radius,
+        ]
+    ).tolist()
+    return CollapseAssumptions(values[0], values[1], k, *values[2:])
+
+
+def _gap(scale: Tensor, radius: Tensor, num_classes: int) -> Tensor:
+    return scale * radius.square() * num_classes / (num_classes - 1)
+
+
+def _checked(
+    scale: Tensor | float, radius: Tensor | float, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    check_at_least_two_classes("num_classes", num_classes)
+    both = []
+    for name, value in (("scale", scale), ("radius", radius)):
+        tensor = torch.as_tensor(value, dtype=torch.float64)
+        if not bool((tensor.isfinite() & (tensor >= 0)).all()):
+            raise ValueError(f"{name} must be finite and not negative, got {value!r}.")
+        both.append(tensor)
+    return both[0], both[1]
