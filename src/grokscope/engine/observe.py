@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from grokscope.probe import gap_measures
 from grokscope.spec import Observation
 from grokscope.tasks import Split, Task
 
@@ -38,14 +37,14 @@ class Observer:
     def rows(self, step: int, epoch: float) -> list[Row]:
         """Every measure now; the model is left as it was found.
 
-        NC4 of held-out data is agreement with the nearest class mean of the training data.
+        Held-out data are measured against the training data: the gap, and agreement with the
+        nearest class mean of the training data.
         """
         model = self.task.model
         train = self.task.measure(model, self.train, None)
-        validation = self.task.measure(model, self.validation, train.moments.mean)
         values = {
             "train": {**train, "parameter_norm": parameter_norm(model)},
-            "validation": {**validation, **gap_measures(train, validation)},
+            "validation": self.task.measure(model, self.validation, train),
         }
         return [
             Row(step, epoch, split, measure, float(value))

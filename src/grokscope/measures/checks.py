@@ -39,7 +39,7 @@ def check_floating(name: str, tensor: Tensor, shape: tuple[str, ...]) -> None:
     """
     layout = "[" + ", ".join(shape) + "]"
     if not isinstance(tensor, Tensor):
-        raise ValueError(  # noqa: TRY004  (one error type for all wrong arguments)
+        raise ValueError(
             f"{name} must be a torch.Tensor {layout}, got {type(tensor).__name__}; "
             f"convert it with torch.as_tensor({name})."
         )
@@ -157,7 +157,7 @@ def check_labels(labels: Tensor, num_classes: int, examples: int | None = None) 
         ValueError: Naming the argument, what was wrong and the fix.
     """
     if not isinstance(labels, Tensor):
-        raise ValueError(  # noqa: TRY004  (one error type for all wrong arguments)
+        raise ValueError(
             f"labels must be a torch.Tensor [examples], got {type(labels).__name__}; "
             "convert them with torch.as_tensor(labels)."
         )

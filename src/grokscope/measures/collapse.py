@@ -88,8 +88,9 @@ def ncc(moments: ClassMoments, reduction: str = "mean", unbiased: bool = False) 
     pairs = counted[:, None] & counted[None, :]
     pairs = pairs & ~torch.eye(len(counted), dtype=torch.bool, device=pairs.device)
     # Masked before the division: 0 / 0 would put NaN into the gradient.
-    ratio = 0.5 * (variance[:, None] + variance[None, :]) / torch.where(pairs, distances, 1.0)
-    ratio = torch.where(pairs, ratio, 0.0)
+    apart = pairs & (distances > 0)
+    ratio = 0.5 * (variance[:, None] + variance[None, :]) / torch.where(apart, distances, 1.0)
+    ratio = torch.where(apart, ratio, torch.where(pairs, math.inf, 0.0))
     if reduction == "none":
         return ratio
     return ratio.sum() if reduction == "sum" else ratio.sum() / pairs.sum()
@@ -145,8 +146,10 @@ def neural_collapse(
     gram = means @ means.mT
     simplex = torch.eye(classes).to(gram) - 1 / classes
     off = ~torch.eye(classes, dtype=torch.bool, device=gram.device)
-    cosines = (gram / (norms[:, None] * norms[None, :]))[off].clamp(-1, 1)
-    angles = torch.rad2deg(torch.arccos(cosines))
+    cosines = (gram / (norms[:, None] * norms[None, :]))[off]
+    # At 0 and 180 degrees the angle has no derivative: clamped short of there, it is 0.
+    edge = 1 - torch.finfo(cosines.dtype).eps
+    angles = torch.rad2deg(torch.arccos(cosines.clamp(-edge, edge)))
     centred = rows - rows.mean(dim=0)
     logits = present.mean @ weight.double().mT
     if bias is not None:
@@ -154,7 +157,8 @@ def neural_collapse(
     values = {}
     if moments.scatter is not None:
         spread = moments.scatter / present.count.sum()
-        values["nc1_pinv"] = _trace_over_between(spread, means)
+        inverse = _inverse_of_means(present.mean)
+        values["nc1_pinv"] = (inverse * (spread @ inverse)).sum()
     values |= {
         "nc1_quotient": present.within.sum() / present.count.sum() * classes / norms.square().sum(),
         "nc2_equinorm": norms.std(correction=0) / norms.mean(),
@@ -192,11 +196,8 @@ def nc1_pinv(features: Tensor, labels: Tensor, moments: ClassMoments) -> Tensor:
     check_labels(labels, len(moments.count), examples=features.shape[0])
     check_head_shapes(features, moments.mean)
     present, _ = moments.of_present_classes()
-    means = present.mean - present.mean.mean(dim=0)
-    basis, _ = _span(means)
     deviation = features.double() - moments.mean.index_select(0, labels.long())
-    projected = deviation @ basis
-    return _trace_over_between(projected.mT @ projected / features.shape[0], means @ basis)
+    return (deviation @ _inverse_of_means(present.mean)).square().sum() / features.shape[0]
 
 
 def nc4_agreement(
@@ -248,20 +249,17 @@ def _distances_of_means(means: Tensor) -> Tensor:
     return (square[:, None] + square[None, :] - 2 * centred @ centred.mT).clamp(min=0)
 
 
-def _span(means: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthonormal basis of the span of centred means, ``[width, rank]``, and singular values."""
-    _, values, vectors = torch.linalg.svd(means, full_matrices=False)
-    smallest = values[0] * max(means.shape) * torch.finfo(means.dtype).eps
-    rank = max(1, int((values > smallest).sum()))
-    return vectors[:rank].mT, values[:rank]
+def _inverse_of_means(means: Tensor) -> Tensor:
+    r"""Pseudo-inverse of the centred means, ``[width, classes]``.
 
-
-def _trace_over_between(spread: Tensor, means: Tensor) -> Tensor:
-    """Trace of ``spread`` times the pseudo-inverse of the means' scatter, over the classes."""
-    basis, values = _span(means)
-    inside = (basis * (spread @ basis)).sum(dim=0)
-    # Sigma_B = M^T M / C has the eigenvalues s^2 / C; the factor C cancels against 1 / C.
-    return (inside / values.square()).sum()
+    With M the centred means :math:`\Sigma_B^+ / C = M^+ (M^+)^T`, so that NC1 is
+    :math:`\operatorname{Tr}((M^+)^T \Sigma_W M^+)`.
+    """
+    # Centring leaves rounding errors the size of the means in directions that do not exist.
+    rounding = max(means.shape) * torch.finfo(means.dtype).eps * _norm(means.detach())
+    inverse = torch.linalg.pinv(means - means.mean(dim=0), atol=rounding, rtol=0.0)
+    # Means that all coincide span nothing: NaN, where the pseudo-inverse would say "collapsed".
+    return torch.where(inverse.any(), inverse, math.nan)
 
 
 def _norm(matrix: Tensor) -> Tensor:

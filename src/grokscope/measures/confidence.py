@@ -46,11 +46,7 @@ def logit_scale(logits: Tensor, reduction: str = "mean") -> Tensor:
     """
     check_reduction(reduction)
     check_logits(logits)
-    logits = at_least_float32(logits)
-    centred = logits - logits.mean(dim=-1, keepdim=True)
-    # The norm has a subgradient where all logits are equal; the root of a mean has NaN there.
-    norms = torch.linalg.vector_norm(centred, dim=-1)
-    return reduce_examples(norms / math.sqrt(logits.shape[-1]), reduction)
+    return reduce_examples(scale_of(at_least_float32(logits)), reduction)
 
 
 def margin(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
@@ -72,10 +68,7 @@ def margin(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
     check_reduction(reduction)
     check_logits(logits)
     check_labels(labels, logits.shape[-1], examples=logits.shape[0])
-    logits = at_least_float32(logits)
-    index = labels.long()[:, None]
-    others = logits.scatter(-1, index, -math.inf).amax(dim=-1)
-    return reduce_examples(logits.gather(-1, index).squeeze(-1) - others, reduction)
+    return reduce_examples(margin_of(at_least_float32(logits), labels), reduction)
 
 
 def entropy(logits: Tensor, reduction: str = "mean") -> Tensor:
@@ -95,11 +88,7 @@ def entropy(logits: Tensor, reduction: str = "mean") -> Tensor:
     """
     check_reduction(reduction)
     check_logits(logits)
-    # H = ln(1 + mass) + sum_c p_c gap_c: non-negative terms. In -sum p ln p the term of the top
-    # class is rounded to 0 as soon as the mass of the others is below the precision of 1.
-    gaps, odds, mass = runner_up_odds(at_least_float32(logits))
-    surprise = -(odds * gaps).sum(dim=-1) / (1 + mass.squeeze(-1))
-    return reduce_examples(mass.squeeze(-1).log1p() + surprise, reduction)
+    return reduce_examples(entropy_of(at_least_float32(logits)), reduction)
 
 
 def gini(logits: Tensor, reduction: str = "mean") -> Tensor:
@@ -121,6 +110,41 @@ def gini(logits: Tensor, reduction: str = "mean") -> Tensor:
     check_reduction(reduction)
     check_logits(logits)
     return reduce_examples(gini_impurity(at_least_float32(logits)), reduction)
+
+
+def scale_of(logits: Tensor) -> Tensor:
+    """`logit_scale` of each example, unchecked: ``[..., classes] -> [...]``."""
+    centred = logits - logits.mean(dim=-1, keepdim=True)
+    # The norm has a subgradient where all logits are equal; the root of a mean has NaN there.
+    return torch.linalg.vector_norm(centred, dim=-1) / math.sqrt(logits.shape[-1])
+
+
+def margin_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """`margin` of each example, unchecked: ``[..., classes], [...] -> [...]``."""
+    index = labels.long().unsqueeze(-1)
+    others = logits.scatter(-1, index, -math.inf).amax(dim=-1)
+    return logits.gather(-1, index).squeeze(-1) - others
+
+
+def entropy_of(logits: Tensor) -> Tensor:
+    """`entropy` of each example, unchecked: ``[..., classes] -> [...]``."""
+    # H = ln(1 + mass) + sum_c p_c gap_c: non-negative terms. In -sum p ln p the term of the top
+    # class is rounded to 0 as soon as the mass of the others is below the precision of 1.
+    gaps, odds, mass = runner_up_odds(logits)
+    surprise = -(odds * gaps).sum(dim=-1) / (1 + mass.squeeze(-1))
+    return mass.squeeze(-1).log1p() + surprise
+
+
+def cross_entropy_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each example, unchecked, accurate where it is nearly 0.
+
+    It is ln(1 + the others' odds against the label); the difference of a logarithm and a logit
+    would be rounding there. ``[..., classes], [...] -> [...]``, nats.
+    """
+    index = labels.long().unsqueeze(-1)
+    lead = logits - logits.gather(-1, index)
+    others = lead.scatter(-1, index, -math.inf).logsumexp(dim=-1)
+    return torch.logaddexp(others, torch.zeros_like(others))
 
 
 def matched_temperature(

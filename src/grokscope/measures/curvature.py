@@ -241,7 +241,7 @@ def layer_loss(
         state |= {key: value.clone() for key, value in buffers.items()}
         state[name] = weight
         args, kwargs = _as_arguments(inputs)
-        with _modes(model, evaluate), sdpa_kernel(SDPBackend.MATH):
+        with modes_kept(model, evaluate), sdpa_kernel(SDPBackend.MATH):
             outputs = functional_call(model, state, args, kwargs, tie_weights=False)
         return loss(outputs, targets)
 
@@ -348,7 +348,7 @@ def _as_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 @contextmanager
-def _modes(model: nn.Module, evaluate: bool) -> Iterator[None]:
+def modes_kept(model: nn.Module, evaluate: bool) -> Iterator[None]:
     """Evaluation mode inside if asked for; afterwards every module has the mode it had."""
     before = {module: module.training for module in model.modules()}
     try:

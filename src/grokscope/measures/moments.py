@@ -66,10 +66,18 @@ class ClassMoments:
         check_at_least_two_classes("num_classes", num_classes)
         check_labels(labels, num_classes, examples=features.shape[0])
         check_same_device(features=features, labels=labels)
+        return cls.of(features, labels, num_classes, scatter)
+
+    @classmethod
+    def of(
+        cls, features: Tensor, labels: Tensor, num_classes: int, scatter: bool = False
+    ) -> ClassMoments:
+        """`from_batch` without checks, for arguments that were checked: never waits for a GPU."""
         labels = labels.long()
         rows = max(1, CHUNK_ELEMENTS // features.shape[1])
         pieces = list(zip(features.split(rows), labels.split(rows), strict=True))
-        count = torch.bincount(labels, minlength=num_classes).double()
+        ones = torch.ones_like(labels, dtype=torch.float64)
+        count = ones.new_zeros(num_classes).index_add(0, labels, ones)
         # Sums about the first example keep a common offset out of the rounding.
         origin = features[0].detach().double()
         total = origin.new_zeros(num_classes, features.shape[1])
@@ -119,6 +127,13 @@ class ClassMoments:
     def without_scatter(self) -> ClassMoments:
         """The same moments without the scatter matrix."""
         return replace(self, scatter=None)
+
+    def to(self, device: torch.device) -> ClassMoments:
+        """The same moments on another device."""
+        scatter = None if self.scatter is None else self.scatter.to(device)
+        return ClassMoments(
+            self.count.to(device), self.mean.to(device), self.within.to(device), scatter
+        )
 
     def of_present_classes(self) -> tuple[ClassMoments, Tensor]:
         """Moments of the classes that have examples, and their indices, ``[present]``.

@@ -17,13 +17,11 @@ precision is computed in float32.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from grokscope.measures.checks import (
     check_head,
@@ -34,6 +32,7 @@ from grokscope.measures.checks import (
     common_dtype,
     reduce_examples,
 )
+from grokscope.measures.confidence import cross_entropy_of
 
 KDE_BANDWIDTH = 1.0  # of the paper, appendix D
 
@@ -252,7 +251,7 @@ def decompose_gap(
     """
     check_logits(logits)
     check_labels(labels, logits.shape[1], examples=len(logits))
-    train_loss = cross_entropy(logits.to(robustness.dtype), labels.long())
+    train_loss = cross_entropy_of(logits.to(robustness.dtype), labels).mean()
     held_out = torch.as_tensor(held_out_loss, dtype=robustness.dtype, device=robustness.device)
     gap = held_out - train_loss
     return GapDecomposition(gap, robustness, gap - robustness)
@@ -263,21 +262,14 @@ def _loss_increase(
 ) -> Tensor:
     """Mean of loss(phi +- cloud) - loss(phi) over pairs of displacements, ``[examples]``."""
     check_positive("samples", samples)
-    label = labels.long()[:, None]
-
-    def loss(values: Tensor) -> Tensor:
-        # The loss is ln(1 + sum of the others' odds against the label): accurate when it is
-        # small, where the difference of two logarithms would be rounding.
-        lead = values - values.gather(-1, label)
-        others = lead.scatter(-1, label, -math.inf).logsumexp(dim=-1)
-        return torch.logaddexp(others, torch.zeros_like(others))
-
     with torch.autocast(device_type=logits.device.type, enabled=False):
-        before = loss(logits)
+        before = cross_entropy_of(logits, labels)
         total = torch.zeros_like(before)
         for _ in range(samples):
             moved = cloud() @ weight.mT
-            total = total + 0.5 * (loss(logits + moved) + loss(logits - moved))
+            total = total + 0.5 * sum(
+                cross_entropy_of(logits + sign * moved, labels) for sign in (1, -1)
+            )
         return total / samples - before
 
 

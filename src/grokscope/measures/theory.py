@@ -15,6 +15,7 @@ The first equation is exact. For centred features the bound exceeds it by a fact
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -72,7 +73,7 @@ def collapsed_relative_flatness(
     Cost: O(1). Source: the formula above.
     """
     scale, radius = _checked(scale, radius, num_classes)
-    offset = torch.as_tensor(offset, dtype=torch.float64)
+    offset = _not_negative("offset", offset)
     k = num_classes
     decay = torch.exp(-_gap(scale, radius, k))
     impurity = (k - 1) * decay * (2 + (k - 2) * decay) / (1 + (k - 1) * decay).square()
@@ -112,9 +113,12 @@ class CollapseAssumptions:
 
     @property
     def residual(self) -> float:
-        """The largest residual of NC1 to NC3 and Lemma A.1 (NC4 follows from these)."""
+        """The largest residual of NC1 to NC3 and Lemma A.1 (NC4 follows from these).
+
+        NaN where one is undefined: all rows zero, or class means that coincide.
+        """
         parts = (self.within, self.equinorm, self.equiangularity, self.self_duality, self.lemma)
-        return max(parts)
+        return math.nan if any(map(math.isnan, parts)) else max(parts)
 
     @property
     def bound(self) -> float:
@@ -180,10 +184,11 @@ def _checked(
     scale: Tensor | float, radius: Tensor | float, num_classes: int
 ) -> tuple[Tensor, Tensor]:
     check_at_least_two_classes("num_classes", num_classes)
-    both = []
-    for name, value in (("scale", scale), ("radius", radius)):
-        tensor = torch.as_tensor(value, dtype=torch.float64)
-        if not bool((tensor.isfinite() & (tensor >= 0)).all()):
-            raise ValueError(f"{name} must be finite and not negative, got {value!r}.")
-        both.append(tensor)
-    return both[0], both[1]
+    return _not_negative("scale", scale), _not_negative("radius", radius)
+
+
+def _not_negative(name: str, value: Tensor | float) -> Tensor:
+    tensor = torch.as_tensor(value, dtype=torch.float64)
+    if not bool((tensor.isfinite() & (tensor >= 0)).all()):
+        raise ValueError(f"{name} must be finite and not negative, got {value!r}.")
+    return tensor

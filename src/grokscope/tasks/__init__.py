@@ -54,9 +54,9 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits.flatten(0, -2), labels.flatten())
 
 
-def measure(model: nn.Module, split: Split, class_means: Tensor | None = None) -> Measurement:
+def measure(model: nn.Module, split: Split, reference: Measurement | None = None) -> Measurement:
     """What the probe says of the model on a split, in evaluation mode."""
-    return Probe(model).measure([(split.inputs, split.labels)], class_means=class_means)
+    return Probe(model).measure([(split.inputs, split.labels)], reference)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Task:
     train: Split
     validation: Split
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
-    measure: Callable[[nn.Module, Split, Tensor | None], Measurement] = measure
+    measure: Callable[[nn.Module, Split, Measurement | None], Measurement] = measure
 
 
 def build_task(settings: TaskSettings, seeds: Seeds) -> Task:

@@ -109,26 +109,20 @@ def modular_arithmetic(settings: ModularArithmetic, split_seed: int) -> Task:
 
 
 def measure_answers(
-    model: nn.Module, split: Split, class_means: Tensor | None = None
+    model: nn.Module, split: Split, reference: Measurement | None = None
 ) -> Measurement:
     """Measure at the token that states the result; ``<eos>`` is no question.
 
     Where ``<eos>`` is predicted too, the value that the paper's grokking figure plots is added as
     ``published_flatness``: it multiplies the logits of both tokens.
     """
-    features, logits = Probe(model, head="head").capture(split.inputs)
-    head = model.get_submodule("head")
-    assert isinstance(head, nn.Linear)
-    weight = head.weight.detach()
-    extra = {}
-    if features.shape[1] == 2:
-        published = published_grokking_flatness(features.double(), logits.double(), weight.double())
-        extra["published_flatness"] = lambda *_: published
-    return measure_tensors(
-        features[:, 0],
-        logits[:, 0],
-        split.labels[:, 0],
-        weight,
-        class_means=class_means,
-        extra=extra,
+    probe = Probe(model, head="head")
+    features, logits = probe.capture(split.inputs)
+    measurement = measure_tensors(
+        features[:, 0], logits[:, 0], split.labels[:, 0], probe.head, reference=reference
     )
+    if features.shape[1] == 1:
+        return measurement
+    weight = probe.head.weight.detach().double()
+    published = published_grokking_flatness(features.double(), logits.double(), weight)
+    return measurement.including(published_flatness=float(published))

@@ -1,0 +1,6 @@
+"""The probe: measures any classifier, and leaves it as it found it."""
+
+from grokscope.probe.measurement import Measurement, measure_tensors
+from grokscope.probe.probe import Probe
+
+__all__ = ["Measurement", "Probe", "measure_tensors"]

@@ -1,0 +1,153 @@
+"""Where the classifier head of a model is, and what goes in and out of it.
+
+A head is an `nn.Linear` whose output is the model's logits. Axes: ``n`` examples, ``t``
+positions, ``d`` width, ``c`` classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# What libraries call their head: torchvision, Hugging Face, timm and others.
+NAMES = ("fc", "classifier", "score", "lm_head", "head", "heads", "embed_out", "output")
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module within DistributedDataParallel, DataParallel and torch.compile."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and type(model).__name__ in ("DistributedDataParallel", "DataParallel"):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def find_head(model: nn.Module, name: str | None = None) -> tuple[str, nn.Linear]:
+    """The head of a model: the one named, else the one its library names, else the last linear.
+
+    Args:
+        model: Any module; wrappers are looked through.
+        name: As in ``model.named_modules()``.
+
+    Returns:
+        Name and module.
+
+    Raises:
+        ValueError: If there is no such layer, or no linear layer at all.
+    """
+    linears = {key: each for key, each in model.named_modules() if isinstance(each, nn.Linear)}
+    if name is not None:
+        if name not in linears:
+            raise ValueError(
+                f"head {name!r} is no nn.Linear of this model; it has {_listed(linears)}."
+            )
+        return name, linears[name]
+    if not linears:
+        raise ValueError(
+            f"{type(model).__name__} has no nn.Linear, so there is no linear head to measure; "
+            "measure features and logits yourself with grokscope.measures."
+        )
+    timm = getattr(model, "get_classifier", None)
+    chosen = timm() if callable(timm) else None
+    for key, each in linears.items():
+        if each is chosen:
+            return key, each
+    for attribute in NAMES:
+        inside = [key for key in linears if key == attribute or key.startswith(f"{attribute}.")]
+        if inside:
+            return inside[-1], linears[inside[-1]]
+    last = list(linears)[-1]
+    return last, linears[last]
+
+
+@contextmanager
+def recorded(head: nn.Linear) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """What goes into the head and comes out of it, call by call, while this is open."""
+    calls: list[tuple[Tensor, Tensor]] = []
+
+    def record(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        calls.append((inputs[0].detach(), output.detach()))
+
+    handle = head.register_forward_hook(record)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in whatever a model returns: a tensor, ``.logits``, or the first of a tuple.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if isinstance(output, Tensor):
+        return output
+    found = getattr(output, "logits", None)
+    if found is None and isinstance(output, Mapping):
+        found = output.get("logits")
+    if found is None and isinstance(output, (tuple, list)) and output:
+        found = output[0]
+    if not isinstance(found, Tensor):
+        raise ValueError(
+            f"the model returned {type(output).__name__}, in which there are no logits; it must "
+            "return a tensor, an object with .logits, or a tuple that starts with the logits."
+        )
+    return found
+
+
+def aligned(calls: list[tuple[Tensor, Tensor]], logits: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Features and logits position by position.
+
+    A model may ask its head at every position and return one of them for each example (GPT-2's
+    classifier does, at the last token): then the positions are found that gave what it returned.
+
+    Args:
+        calls: Of `recorded`.
+        logits: What the model returned, ``[n, c]`` or ``[n, t, c]``.
+        name: Of the head, for messages.
+
+    Returns:
+        Features ``[n, d]`` or ``[n, t, d]``, and the head's output there.
+
+    Raises:
+        ValueError: If the head was not called once, or its output is not what the model returned.
+    """
+    if len(calls) != 1:
+        raise ValueError(
+            f"the head {name!r} was called {len(calls)} times in one forward pass, but once is "
+            "needed; name the layer that makes the logits with head=..."
+        )
+    features, output = calls[0]
+    if output.dim() == logits.dim() + 1 and output.shape[-1] == logits.shape[-1]:
+        same = (output == logits.unsqueeze(1).to(output.dtype)).all(dim=-1)  # [n, t]
+        position = same.shape[1] - 1 - same.flip(1).to(torch.uint8).argmax(dim=1)
+        rows = torch.arange(len(position), device=position.device)
+        if bool(same[rows, position].all()):
+            return features[rows, position], output[rows, position]
+    if output.shape == logits.shape and _same_softmax(output, logits):
+        return features, output
+    raise ValueError(
+        f"the output of the head {name!r} {tuple(output.shape)} is not what the model returned "
+        f"{tuple(logits.shape)}; name the layer that makes the logits with head=..., and let the "
+        "model return its logits as they are (no temperature, no softmax)."
+    )
+
+
+def _same_softmax(output: Tensor, logits: Tensor) -> bool:
+    """Equal up to one number per row: a log-softmax behind the head changes nothing."""
+    apart = output.double() - logits.double()
+    apart = apart - apart.mean(dim=-1, keepdim=True)
+    spread = output.double().std(dim=-1, correction=0).max().clamp(min=1e-6)
+    precision = 1e-2 if logits.dtype in (torch.bfloat16, torch.float16) else 1e-4
+    return bool(apart.abs().max() <= precision * spread)
+
+
+def _listed(linears: Mapping[str, nn.Linear]) -> str:
+    return ", ".join(repr(key) for key in list(linears)[-12:]) or "none"
