@@ -5,12 +5,15 @@ Whatever needs torch is imported inside the command that uses it: ``--help`` mus
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 if TYPE_CHECKING:
     from grokscope.spec import Experiment
@@ -59,7 +62,9 @@ def run(
     preset: Preset = "default",
     set_: Sets = None,
     seeds: Seeds = None,
-    out: Annotated[Path | None, typer.Option(help="Results; default runs/NAME.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Results; default runs/NAME or runs/NAME-PRESET.")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes at once; default: by cores.")
     ] = None,
@@ -70,7 +75,8 @@ def run(
 ) -> None:
     """Run what is missing of an experiment, then write its report. Ctrl-C is safe."""
     experiment = _experiment(name, preset, set_, seeds)
-    folder = out or Path("runs") / experiment.name
+    variant = "" if experiment.preset == "default" else f"-{experiment.preset}"
+    folder = out or Path("runs") / f"{experiment.name}{variant}"
     from grokscope.console import SegmentBars
     from grokscope.runs.launch import Launch, launch
     from grokscope.runs.plan import Plan
@@ -113,12 +119,14 @@ def report(out: Folder) -> None:
 def claims(out: Folder) -> None:
     """Say which claims hold in a run, with effect, interval and seeds."""
     from grokscope.console import claims_table
-    from grokscope.report.study import collect
+    from grokscope.report.study import claims_of
     from grokscope.runs.store import Store
 
-    study = collect(Store(out))
-    console.print(claims_table(study.claims))
-    for each in study.claims:
+    store = Store(out)
+    experiment = store.experiment()
+    found = claims_of(experiment, store.metrics(experiment))
+    console.print(claims_table(found))
+    for each in found:
         console.print(f"{each.claim}: {each.headline.reason}", soft_wrap=True)
 
 
@@ -149,13 +157,14 @@ def measure(
 
 
 def main() -> None:
-    """Run the command line; a mistake of the user's is one line, not a traceback."""
-    from grokscope.errors import USER_ERRORS
-
+    """Run the command line; a mistake of the user's is a sentence, not a traceback."""
     try:
         app()
-    except USER_ERRORS as error:
-        Console(stderr=True, highlight=False).print(f"[red]Error:[/red] {error}", soft_wrap=True)
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("GROKSCOPE_TRACEBACK"):
+            raise
+        message = Text.assemble(("Error: ", "red"), str(error))
+        Console(stderr=True, highlight=False).print(message, soft_wrap=True)
         sys.exit(2)
 
 
@@ -164,23 +173,21 @@ def _experiment(
 ) -> Experiment:
     """The experiment that name and options describe, validated."""
     from grokscope.experiments import find_experiment
-    from grokscope.spec import override, read_seeds
+    from grokscope.spec import override, with_seeds
 
     experiment = find_experiment(name, preset)
     experiment = override(experiment, assignments or [])
-    return experiment if seeds is None else override(experiment, [f"seeds={read_seeds(seeds)}"])
+    return experiment if seeds is None else with_seeds(experiment, seeds)
 
 
 def _write_report(folder: Path) -> None:
     from grokscope.report.page import write_report
-    from grokscope.report.study import collect
+    from grokscope.report.study import collect, paper_setting_beside
     from grokscope.runs.store import Store
 
-    path = write_report(collect(Store(folder)), folder)
+    path = write_report(collect(Store(folder), paper_setting_beside(folder)), folder)
     console.print(f"Report: {path.resolve().as_uri()}", soft_wrap=True)
 
 
 def _command_line() -> str:
-    import shlex
-
     return shlex.join(["grokscope", *sys.argv[1:]])

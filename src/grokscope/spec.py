@@ -52,10 +52,33 @@ class ModularArithmetic(Settings):
     heads: int = Field(4, ge=1)
     layers: int = Field(2, ge=1, le=16)
 
+    @property
+    def operands(self) -> int:
+        """Number of operand tokens."""
+        return 120 if self.operation == "s5_composition" else self.modulus
+
+    @property
+    def equations(self) -> int:
+        """Number of all equations."""
+        divisors = self.operands - 1 if self.operation == "division" else self.operands
+        return self.operands * divisors
+
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
+    def _fits_together(self) -> Self:
         if self.width % self.heads:
             raise ValueError(f"heads={self.heads} must divide width={self.width}")
+        p = self.modulus
+        if self.operation == "division" and any(p % d == 0 for d in range(2, math.isqrt(p) + 1)):
+            raise ValueError(f"division needs a prime modulus, but {p} is not prime")
+        needed = self.operands + 3
+        if self.vocabulary is not None and self.vocabulary < needed:
+            raise ValueError(f"vocabulary={self.vocabulary} is too small: {needed} tokens are used")
+        count = round(self.train_fraction * self.equations)
+        if not 2 <= count <= self.equations - 2:
+            raise ValueError(
+                f"train_fraction={self.train_fraction} leaves {count} of {self.equations} "
+                "equations for training; both splits need at least 2"
+            )
         return self
 
 
@@ -191,6 +214,18 @@ class Segment(Settings):
         return self.run.phases[-2].until if len(self.run.phases) > 1 else 0
 
 
+class PaperValue(Settings):
+    """A value that the paper reports, and where ours is found.
+
+    ``ours`` is ``memorised``, ``generalised``, or ``first``, ``highest`` or ``last`` and a
+    ``split/measure``, as in ``last train/ncc``; empty where we have none.
+    """
+
+    what: str
+    value: str
+    ours: str = Field("", pattern=r"^(|memorised|generalised|(first|highest|last) \w+/\w+)$")
+
+
 class Experiment(Settings):
     """A question, the arms that answer it, and what is drawn and claimed from them."""
 
@@ -202,9 +237,7 @@ class Experiment(Settings):
     seeds: tuple[int, ...] = Field((1, 42, 15213), min_length=1)
     claims: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
-    paper: tuple[tuple[str, str], ...] = Field(
-        (), description="what the paper reports: (what, value)"
-    )
+    paper: tuple[PaperValue, ...] = Field((), description="what the paper reports")
 
     @model_validator(mode="after")
     def _seeds_are_distinct(self) -> Self:
@@ -262,11 +295,27 @@ def override(experiment: Experiment, assignments: Sequence[str]) -> Experiment:
         raise ValueError(f"{given}: {explain(error)}") from error
 
 
+def with_seeds(experiment: Experiment, text: str) -> Experiment:
+    """The experiment with other seeds, given as ``1,42,15213``.
+
+    Raises:
+        ValueError: If the text is something else, or seeds are negative or repeated.
+    """
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--seeds {text}: write whole numbers, e.g. 1,42,15213") from error
+    try:
+        return Experiment.model_validate(experiment.model_dump() | {"seeds": seeds})
+    except ValidationError as error:
+        raise ValueError(f"--seeds {text}: {explain(error)}") from error
+
+
 def explain(error: Exception) -> str:
     """What is wrong, without the library's preamble: one ``field: problem`` for each."""
     if not isinstance(error, ValidationError):
         return str(error)
-    problems = {}
+    problems: dict[str, None] = {}
     for item in error.errors():
         field = ".".join(str(part) for part in item["loc"] if part not in ("modular", "custom"))
         message = item["msg"].removeprefix("Value error, ")
@@ -294,9 +343,8 @@ def _assign(data: Any, keys: Sequence[str], value: Any, assignment: str) -> None
             close = difflib.get_close_matches(key, names, n=1)
             hint = f"did you mean {close[0]}? " if close else ""
             where = ".".join(keys[:depth]) or "the experiment"
-            raise ValueError(
-                f"--set {assignment}: {where} has no {key!r}; {hint}It has: {', '.join(names) or 'nothing'}"
-            )
+            there = ", ".join(names) or "nothing"
+            raise ValueError(f"--set {assignment}: {where} has no {key!r}; {hint}It has: {there}")
         if depth == len(keys) - 1:
             data[place] = value
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from grokscope.spec import Observation
 from grokscope.tasks import Split, Task
@@ -56,5 +56,5 @@ class Observer:
 @torch.no_grad()
 def parameter_norm(model: nn.Module) -> float:
     """Euclidean norm of all trainable parameters together."""
-    parameters = [each for each in model.parameters() if each.requires_grad]
+    parameters: list[Tensor] = [each for each in model.parameters() if each.requires_grad]
     return float(torch.stack(torch._foreach_norm(parameters)).double().square().sum().sqrt())

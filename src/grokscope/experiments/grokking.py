@@ -12,23 +12,32 @@ from grokscope.spec import (
     ModularArithmetic,
     Observation,
     Optimizer,
+    PaperValue,
     Phase,
     Run,
     Seeds,
 )
 
 PAPER_VALUES = (
-    ("steps until training accuracy is 100 %", "about 1e4"),
-    ("steps until validation accuracy is 100 %", "about 2e4"),
-    ("NCC on training data, at the start", "45 to 50"),
-    ("published flatness value, highest", "about 3.3e5, at 6e3 to 1e4 steps"),
-    ("published flatness value, at the end", "about 3e4"),
+    PaperValue(what="memorised, step", value="about 1e4", ours="memorised"),
+    PaperValue(what="generalised, step", value="about 2e4", ours="generalised"),
+    PaperValue(what="NCC on training data, at the start", value="45 to 50", ours="first train/ncc"),
+    PaperValue(
+        what="published flatness value, highest",
+        value="about 3.3e5, at 6e3 to 1e4 steps",
+        ours="highest train/published_flatness",
+    ),
+    PaperValue(
+        what="published flatness value, at the end",
+        value="about 3e4",
+        ours="last train/published_flatness",
+    ),
 )
 
 
 def _default() -> Run:
     optimizer = Optimizer(lr=1e-3, weight_decay=1.0, warmup_steps=10)
-    return Run(phases=(Phase(until=4_000, optimizer=optimizer),))
+    return Run(phases=(Phase(until=3_500, optimizer=optimizer),))
 
 
 def _paper() -> Run:

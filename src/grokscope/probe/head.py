@@ -142,6 +142,8 @@ def aligned(calls: list[tuple[Tensor, Tensor]], logits: Tensor, name: str) -> tu
 
 def _same_softmax(output: Tensor, logits: Tensor) -> bool:
     """Equal up to one number per row: a log-softmax behind the head changes nothing."""
+    if torch.equal(output, logits):
+        return True
     apart = output.double() - logits.double()
     apart = apart - apart.mean(dim=-1, keepdim=True)
     spread = output.double().std(dim=-1, correction=0).max().clamp(min=1e-6)

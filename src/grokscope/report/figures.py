@@ -279,7 +279,7 @@ def _plateau_scatter(axes: Axes, curves: Curves) -> str:
     axes.set_xlabel("training loss, nats", labelpad=2)
     bar_axes = axes.inset_axes((1.05, 0.12, 0.035, 0.7))
     bar = axes.figure.colorbar(dots, cax=bar_axes)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     ends = [order.min(), order.max()] if order.max() > order.min() else [order.min()]
     bar.set_ticks(ends, labels=[step(10**each) for each in ends])
     bar_axes.tick_params(length=0, labelsize=7.5, which="both")

@@ -19,14 +19,13 @@ from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from grokscope.engine.memory import keep_freed_memory
 from grokscope.runs.plan import Plan
 from grokscope.runs.store import Store
 from grokscope.runs.worker import Progress, run_segment
 from grokscope.spec import Experiment, Segment
 
 
-class RunFailed(RuntimeError):
+class RunFailedError(RuntimeError):
     """At least one segment raised; its traceback is the message."""
 
 
@@ -72,7 +71,7 @@ def launch(
         report: Called in this process with every worker's progress.
 
     Raises:
-        RunFailed: If a segment raised, after the others have been stopped with a checkpoint.
+        RunFailedError: If a segment raised, after the others have been stopped with a checkpoint.
         KeyboardInterrupt: Passed on after the workers have left their checkpoints.
     """
     store.save_experiment(experiment)
@@ -85,7 +84,7 @@ def launch(
     finally:
         pool.close()
     if failure:
-        raise RunFailed(failure)
+        raise RunFailedError(failure)
     return not Plan(experiment, store).missing()
 
 
@@ -189,7 +188,6 @@ def _work(
 ) -> None:
     """Body of a worker process."""
     _ignore_interrupts()
-    keep_freed_memory()
     throttle = _Throttle(told)
     try:
         run_segment(

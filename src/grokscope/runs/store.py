@@ -130,14 +130,15 @@ class Store:
     # What is read from them.
 
     def metrics(self, experiment: Experiment) -> pd.DataFrame:
-        """All finished segments as one tidy frame with the columns arm and seed in front.
+        """All there is as one tidy frame with the columns arm and seed in front.
 
-        An arm's rows run through all its segments; the shared ones appear in each arm.
+        An arm's rows run through all its segments, unfinished ones up to their last checkpoint;
+        shared ones appear in each arm.
         """
         frames = []
         for arm, seed, chain in experiment.runs():
             for segment in chain:
-                path = self._final(segment) / "metrics.parquet"
+                path = self._newest(segment) / "metrics.parquet"
                 if path.is_file():
                     frame = pd.read_parquet(path).drop(columns="replica")
                     frame.insert(0, "arm", arm)
@@ -153,6 +154,12 @@ class Store:
         chains = [chain for _, _, chain in experiment.runs()]
         paths = {self._final(each) / "environment.json": None for chain in chains for each in chain}
         return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+
+    def _newest(self, segment: Segment) -> Path:
+        """The folder of the segment's end, or of its last checkpoint."""
+        steps = sorted(self._partial(segment).glob("step-*"))
+        final = self._final(segment)
+        return final if final.is_dir() or not steps else steps[-1]
 
     def _final(self, segment: Segment) -> Path:
         return self.segments / segment.id

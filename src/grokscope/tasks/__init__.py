@@ -6,23 +6,20 @@ yours from ``package.module:function`` or ``file.py:function``.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from grokscope.probe import Measurement, Probe
+from grokscope.reference import load
 from grokscope.spec import CustomTask, ModularArithmetic, Seeds
 from grokscope.spec import Task as TaskSettings
 
-__all__ = ["Split", "Task", "build_task", "import_function"]
+__all__ = ["Split", "Task", "build_task", "check_task"]
 
 
 @dataclass(frozen=True)
@@ -94,16 +91,30 @@ def build_task(settings: TaskSettings, seeds: Seeds) -> Task:
         return _custom_task(settings, seeds)
 
 
-def _custom_task(settings: CustomTask, seeds: Seeds) -> Task:
-    function = import_function(settings.function)
-    arguments = dict(settings.arguments)
-    if "seed" in inspect.signature(function).parameters:
-        arguments.setdefault("seed", seeds.split)
+def check_task(settings: TaskSettings) -> None:
+    """Look for what is wrong with a task without making it.
+
+    Raises:
+        ValueError: If a custom function cannot be found or does not take the arguments.
+    """
+    if isinstance(settings, CustomTask):
+        _custom_function(settings)
+
+
+def _custom_function(settings: CustomTask) -> Callable[..., object]:
+    function = load(settings.function)
+    if not callable(function):
+        raise ValueError(f"{settings.function} is {type(function).__name__}, not a function")
     try:
-        inspect.signature(function).bind(**arguments)
+        inspect.signature(function).bind(**{**_seed(function, 0), **settings.arguments})
     except TypeError as error:
         raise ValueError(f"task.arguments do not fit {settings.function}: {error}") from error
-    task = function(**arguments)
+    return function
+
+
+def _custom_task(settings: CustomTask, seeds: Seeds) -> Task:
+    function = _custom_function(settings)
+    task = function(**{**_seed(function, seeds.split), **settings.arguments})
     if not isinstance(task, Task):
         raise ValueError(
             f"{settings.function} returned {type(task).__name__}; it must return a grokscope Task"
@@ -111,34 +122,6 @@ def _custom_task(settings: CustomTask, seeds: Seeds) -> Task:
     return task
 
 
-def import_function(reference: str) -> Callable[..., object]:
-    """The object that ``package.module:name`` or ``path/to/file.py:name`` refers to.
-
-    Raises:
-        ValueError: If the reference has another form, or there is no such file, module or name.
-    """
-    source, colon, name = reference.rpartition(":")
-    if not colon or not source or not name:
-        raise ValueError(f"{reference!r}: write package.module:name or path/to/file.py:name")
-    try:
-        module = _import_file(Path(source)) if source.endswith(".py") else _import_name(source)
-    except (ModuleNotFoundError, FileNotFoundError) as error:
-        raise ValueError(f"{reference!r}: {error}") from error
-    if not hasattr(module, name):
-        public = [each for each in vars(module) if not each.startswith("_")]
-        raise ValueError(f"{reference!r}: {source} has no {name!r}; it has {', '.join(public)}")
-    return getattr(module, name)
-
-
-def _import_name(name: str) -> ModuleType:
-    return importlib.import_module(name)
-
-
-def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+def _seed(function: Callable[..., object], seed: int | None) -> dict[str, int | None]:
+    """The seed of the split, for functions that take one."""
+    return {"seed": seed} if "seed" in inspect.signature(function).parameters else {}

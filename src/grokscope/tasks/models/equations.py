@@ -9,7 +9,8 @@ Three observations, each exact:
 * Under the causal mask the hidden states at ``a`` and ``op`` depend on a alone: this *prefix* is
   computed once per operand, not once per example.
 
-Axes as in `transformer`; ``p`` operands, ``s`` positions from b on (the *suffix*).
+Axes as in `transformer`; ``p`` operands, ``s`` positions from b on (the *suffix*). Between blocks
+all rows are one matrix: ``p`` rows for a, ``p`` for op after each a, then ``n * s`` of the suffix.
 """
 
 from __future__ import annotations
@@ -59,104 +60,76 @@ class EquationTransformer(Transformer):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of the answers, ``[n, answers, vocabulary]``."""
-        a, p = tokens[:, 0], self.operands
-        rows, index = self._distinct_rows(tokens)
-        prefix = torch.cat([rows[:p], rows[p : p + 1].expand(p, -1)])  # [2 p, d]
-        suffix = rows.index_select(0, index.flatten()).unflatten(0, index.shape)  # [n, s, d]
+        a, prefix = tokens[:, 0], PREFIX * self.operands
+        distinct, index = self._distinct_rows(tokens)
+        hidden, projected = distinct.index_select(0, index), None
+        last = len(self.blocks) - 1
         for depth, block in enumerate(self.blocks):
-            asked = self.answers if depth == len(self.blocks) - 1 else index.shape[1]
-            if depth == 0:
-                of_prefix, of_suffix = self._project_rows(block, rows, index)
+            assert isinstance(block, DecoderBlock)
+            if projected is None:
+                projected = block.queries_keys_values(distinct).index_select(0, index)
             else:
-                of_prefix, of_suffix = self._project(block, prefix, suffix)
-            suffix = suffix[:, -asked:]
-            attended = self._attend_suffix(of_prefix, of_suffix, a, asked)
-            if depth == len(self.blocks) - 1:
-                suffix = block.after_attention(suffix, attended)
+                projected = block.queries_keys_values(hidden)
+            before, after = projected.split([prefix, len(projected) - prefix])
+            before = before.unflatten(0, (PREFIX, -1)).transpose(0, 1)  # [p, 2, 3 d]
+            after = after.unflatten(0, (len(tokens), -1))  # [n, s, 3 d]
+            if depth < last:
+                attended = self._attend(before, after, a, after.shape[1])
+                attended = torch.cat([self._attend_prefix(before), attended])
             else:
-                prefix, suffix = self._finish(
-                    block, prefix, suffix, self._attend_prefix(of_prefix), attended
-                )
-        return self.head(suffix)
+                attended = self._attend(before, after, a, self.answers)
+                _, rows = hidden.split([prefix, len(hidden) - prefix])
+                hidden = rows.unflatten(0, after.shape[:2])[:, -self.answers :].flatten(0, 1)
+            hidden = block.after_attention(hidden, attended)
+        return self.head(hidden.unflatten(0, (-1, self.answers)))
 
     def forward_everywhere(self, tokens: Tensor) -> Tensor:
         """The plain form: logits at every position, ``[n, t, vocabulary]``."""
         return super().forward(tokens)
 
     def _distinct_rows(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """All rows that can enter the first block, and which of them each suffix consists of."""
+        """All rows that can enter the first block, and which of them each row there is."""
         p, weight, at = self.operands, self.embedding.weight, self.positions
         operands, operator, equals = weight[:p], weight[p : p + 1], weight[p + 1 : p + 2]
         rows = [operands + at[0], operator + at[1], operands + at[2], equals + at[3]]
-        index = [tokens[:, 2] + (p + 1), torch.full_like(tokens[:, 3], 2 * p + 1)]
+        suffix = [tokens[:, 2] + (p + 1), torch.full_like(tokens[:, 3], 2 * p + 1)]
         if self.answers == 2:
             rows.append(operands + at[4])
-            index.append(tokens[:, 4] + (2 * p + 2))
-        return torch.cat(rows), torch.stack(index, 1)
+            suffix.append(tokens[:, 4] + (2 * p + 2))
+        prefix = torch.arange(p, device=tokens.device)
+        index = [prefix, torch.full_like(prefix, p), torch.stack(suffix, 1).flatten()]
+        return torch.cat(rows), torch.cat(index)
 
-    def _project_rows(
-        self, block: DecoderBlock, rows: Tensor, index: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        p = self.operands
-        projected = block.queries_keys_values(rows)
-        of_prefix = torch.cat([projected[:p], projected[p : p + 1].expand(p, -1)])
-        of_suffix = projected.index_select(0, index.flatten()).unflatten(0, index.shape)
-        return of_prefix, of_suffix
+    def _attend_prefix(self, projected: Tensor) -> Tensor:
+        """Attention within the prefix: a sees itself, op sees a and itself; ``[2 p, d]``."""
+        queries, keys, values = projected.chunk(3, -1)
+        return torch.cat([values[:, 0], attend(queries[:, 1], keys, values, self.heads)])
 
-    def _project(
-        self, block: DecoderBlock, prefix: Tensor, suffix: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        projected = block.queries_keys_values(torch.cat([prefix, suffix.flatten(0, 1)]))
-        of_prefix, of_suffix = projected.split([len(prefix), suffix[..., 0].numel()])
-        return of_prefix, of_suffix.unflatten(0, suffix.shape[:2])
-
-    def _attend_prefix(self, of_prefix: Tensor) -> Tensor:
-        """Attention within the prefix: a sees itself, op sees a and itself."""
-        _, keys, values = of_prefix.unflatten(0, (PREFIX, -1)).transpose(0, 1).chunk(3, -1)
-        queries = of_prefix[self.operands :].chunk(3, -1)[0]
-        at_op = attend(queries, keys, values, self.blocks[0].heads)
-        return torch.cat([values[:, 0], at_op])
-
-    def _attend_suffix(self, of_prefix: Tensor, of_suffix: Tensor, a: Tensor, asked: int) -> Tensor:
-        """Attention of the last ``asked`` positions, ``[n, asked, d]``."""
-        width = of_suffix.shape[-1] // 3
-        prefix = of_prefix[:, width:].unflatten(0, (PREFIX, -1)).transpose(0, 1)
-        seen = torch.cat([prefix[a], of_suffix[..., width:]], 1)
-        keys, values = seen.chunk(2, -1)
-        queries = of_suffix[:, -asked:, :width]
-        first = seen.shape[1] - asked + 1
-        heads = self.blocks[0].heads
-        return torch.stack(
-            [
-                attend(queries[:, i], keys[:, : first + i], values[:, : first + i], heads)
-                for i in range(asked)
-            ],
-            1,
-        )
-
-    def _finish(
-        self,
-        block: DecoderBlock,
-        prefix: Tensor,
-        suffix: Tensor,
-        at_prefix: Tensor,
-        at_suffix: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """The row-by-row rest of a block, for prefix and suffix in one call."""
-        hidden = block.after_attention(
-            torch.cat([prefix, suffix.flatten(0, 1)]),
-            torch.cat([at_prefix, at_suffix.flatten(0, 1)]),
-        )
-        prefix, rest = hidden.split([len(prefix), suffix[..., 0].numel()])
-        return prefix, rest.unflatten(0, suffix.shape[:2])
+    def _attend(self, before: Tensor, after: Tensor, a: Tensor, asked: int) -> Tensor:
+        """Attention of the last ``asked`` positions, ``[n * asked, d]``."""
+        width = after.shape[-1] // 3
+        queries, of_suffix = after.split([width, 2 * width], -1)
+        _, of_prefix = before.split([width, 2 * width], -1)
+        keys, values = torch.cat([of_prefix.index_select(0, a), of_suffix], 1).chunk(2, -1)
+        asking = queries.unbind(1)[-asked:]
+        attended = [
+            attend(each, keys, values, self.heads, unseen=asked - 1 - i)
+            for i, each in enumerate(asking)
+        ]
+        return torch.stack(attended, 1).flatten(0, 1)
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
+def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int, unseen: int = 0) -> Tensor:
     """One query per example over few keys: ``[n, d], [n, j, d], [n, j, d] -> [n, d]``.
 
-    With five keys, products and sums over whole rows beat thousands of tiny matrix products.
+    The last ``unseen`` keys are masked. With five keys, products and sums over whole rows beat
+    thousands of tiny matrix products, and a mask beats a slice, whose gradient fills with zeros.
     """
     width = queries.shape[-1] // heads
     products = (queries.unsqueeze(1) * keys).unflatten(-1, (heads, width))
-    weights = (products.sum(-1) / math.sqrt(width)).softmax(1)  # [n, j, h]
-    return (weights.unsqueeze(-1) * values.unflatten(-1, (heads, width))).sum(1).flatten(1)
+    scores = products.sum(-1) / math.sqrt(width)  # [n, j, h]
+    if unseen:
+        later = torch.arange(keys.shape[1], device=keys.device) >= keys.shape[1] - unseen
+        scores = scores.masked_fill(later[:, None], -math.inf)
+    weights = scores.softmax(1).unsqueeze(-1)
+    return (weights * values.unflatten(-1, (heads, width))).sum(1).flatten(1)

@@ -1,4 +1,4 @@
-"""The small decoder transformer of the grokking literature, and a faster form for equations.
+"""The small decoder transformer of the grokking literature.
 
 Axes: ``n`` examples, ``t`` positions, ``h`` heads, ``k`` width of a head, ``d`` width of the
 model. Architecture after Power et al. (2022) as the paper uses it: post-norm blocks, ReLU
@@ -10,8 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from grokscope.tasks.models.linear import FastLinear, feedforward
 
 
 def sinusoidal_positions(length: int, width: int) -> Tensor:
@@ -28,11 +26,11 @@ class DecoderBlock(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.queries_keys_values = FastLinear(width, 3 * width)
-        self.mix = FastLinear(width, width)
+        self.queries_keys_values = nn.Linear(width, 3 * width, bias=False)
+        self.mix = nn.Linear(width, width, bias=False)
         self.attention_norm = nn.LayerNorm(width)
-        self.expand = FastLinear(width, 4 * width)
-        self.contract = FastLinear(4 * width, width)
+        self.expand = nn.Linear(width, 4 * width, bias=False)
+        self.contract = nn.Linear(4 * width, width, bias=False)
         self.feedforward_norm = nn.LayerNorm(width)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -46,8 +44,8 @@ class DecoderBlock(nn.Module):
     def after_attention(self, hidden: Tensor, attended: Tensor) -> Tensor:
         """What follows the heads, row by row: mix, add, norm, feed-forward, add, norm."""
         hidden = self.attention_norm(hidden + self.mix(attended))
-        expanded = feedforward(hidden, self.expand.weight, self.contract.weight)
-        return self.feedforward_norm(hidden + expanded)
+        expanded = functional.relu(self.expand(hidden), inplace=True)
+        return self.feedforward_norm(hidden + self.contract(expanded))
 
 
 class Transformer(nn.Module):
@@ -72,9 +70,10 @@ class Transformer(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(f"heads={heads} must divide width={width}")
+        self.heads = heads
         self.embedding = nn.Embedding(vocabulary, width)
         self.blocks = nn.ModuleList(DecoderBlock(width, heads) for _ in range(layers))
-        self.head = FastLinear(width, vocabulary)
+        self.head = nn.Linear(width, vocabulary, bias=False)
         self.register_buffer("positions", sinusoidal_positions(length, width), persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:

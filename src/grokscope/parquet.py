@@ -1,0 +1,87 @@
+"""Data sets in the layout of the Hugging Face hub: Parquet files, one or more for each split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LABELS = ("label", "labels", "fine_label", "coarse_label")
+
+
+@dataclass(frozen=True)
+class ParquetSplit:
+    """One split of a data set on disk.
+
+    Attributes:
+        files: Its Parquet files, in order.
+        label: Name of the column of class indices.
+        text: Name of the column of text, if there is one.
+        image: Name of the column of encoded images, if there is one.
+    """
+
+    files: tuple[Path, ...]
+    label: str
+    text: str | None
+    image: str | None
+
+    def read(self, columns: list[str], limit: int | None = None) -> dict[str, list[Any]]:
+        """Values of some columns as Python lists, the first ``limit`` rows."""
+        import pyarrow.parquet as pq
+
+        read: dict[str, list[Any]] = {name: [] for name in columns}
+        for path in self.files:
+            for batch in pq.ParquetFile(path).iter_batches(4096, columns=columns):
+                for name in columns:
+                    read[name] += batch.column(name).to_pylist()
+                if limit is not None and len(read[columns[0]]) >= limit:
+                    return {name: values[:limit] for name, values in read.items()}
+        return read
+
+
+def find_split(folder: Path, split: str) -> ParquetSplit:
+    """A split in a folder: ``train.parquet`` or ``data/train-00000-of-00001.parquet`` and alike.
+
+    Args:
+        folder: A data set as it lies on the hub, or a folder of Parquet files.
+        split: Such as train, validation or test.
+
+    Raises:
+        ValueError: If there is no such folder, no file of this split, or the file has no column of
+            labels; says what there is.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}; give one with Parquet files in it")
+    every = sorted(path for path in folder.rglob("*.parquet") if path.is_file())
+    files = [path for path in every if path.name.split(".")[0].split("-")[0] == split]
+    files = files or [path for path in every if path.parent.name == split]
+    if not files:
+        known = ", ".join(str(path.relative_to(folder)) for path in every[:12]) or "no Parquet file"
+        raise ValueError(f"{folder} has no split {split!r}; it holds {known}")
+    return _columns(tuple(files))
+
+
+def _columns(files: tuple[Path, ...]) -> ParquetSplit:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(files[0])
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ValueError(f"{files[0]} is no readable Parquet file: {error}") from error
+    types = dict(zip(schema.names, schema.types, strict=True))
+    labels = [name for name in LABELS if name in types and pa.types.is_integer(types[name])]
+    if not labels:
+        raise ValueError(
+            f"{files[0]} has no column of integer labels ({', '.join(LABELS)}); it has "
+            + ", ".join(f"{name}: {each}" for name, each in types.items())
+        )
+    strings = (pa.types.is_string, pa.types.is_large_string)
+    text = [name for name, each in types.items() if any(test(each) for test in strings)]
+    images = [
+        name
+        for name, each in types.items()
+        if pa.types.is_binary(each)
+        or (pa.types.is_struct(each) and each.get_field_index("bytes") >= 0)
+    ]
+    return ParquetSplit(files, labels[0], (text or [None])[0], (images or [None])[0])

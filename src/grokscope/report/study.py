@@ -1,0 +1,142 @@
+"""From a store to a `Study`: everything that the report shows, computed once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from grokscope.analysis import evaluate_claims, onset_table, partial_correlations, plateau_table
+from grokscope.analysis.claims import CLAIMS, ClaimReport
+from grokscope.report.contents import Counterpart, Study
+from grokscope.report.curves import running_median
+from grokscope.report.words import count, listed
+from grokscope.runs.plan import Plan
+from grokscope.runs.store import Store
+from grokscope.spec import Experiment, PaperValue
+
+EDGE = 9  # measuring points whose median is the level at the end
+
+
+def collect(store: Store, beside: Store | None = None) -> Study:
+    """Read what has run and analyse it.
+
+    Args:
+        store: A folder of results; unfinished segments count as far as they have come.
+        beside: Another run of the experiment, such as the paper's setting, drawn next to it.
+
+    Raises:
+        FileNotFoundError: If nothing was run in a folder.
+    """
+    experiment = store.experiment()
+    plan = Plan(experiment, store)
+    metrics = store.metrics(experiment)
+    milestones = plateau_table(metrics)
+    return Study(
+        name=experiment.name,
+        title=experiment.title,
+        question=experiment.question,
+        metrics=metrics,
+        claims=claims_of(experiment, metrics),
+        milestones=milestones,
+        correlations=partial_correlations(metrics),
+        onsets=onset_table(metrics),
+        settings=experiment.model_dump(mode="json"),
+        environment=common(store.environments(experiment)),
+        paper=[(row.what, row.value, ours(row, metrics, milestones)) for row in experiment.paper],
+        figures=experiment.figures,
+        notes=notes_on(plan, experiment),
+        counterpart=None if beside is None else counterpart(beside),
+    )
+
+
+def claims_of(experiment: Experiment, metrics: pd.DataFrame) -> list[ClaimReport]:
+    """Verdicts on the experiment's claims; none before anything was measured."""
+    if metrics.empty:
+        return []
+    return evaluate_claims(metrics, [each for each in experiment.claims if each in CLAIMS])
+
+
+def counterpart(store: Store) -> Counterpart:
+    """Another run, to be drawn beside."""
+    experiment = store.experiment()
+    metrics = store.metrics(experiment)
+    title = "the paper's setting" if experiment.preset == "paper" else experiment.preset
+    return Counterpart(title, metrics, plateau_table(metrics))
+
+
+def paper_setting_beside(folder: Path) -> Store | None:
+    """The store of the paper's setting next to a run's folder, where it has been run."""
+    other = folder.with_name(f"{folder.name}-paper")
+    return Store(other) if (other / "experiment.yaml").is_file() else None
+
+
+def ours(row: PaperValue, metrics: pd.DataFrame, milestones: pd.DataFrame) -> Any:
+    """Our value of what the paper reports: the median over seeds.
+
+    ``memorised`` and ``generalised`` are milestones; ``first``, ``highest`` and ``last`` of a
+    ``split/measure`` are read from its running median, for training spikes.
+    """
+    if not row.ours:
+        return None
+    which, _, curve = row.ours.partition(" ")
+    if not curve:
+        found = milestones[which].dropna() if which in milestones else pd.Series(dtype=float)
+        return float(found.median()) if len(found) else "not reached"
+    split, _, measure = curve.partition("/")
+    rows = metrics[(metrics["split"] == split) & (metrics["measure"] == measure)]
+    values = []
+    for _, own in rows.groupby(["arm", "seed"], observed=True):
+        series = own.set_index("step")["value"].sort_index().dropna()
+        if not series.empty:
+            smooth = running_median(series.to_frame())
+            levels = {
+                "first": series.iloc[0],
+                "highest": smooth.max(),
+                "last": series.iloc[-EDGE:].median(),
+            }
+            values.append(float(levels[which]))
+    return float(np.median(values)) if values else None
+
+
+def common(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What all segments have in common, and the total of their seconds."""
+    if not environments:
+        return {}
+    merged: dict[str, Any] = {}
+    for name in environments[0]:
+        if name in ("seeds", "started", "seconds"):
+            continue
+        seen = dict.fromkeys(str(each.get(name)) for each in environments)
+        merged[name] = " / ".join(seen)
+    merged["segments"] = len(environments)
+    merged["seconds of training and measuring"] = round(
+        math.fsum(float(each.get("seconds", 0)) for each in environments), 1
+    )
+    return merged
+
+
+def notes_on(plan: Plan, experiment: Experiment) -> list[str]:
+    """What a reader must know of runs that are not whole, and of claims without a test."""
+    notes = []
+    for entry in plan.entries.values():
+        if entry.status == "diverged":
+            notes.append(
+                f"{entry.label} diverged at step {entry.step:,} (weights no longer finite); what "
+                "was measured until then is shown."
+            )
+        elif entry.status != "finished":
+            until = entry.segment.phase.until
+            notes.append(
+                f"{entry.label} is at step {entry.step:,} of {until:,}; it is shown so far."
+            )
+    untested = [each for each in experiment.claims if each not in CLAIMS]
+    if untested:
+        notes.append(
+            f"There is no test yet for {count(len(untested), 'claim')}: {listed(untested)}."
+        )
+    return notes
