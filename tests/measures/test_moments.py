@@ -389,3 +389,11 @@ def test_moments_of_different_heads_do_not_add_up(features, classes, scatter, me
     other = ClassMoments.from_batch(features, LABELS, classes, scatter=scatter)
     with pytest.raises(ValueError, match=message):
         moments + other
+
+
+def test_sum_adds_moments_up():
+    features, labels = torch.randn(9, 3), torch.tensor([0, 1, 2] * 3)
+    parts = [ClassMoments.from_batch(features[i::2], labels[i::2], 3) for i in (0, 1)]
+    whole = sum(parts)
+    assert isinstance(whole, ClassMoments)
+    torch.testing.assert_close(whole.mean, ClassMoments.from_batch(features, labels, 3).mean)

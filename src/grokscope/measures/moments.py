@@ -23,7 +23,7 @@ from grokscope.measures.checks import (
 CHUNK_ELEMENTS = 2**23
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClassMoments:
     """Count, mean and scatter of features by class; float64, immutable, mergeable with ``+``.
 
@@ -123,6 +123,12 @@ class ClassMoments:
         if self.scatter is not None and other.scatter is not None:
             scatter = self.scatter + other.scatter + (weight[:, None] * shift).mT @ shift
         return ClassMoments(count, self.mean + share[:, None] * shift, within, scatter)
+
+    def __radd__(self, other: object) -> ClassMoments:
+        """``sum`` starts from 0."""
+        if other == 0:
+            return self
+        return NotImplemented
 
     def without_scatter(self) -> ClassMoments:
         """The same moments without the scatter matrix."""
