@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -127,7 +128,10 @@ def claims(out: Folder) -> None:
     found = claims_of(experiment, store.metrics(experiment))
     console.print(claims_table(found))
     for each in found:
-        console.print(f"{each.claim}: {each.headline.reason}", soft_wrap=True)
+        console.print(f"[bold]{each.claim}[/bold] {each.statement}", soft_wrap=True)
+        console.print(escape(f"   {each.headline.reason}"), soft_wrap=True)
+        if each.contexts:
+            console.print(f"   Also looked at {', '.join(each.contexts)}: see report.html.")
 
 
 @app.command()

@@ -118,21 +118,28 @@ def plan_table(plan: Plan) -> Table:
 
 
 def claims_table(claims: Iterable[ClaimReport]) -> Table:
-    """Verdicts with effect, interval and seeds; every basis has a line."""
+    """Verdicts with effect, interval and seeds; every basis of the claim itself has a line."""
+    from grokscope.report.words import interval, name_of, number
+
     table = Table(show_lines=False)
     for column in ("claim", "rests on", "verdict", "effect", "seeds"):
         table.add_column(column, justify="right" if column == "seeds" else "left")
     for report in claims:
-        for finding in (report.headline, *report.others):
+        for finding in report.findings():
             first = finding is report.headline
-            low, high = finding.interval
-            effect = f"{finding.effect:.3g} [{low:.3g}, {high:.3g}] {finding.unit}"
-            verdict = SYMBOLS.get(finding.verdict, "[yellow]? undecided")
-            name = f"[bold]{report.claim}" if first else ""
-            table.add_row(
-                name, finding.basis, verdict, effect.replace("[", r"\["), str(finding.seeds)
+            between = interval(*finding.interval)
+            effect = " ".join(
+                filter(
+                    None, (number(finding.effect), f"({between})" if between else "", finding.unit)
+                )
             )
-        table.add_row("", f"[dim]{report.statement}", "", "", "")
+            table.add_row(
+                f"[bold]{report.claim}" if first else "",
+                name_of(finding.basis),
+                SYMBOLS.get(finding.verdict, "[yellow]? undecided"),
+                effect,
+                str(finding.seeds or ""),
+            )
         table.add_section()
     return table
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from grokscope.analysis.claims import ClaimReport, Finding
 from grokscope.report import Study
 
 SEEDS = (1, 42, 15213)
@@ -17,33 +18,6 @@ PAPER = (
     ("steps until training accuracy is 100 %", "about 1e4", 458.0),
     ("published flatness value, highest", "about 3.3e5, at 6e3 to 1e4 steps", 312_345.6),
 )
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The fields of `grokscope.analysis.claims.Finding`."""
-
-    claim: str
-    basis: str
-    verdict: str
-    effect: float
-    interval: tuple[float, float]
-    unit: str
-    seeds: int
-    per_seed: tuple[tuple[int, float], ...]
-    reason: str
-
-
-@dataclass(frozen=True)
-class ClaimReport:
-    """The fields of `grokscope.analysis.claims.ClaimReport`."""
-
-    claim: str
-    statement: str
-    headline: Finding
-    others: tuple[Finding, ...] = ()
-    matched_confidence: bool = False
-    note: str = ""
 
 
 def points(until: int = 4000) -> list[int]:
@@ -213,7 +187,6 @@ def claims() -> list[ClaimReport]:
             "C15",
             "NCC correlates strongly with generalisation, though it is not necessary.",
             finding("C15", "ncc", "undecided", 0.613, 0.41, "rank correlation"),
-            matched_confidence=True,
         ),
     ]
 

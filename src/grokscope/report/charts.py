@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ROW, LABELS, MARKERS = 0.36, 1.95, "os^Dv<>P"
+ROW, LABELS, MARKERS = 0.36, 2.25, "os^Dv<>P"
 COLOURS = {
     "relative_flatness": GREEN,
     "relative_flatness_bound": PURPLE,

@@ -52,7 +52,7 @@ def grokking(study: Study, narrow: bool = False) -> Drawn:
     title = f"Flatness, relative to {unit}{'' if narrow else ' (low = flat)'}"
     plots = (
         ACCURACY,
-        Plot(title, FLATNESS, "log", height=1.5, reference=1.0),
+        Plot(title, FLATNESS, "log", height=1.5, reference=1.0, floor=0.03),
         both("ncc", "Collapse: NCC (low = collapsed)", "log"),
     )
     figure, remarks = draw(columns, plots, narrow)
@@ -78,7 +78,8 @@ def collapse(study: Study, narrow: bool = False) -> Drawn:
     )
     figure, remarks = draw(columns, plots, narrow, wrap=True)
     told = "All but NC4 are 0 at full collapse; NC4 is 1."
-    falls = [_fall(columns[0], plots[0].lines[0]), _fall(columns[0], plots[0].lines[1])]
+    shown = [plots[0].lines[0], plots[-1].lines[0]]
+    falls = [_fall(columns[0], line) for line in shown]
     return Drawn(
         figure, "Neural collapse", _caption(told, *falls), _caption(_how(columns), *remarks)
     )
@@ -97,7 +98,7 @@ def confidence(study: Study, narrow: bool = False) -> Drawn:
     )
     plots = (
         Plot("Exact κ against training loss", needed, height=1.35, extra=_plateau_scatter),
-        Plot("Exact κ at matched temperature", kappa, "log", height=1.35),
+        Plot("Exact κ at matched training loss", kappa, "log", height=1.35),
         both("logit_scale", "Logit scale"),
         both("loss", "Loss, nats", "log"),
     )

@@ -81,6 +81,7 @@ class Plot:
     scale: str = "auto"
     height: float = 1.0
     reference: float | None = None
+    floor: float | None = None  # of a log axis; what lies below is named in the caption
     extra: Callable[[Axes, Curves], str] | None = None  # draws instead of lines; returns a remark
 
 
@@ -195,6 +196,7 @@ def panel(axes: Axes, plot: Plot, curves: Curves) -> list[str]:
     if ends:
         medians = pd.concat([median for _, median in ends])
         _limits(axes, plot.scale, medians.to_numpy(), values)
+        remarks += _floored(axes, plot, ends)
     end_labels(axes, ends)
     return remarks
 
@@ -356,6 +358,23 @@ def _limits(axes: Axes, scale: str, shown: np.ndarray, values: np.ndarray) -> No
     else:
         room = 0.06 * (high - low) or 0.5
         axes.set_ylim(low - room, high + room)
+
+
+def _floored(axes: Axes, plot: Plot, ends: Sequence[tuple[Line, pd.Series]]) -> list[str]:
+    """Raise the lower limit to the plot's floor; says what goes off the axis, and when."""
+    low, high = axes.get_ylim()
+    if plot.floor is None or axes.get_yscale() != "log" or low >= plot.floor:
+        return []
+    axes.set_ylim(plot.floor, high)
+    remarks = []
+    for line, median in ends:
+        below = median.index[median < plot.floor]
+        if len(below):
+            remarks.append(
+                f"Off the axis, below {number(plot.floor)}: {name_of(line.measure)} at steps "
+                f"{below[0]:,} to {below[-1]:,}."
+            )
+    return remarks
 
 
 def _has(plot: Plot, curves: Curves) -> bool:

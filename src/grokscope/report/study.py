@@ -12,6 +12,7 @@ import pandas as pd
 
 from grokscope.analysis import evaluate_claims, onset_table, partial_correlations, plateau_table
 from grokscope.analysis.claims import CLAIMS, ClaimReport
+from grokscope.analysis.milestones import FELL_AGAIN, UNSTABLE
 from grokscope.report.contents import Counterpart, Study
 from grokscope.report.curves import running_median
 from grokscope.report.words import count, listed
@@ -49,7 +50,7 @@ def collect(store: Store, beside: Store | None = None) -> Study:
         environment=common(store.environments(experiment)),
         paper=[(row.what, row.value, ours(row, metrics, milestones)) for row in experiment.paper],
         figures=experiment.figures,
-        notes=notes_on(plan, experiment),
+        notes=[*notes_on(plan, experiment), *unstable(milestones)],
         counterpart=None if beside is None else counterpart(beside),
     )
 
@@ -140,3 +141,16 @@ def notes_on(plan: Plan, experiment: Experiment) -> list[str]:
             f"There is no test yet for {count(len(untested), 'claim')}: {listed(untested)}."
         )
     return notes
+
+
+def unstable(milestones: pd.DataFrame) -> list[str]:
+    """A note on the runs that lost their validation accuracy again after generalising."""
+    shares = zip(milestones["seed"], 1 - milestones["stable_after"], strict=True)
+    lost = [f"seed {seed} ({share:.0%})" for seed, share in shares if share > UNSTABLE]
+    if not lost:
+        return []
+    return [
+        f"Unstable after generalising: validation accuracy was below {FELL_AGAIN} again at a share "
+        f"of the later measuring points in {listed(lost)}. The runs count all the same; effects rest on "
+        "medians."
+    ]

@@ -32,15 +32,17 @@ NAMES = {
     "published_flatness": "published value",
     "relative_flatness": "exact κ",
     "relative_flatness_bound": "bound on κ",
-    "relative_flatness_matched": "exact κ at matched temperature",
+    "relative_flatness_matched": "exact κ at matched loss",
     "representativeness": "representativeness",
-    "representativeness_kde": "representativeness, KDE",
+    "representativeness_kde": "representativeness (KDE)",
 }
 SPLITS = {"train": "training", "validation": "held out"}
 
 
 def name_of(measure: str, split: str = "") -> str:
     """A measure's name in words, with the split where one is given."""
+    measure, held_out, _ = measure.partition(" (held out)")
+    split = split or ("validation" if held_out else "")
     name = NAMES.get(measure, measure.replace("_", " "))
     return f"{name} ({SPLITS.get(split, split)})" if split else name
 
@@ -147,7 +149,7 @@ def answer(claims: Sequence[Any]) -> list[str]:
 
 def _turns(report: Any) -> str:
     """The sentence on a claim whose verdict depends on the basis; empty when it does not."""
-    findings = (report.headline, *report.others)
+    findings = report.findings()
     if len({each.verdict for each in findings}) == 1:
         return ""
     parts = []

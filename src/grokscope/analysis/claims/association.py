@@ -37,7 +37,7 @@ from grokscope.analysis.statistics import (
 STRONG = 0.7
 LEAST_SEEDS = 2
 LEAST_RUNS = 4
-UNIT = "rank correlation with validation accuracy"
+UNIT = "rank correlation"
 FINAL_POINTS = 9  # measuring points whose median is a run's final level
 
 # (basis, curve, sign expected where generalisation is good)
@@ -79,14 +79,16 @@ def collapse_goes_with_generalisation(runs: Sequence[Trace]) -> list[Finding]:
 def _over_time(
     runs: Sequence[Trace], basis: str, curve: Curve, sign: int, given: Curve | None, window: Window
 ) -> Finding:
-    name = basis if window == "all steps" else f"{basis} {window}"
-    name += ", given training loss" if given else ""
+    context: str = "" if window == "all steps" else window
+    context += ", given training loss" if given else ""
     arms = sorted({run.arm for run in runs})
     if len(arms) > 1:
-        return undecided("C15", name, UNIT, f"There are {len(arms)} arms; look at one at a time.")
+        reason = f"There are {len(arms)} arms; look at one at a time."
+        return undecided("C15", basis, UNIT, reason, context)
     rho, interval, values = over_time(runs, curve, VALIDATION_ACCURACY, given, window)
     if not values:
-        return undecided("C15", name, UNIT, f"No run has it at enough points ({window}).")
+        reason = f"No run has it at enough points ({window})."
+        return undecided("C15", basis, UNIT, reason, context)
     verdict = _strong(interval, sign) if len(values) >= LEAST_SEEDS else "undecided"
     spread = ", ".join(f"{each:.2f}" for _, each in by_seed(values))
     where = "over all steps" if window == "all steps" else window
@@ -95,22 +97,26 @@ def _over_time(
         f"Rank correlation {rho:.2f}{between(interval)} {where}{held}, by seed {spread}; "
         f"expected {'negative' if sign < 0 else 'positive'}, strong from {sign * STRONG:+.1f} on."
     )
-    return Finding("C15", name, verdict, rho, interval, UNIT, len(values), by_seed(values), reason)
+    seeds = by_seed(values)
+    return Finding("C15", basis, verdict, rho, interval, UNIT, len(values), seeds, reason, context)
 
 
 def _over_runs(runs: Sequence[Trace], basis: str, curve: Curve, sign: int) -> Finding:
-    name = f"{basis} over runs"
+    context = "final levels over runs"
     pairs = np.array([[_final(run, curve), _final(run, VALIDATION_ACCURACY)] for run in runs])
     pairs = pairs[np.isfinite(pairs).all(axis=1)]
     rho = rank_correlation(pairs[:, 0], pairs[:, 1])
     if not math.isfinite(rho):
-        return undecided("C15", name, UNIT, f"The final levels of {len(pairs)} runs do not vary.")
+        reason = f"The final levels of {len(pairs)} runs do not vary."
+        return undecided("C15", basis, UNIT, reason, context)
     interval = correlation_interval(rho, len(pairs))
     reason = (
         f"Rank correlation of final levels {rho:.2f}{between(interval)} over {len(pairs)} runs."
     )
     seeds = len({run.seed for run in runs})
-    return Finding("C15", name, _strong(interval, sign), rho, interval, UNIT, seeds, (), reason)
+    return Finding(
+        "C15", basis, _strong(interval, sign), rho, interval, UNIT, seeds, (), reason, context
+    )
 
 
 def _final(run: Trace, curve: Curve) -> float:

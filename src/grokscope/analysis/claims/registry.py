@@ -9,7 +9,7 @@ from typing import Literal
 
 import pandas as pd
 
-from grokscope.analysis.milestones import UNSTABLE, Trace, traces
+from grokscope.analysis.milestones import Trace, traces
 from grokscope.analysis.statistics import UNKNOWN, Interval
 
 Verdict = Literal["supported", "contradicted", "undecided"]
@@ -29,6 +29,8 @@ class Finding:
         seeds: How many runs the effect rests on.
         per_seed: (seed, effect).
         reason: What was found, with numbers, and which runs were left out and why.
+        context: Where else it was looked at, such as "after memorisation"; empty for the claim's
+            own question.
     """
 
     claim: str
@@ -40,6 +42,7 @@ class Finding:
     seeds: int
     per_seed: tuple[tuple[int, float], ...]
     reason: str
+    context: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,17 +53,24 @@ class ClaimReport:
         claim: Such as ``C1``.
         statement: The claim in a sentence.
         headline: The finding that counts.
-        others: The same question on other bases.
-        matched_confidence: Whether one of the findings compares at matched confidence.
+        others: The same question on other bases, and looked at otherwise.
         note: What to keep in mind when reading the verdict.
     """
 
     claim: str
     statement: str
     headline: Finding
-    others: tuple[Finding, ...]
-    matched_confidence: bool
-    note: str
+    others: tuple[Finding, ...] = ()
+    note: str = ""
+
+    def findings(self, context: str = "") -> list[Finding]:
+        """Findings of one context, the headline first."""
+        return [each for each in (self.headline, *self.others) if each.context == context]
+
+    @property
+    def contexts(self) -> list[str]:
+        """Where else it was looked at."""
+        return list(dict.fromkeys(each.context for each in self.others if each.context))
 
 
 @dataclass(frozen=True)
@@ -124,9 +134,7 @@ def evaluate_claims(
 
 def _report(own: Claim, runs: Sequence[Trace]) -> ClaimReport:
     headline, *others = own.test(runs)
-    matched = any("matched" in each.basis and each.seeds > 0 for each in (headline, *others))
-    note = " ".join(filter(None, [own.note, _unstable(runs)]))
-    return ClaimReport(own.id, own.statement, headline, tuple(others), matched, note)
+    return ClaimReport(own.id, own.statement, headline, tuple(others), own.note)
 
 
 def one_arm(runs: Sequence[Trace], id: str) -> None:
@@ -140,9 +148,9 @@ def one_arm(runs: Sequence[Trace], id: str) -> None:
         raise ValueError(f"{id} is about one arm, but metrics has {', '.join(arms)}; pass arm=")
 
 
-def undecided(id: str, basis: str, unit: str, reason: str) -> Finding:
+def undecided(id: str, basis: str, unit: str, reason: str, context: str = "") -> Finding:
     """A finding for what could not be tested at all."""
-    return Finding(id, basis, "undecided", math.nan, UNKNOWN, unit, 0, (), reason)
+    return Finding(id, basis, "undecided", math.nan, UNKNOWN, unit, 0, (), reason, context)
 
 
 def by_seed(values: Mapping[int, float]) -> tuple[tuple[int, float], ...]:
@@ -170,14 +178,3 @@ def between(interval: Interval) -> str:
     if math.isnan(low) or math.isnan(high):
         return " (no interval: fewer than two seeds)"
     return f" (95 % interval {low:.3g} to {high:.3g})"
-
-
-def _unstable(runs: Sequence[Trace]) -> str:
-    lost = {run.seed: run.fell_again for run in runs if run.fell_again > UNSTABLE}
-    if not lost:
-        return ""
-    named = ", ".join(f"seed {seed} ({share:.0%})" for seed, share in sorted(lost.items()))
-    return (
-        "Unstable after generalising, at the share of later points where validation accuracy "
-        f"was below 0.9 again: {named}."
-    )

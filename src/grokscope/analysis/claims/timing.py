@@ -45,7 +45,7 @@ from grokscope.analysis.statistics import (
 HALF = 0.5  # share of a fall, and half a plateau: nearer to one end than to the other
 SLACK = FRACTION  # of a fall, either side of one half
 LEAST_SEEDS = 2
-SHARE = "of the fall before generalisation"
+SHARE = "of the fall came before"
 LEAD = "decades of steps"
 
 # (basis, measure, split); the first of each is the headline.
@@ -127,10 +127,12 @@ def _order(runs: Sequence[Trace], basis: str, measure: str, split: str) -> Findi
     effect = mean_of(list(leads.values()))
     first = sum(each > 0 for each in leads.values())
     inside = sum(onsets[run.seed].step <= run.memorised.step for run in found)
+    sign = 1 if effect > 0 else -1
     factor = f"{10 ** abs(effect):.2g} times {'fewer' if effect > 0 else 'more'} steps"
+    factors = sorted(10 ** (sign * each) for each in interval)
     reason = (
         f"NCC begins to fall after {factor} than validation accuracy takes to move"
-        f"{between(interval)}, first in {first} of {len(found)} seeds: at step "
+        f"{between((factors[0], factors[1]))}, first in {first} of {len(found)} seeds: at step "
         f"{_typical([onsets[r.seed].step for r in found])} against "
         f"{_typical([r.onset.step for r in found])}; in {inside} before training accuracy reaches "
         f"0.99.{left_out}"
