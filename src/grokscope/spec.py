@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-FORMAT = 1  # part of every segment id: raise it when the same settings come to mean another run
+FORMAT = 1  # in every segment id: raise it when the same settings, or a default, change meaning
 
 Operation = Literal[
     "addition",
@@ -193,8 +193,13 @@ class Segment(Settings):
 
     @property
     def id(self) -> str:
-        """Twelve hexadecimal digits of the hash of everything that decides the outcome."""
-        content = json.dumps([FORMAT, self.run.model_dump(mode="json")], sort_keys=True)
+        """Twelve hexadecimal digits of the hash of everything that decides the outcome.
+
+        Settings at their defaults don't enter it, so that a setting added later leaves the ids of
+        earlier results as they are.
+        """
+        settings = self.run.model_dump(mode="json", exclude_defaults=True)
+        content = json.dumps([FORMAT, self.run.task.kind, settings], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     @property
