@@ -11,6 +11,7 @@ from torch import Tensor
 
 from grokscope.engine.observe import Observer, Row
 from grokscope.engine.state import State, capture, restore
+from grokscope.measures.checks import NotFiniteError
 from grokscope.spec import Optimizer, Segment
 from grokscope.tasks import Task
 
@@ -49,6 +50,7 @@ class Training:
         self.steps_per_epoch = -(-len(task.train) // self.batch_size)
         # Sum and number of the batch losses since the last look: what training itself saw.
         self.batch_losses = torch.zeros(2, dtype=torch.float64)
+        self.fresh = state is None
         if state is None:
             self.step = 0
             torch.manual_seed(self.order_seed)
@@ -67,21 +69,23 @@ class Training:
     def run(self) -> Iterator[Tick]:
         """Train to the end of the phase; yields every few steps and at every measuring point.
 
-        A run whose weights are no longer finite ends there, with a tick that says so.
+        A run whose features or logits are no longer finite ends there, with a tick that says so.
         """
         until = self.segment.phase.until
         points = set(self.segment.run.observation.points(until))
-        if self.step == 0:
+        if self.fresh:  # a state, even one of step 0, was measured when it was made
             yield Tick(0, self.observer.rows(0, 0.0))
         batches = self._batches()
         self.task.model.train()
         while self.step < until:
             self._update(next(batches))
             if self.step in points:
-                if not self._is_finite():
+                try:
+                    rows = self._look()
+                except NotFiniteError:
                     yield Tick(self.step, diverged=True)
                     return
-                yield Tick(self.step, self._look())
+                yield Tick(self.step, rows)
             elif self.step % STEPS_PER_TICK == 0:
                 yield Tick(self.step)
 
@@ -113,9 +117,6 @@ class Training:
         # In training mode, while the weights moved: not comparable, so under its own name.
         running = Row(self.step, epoch, "train", "minibatch_loss", total / count)
         return [*self.observer.rows(self.step, epoch), running]
-
-    def _is_finite(self) -> bool:
-        return all(bool(each.isfinite().all()) for each in self.task.model.parameters())
 
 
 def epoch_order(examples: int, seed: int, epoch: int) -> Tensor:

@@ -16,6 +16,10 @@ from torch import Tensor
 REDUCTIONS = ("mean", "sum", "none")
 
 
+class NotFiniteError(ValueError):
+    """A tensor holds NaN or infinity: the network has diverged or overflowed."""
+
+
 def values_are_readable(*tensors: Tensor) -> bool:
     """Whether Python can read the values: not under a functorch transform, compile or meta."""
     if torch.compiler.is_compiling():
@@ -67,7 +71,7 @@ def check_finite(name: str, tensor: Tensor) -> None:
     is not finite are the entries looked at, to tell the two apart and to count.
 
     Raises:
-        ValueError: If an entry is NaN or infinite.
+        NotFiniteError: If an entry is NaN or infinite.
     """
     if not values_are_readable(tensor):
         return
@@ -76,7 +80,7 @@ def check_finite(name: str, tensor: Tensor) -> None:
         return
     nans, infinities = int(plain.isnan().sum()), int(plain.isinf().sum())
     if nans or infinities:
-        raise ValueError(
+        raise NotFiniteError(
             f"{name} holds {nans} NaN and {infinities} infinite of {plain.numel()} values; "
             "the model has diverged or overflowed: measure an earlier step, or compute the "
             "forward pass in a wider dtype."
@@ -87,7 +91,7 @@ def check_all_finite(**tensors: Tensor) -> None:
     """Check several tensors of one device, passed by name, with one look at the host.
 
     Raises:
-        ValueError: If an entry of one of them is NaN or infinite; names the first such tensor.
+        NotFiniteError: If an entry of one of them is NaN or infinite; names the first such tensor.
     """
     if not values_are_readable(*tensors.values()):
         return

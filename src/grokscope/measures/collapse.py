@@ -27,8 +27,10 @@ from grokscope.measures.moments import ClassMoments
 NCC_REDUCTIONS = ("mean", "sum", "none")
 # An estimated squared distance between means is corrected down to this share of it, not further.
 LEAST_SHARE = 0.05
-# Above so many classes, distances between means go through matrix products (in float64).
+# Above so many classes, distances between means always come from inner products (in float64).
 PAIRWISE_CLASSES = 1024
+# Squared distances of means below this share of the largest square come from differences.
+CLOSE = 1e-3
 
 
 def ncc(moments: ClassMoments, reduction: str = "mean", unbiased: bool = False) -> Tensor:
@@ -78,15 +80,15 @@ def ncc(moments: ClassMoments, reduction: str = "mean", unbiased: bool = False) 
             f"ncc needs at least two classes with {least} or more examples each, but there are "
             f"{int(counted.sum())}; pass more examples, or moments of several batches added up."
         )
-    distances = _distances_of_means(moments.mean)
+    pairs = counted[:, None] & counted[None, :]
+    pairs = pairs & ~torch.eye(len(counted), dtype=torch.bool, device=pairs.device)
+    distances = _distances_of_means(moments.mean, pairs)
     variance = moments.within if reduction == "sum" else moments.within / moments.count.clamp(min=1)
     if unbiased:
         variance = moments.within / (moments.count - 1).clamp(min=1)
         excess = variance / moments.count.clamp(min=1)
         excess = excess[:, None] + excess[None, :]
         distances = torch.maximum(distances - excess, LEAST_SHARE * distances)
-    pairs = counted[:, None] & counted[None, :]
-    pairs = pairs & ~torch.eye(len(counted), dtype=torch.bool, device=pairs.device)
     # Masked before the division: 0 / 0 would put NaN into the gradient.
     apart = pairs & (distances > 0)
     ratio = 0.5 * (variance[:, None] + variance[None, :]) / torch.where(apart, distances, 1.0)
@@ -237,16 +239,29 @@ def nc4_agreement(
 
 
 def simplex_angle(num_classes: int) -> float:
-    """Angle between two corners of the regular simplex seen from its centre, degrees."""
+    """Angle between two corners of the regular simplex seen from its centre.
+
+    Args:
+        num_classes: Corners, at least 2.
+
+    Returns:
+        ``arccos(-1 / (num_classes - 1))`` in degrees. Cost: O(1).
+    """
     return math.degrees(math.acos(-1 / (num_classes - 1)))
 
 
-def _distances_of_means(means: Tensor) -> Tensor:
-    if len(means) <= PAIRWISE_CLASSES:
+def _distances_of_means(means: Tensor, pairs: Tensor) -> Tensor:
+    """Squared distances; from inner products where that costs no digits, else from differences."""
+    if len(means) <= PAIRWISE_CLASSES and not values_are_readable(means):
         return squared_distances(means)
     centred = means - means.mean(dim=0)
     square = centred.square().sum(dim=-1)
-    return (square[:, None] + square[None, :] - 2 * centred @ centred.mT).clamp(min=0)
+    distances = square[:, None] + square[None, :] - 2 * centred @ centred.mT
+    if len(means) > PAIRWISE_CLASSES:
+        return distances.clamp(min=0)
+    # The relative error is about 1e-16 * |m|^2 / distance: below 1e-12 for pairs this far apart.
+    far = distances.detach() > CLOSE * square.detach().max()
+    return distances if bool((far | ~pairs).all()) else squared_distances(means)
 
 
 def _inverse_of_means(means: Tensor) -> Tensor:

@@ -104,6 +104,13 @@ class Store:
         self.segments.mkdir(parents=True, exist_ok=True)
         return FileLock(self.segments / f"{segment.id}.lock", timeout=0)
 
+    def sweep(self, segment: Segment) -> None:
+        """Remove what a killed process was still writing; only for who holds the lock."""
+        folders = (self.segments, self._partial(segment))
+        for folder, name in zip(folders, (segment.id, "step-*"), strict=True):
+            for left in folder.glob(f".{name}.*.tmp"):
+                shutil.rmtree(left, ignore_errors=True)
+
     def checkpoint(
         self, segment: Segment, state: State, rows: Sequence[Row], seconds: float
     ) -> None:

@@ -82,8 +82,17 @@ def _run(
         report(Progress(segment.id, segment.phase.until, finished=True))
         return True
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    state, rows, seconds = _start(store, segment)
-    torch.set_num_threads(state.threads if state and rows else threads)
+    store.sweep(segment)
+    state: State | None = None
+    rows: list[Row] = []
+    seconds = 0.0
+    checkpoint = store.last_checkpoint(segment)
+    if checkpoint is not None:
+        state, rows, seconds = checkpoint
+        threads = checkpoint[0].threads
+    elif segment.parent is not None:
+        state = store.state(segment.parent)
+    torch.set_num_threads(threads)
     training = Training(build_task(segment.run.task, segment.run.seeds), segment, state)
     begin = saved = time.monotonic()
     diverged = False
@@ -103,14 +112,6 @@ def _run(
     store.finish(segment, training.state(), rows, seconds, facts, diverged)
     report(Progress(segment.id, training.step, finished=True, diverged=diverged))
     return True
-
-
-def _start(store: Store, segment: Segment) -> tuple[State | None, list[Row], float]:
-    checkpoint = store.last_checkpoint(segment)
-    if checkpoint is not None:
-        return checkpoint
-    parent = segment.parent
-    return (store.state(parent) if parent else None), [], 0.0
 
 
 def _latest(rows: list[Row]) -> dict[str, float]:
