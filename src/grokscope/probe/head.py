@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from grokscope.measures.checks import check_finite, common_dtype
+
 # What libraries call their head: torchvision, Hugging Face, timm and others.
 NAMES = ("fc", "classifier", "score", "lm_head", "head", "heads", "embed_out", "output")
 
@@ -68,13 +70,20 @@ def find_head(model: nn.Module, name: str | None = None) -> tuple[str, nn.Linear
 
 @contextmanager
 def recorded(head: nn.Linear) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """What goes into the head and comes out of it, call by call, while this is open."""
+    """What goes into the head and comes out of it, call by call, while this is open.
+
+    Copies: what a model does to its features or logits in place afterwards is not what the head
+    saw and said.
+    """
     calls: list[tuple[Tensor, Tensor]] = []
 
-    def record(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        calls.append((inputs[0].detach(), output.detach()))
+    def record(
+        _: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Tensor
+    ) -> None:
+        features = inputs[0] if inputs else keywords["input"]
+        calls.append((features.detach().clone(), output.detach().clone()))
 
-    handle = head.register_forward_hook(record)
+    handle = head.register_forward_hook(record, with_kwargs=True)
     try:
         yield calls
     finally:
@@ -102,7 +111,9 @@ def logits_of(output: Any) -> Tensor:
     return found
 
 
-def aligned(calls: list[tuple[Tensor, Tensor]], logits: Tensor, name: str) -> tuple[Tensor, Tensor]:
+def aligned(
+    calls: list[tuple[Tensor, Tensor]], logits: Tensor, name: str, attended: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Features and logits position by position.
 
     A model may ask its head at every position and return one of them for each example (GPT-2's
@@ -110,11 +121,12 @@ def aligned(calls: list[tuple[Tensor, Tensor]], logits: Tensor, name: str) -> tu
 
     Args:
         calls: Of `recorded`.
-        logits: What the model returned, ``[n, c]`` or ``[n, t, c]``.
+        logits: What the model returned, ``[n, c]``, ``[n, t, c]`` or flattened ``[n * t, c]``.
         name: Of the head, for messages.
+        attended: Which positions hold no padding, ``[n, t]``, where that is known.
 
     Returns:
-        Features ``[n, d]`` or ``[n, t, d]``, and the head's output there.
+        Features, row by row those of ``logits``, and the head's output there.
 
     Raises:
         ValueError: If the head was not called once, or its output is not what the model returned.
@@ -125,14 +137,22 @@ def aligned(calls: list[tuple[Tensor, Tensor]], logits: Tensor, name: str) -> tu
             "needed; name the layer that makes the logits with head=..."
         )
     features, output = calls[0]
-    if output.dim() == logits.dim() + 1 and output.shape[-1] == logits.shape[-1]:
-        same = (output == logits.unsqueeze(1).to(output.dtype)).all(dim=-1)  # [n, t]
+    if output.dim() == 3 and output.shape[::2] == logits.shape:
+        same = _equal(output, logits.unsqueeze(1)).all(dim=-1)  # [n, t]
+        if attended is not None and attended.shape == same.shape:
+            # A head of zeros says the same everywhere, but is asked where a token is.
+            there = same & attended.to(same.device).bool()
+            same = torch.where(there.any(dim=1, keepdim=True), there, same)
         position = same.shape[1] - 1 - same.flip(1).to(torch.uint8).argmax(dim=1)
         rows = torch.arange(len(position), device=position.device)
         if bool(same[rows, position].all()):
             return features[rows, position], output[rows, position]
+    flattened = output.dim() > logits.dim() == 2 and output.numel() == logits.numel()
+    if flattened and output.shape[-1] == logits.shape[-1]:
+        features, output = features.flatten(0, -2), output.flatten(0, -2)
     if output.shape == logits.shape and _same_softmax(output, logits):
         return features, output
+    check_finite("logits", output)
     raise ValueError(
         f"the output of the head {name!r} {tuple(output.shape)} is not what the model returned "
         f"{tuple(logits.shape)}; name the layer that makes the logits with head=..., and let the "
@@ -140,15 +160,25 @@ def aligned(calls: list[tuple[Tensor, Tensor]], logits: Tensor, name: str) -> tu
     )
 
 
+def _equal(one: Tensor, other: Tensor) -> Tensor:
+    """Entry by entry, where NaN equals NaN: padding may hold it."""
+    return (one == other) | (one.isnan() & other.isnan())
+
+
 def _same_softmax(output: Tensor, logits: Tensor) -> bool:
     """Equal up to one number per row: a log-softmax behind the head changes nothing."""
-    if torch.equal(output, logits):
+    if bool(_equal(output, logits).all()):
         return True
-    apart = output.double() - logits.double()
+    if not torch.equal(output.isfinite(), logits.isfinite()):
+        return False
+    # One rounding of the result, and a few on the way to it.
+    narrow = torch.finfo(logits.dtype).eps
+    output, logits = common_dtype(output, logits)
+    apart = output - logits
     apart = apart - apart.mean(dim=-1, keepdim=True)
-    spread = output.double().std(dim=-1, correction=0).max().clamp(min=1e-6)
-    precision = 1e-2 if logits.dtype in (torch.bfloat16, torch.float16) else 1e-4
-    return bool(apart.abs().max() <= precision * spread)
+    size = torch.maximum(output.abs(), logits.abs()).amax(dim=-1, keepdim=True)
+    rounding = (narrow + 8 * torch.finfo(output.dtype).eps) * size
+    return not bool((apart.abs() > rounding).any())
 
 
 def _listed(linears: Mapping[str, nn.Linear]) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from grokscope.measures.checks import check_head, check_labels
+from grokscope.measures.checks import NotFiniteError, check_head, check_labels, common_dtype
 from grokscope.measures.collapse import nc1_pinv, nc4_agreement, ncc, neural_collapse
 from grokscope.measures.confidence import (
     cross_entropy_of,
@@ -37,9 +38,24 @@ MATCHED_LOSS = 0.1  # nats: the loss at which confidence is matched, well fitted
 PUBLISHED_TEMPERATURE = 2.0
 DIRECTIONS = 2  # pairs of displacements for each example; seeded, the same at every measurement
 
+# What can't be added up block by block, and why it is missing where blocks were not kept.
+NEED_ALL = (
+    "feature_robustness",
+    "matched_temperature",
+    "nc4_agreement",
+    "relative_flatness_matched",
+)
+LEFT_OUT = "features did not all fit in memory; give the Probe more memory=... (bytes)."
+
+# Every measure of the probe; the empty ones have no unit, or that of the features.
 UNITS = {
     "accuracy": "share",
     "angle_deviation": "degrees",
+    "collapse_flatness_bound": "nats",
+    "collapse_offset": "",
+    "collapse_radius": "",
+    "collapse_residual": "",
+    "collapse_scale": "",
     "entropy": "nats",
     "feature_norm": "",
     "feature_robustness": "nats",
@@ -48,15 +64,25 @@ UNITS = {
     "logit_scale": "nats",
     "loss": "nats",
     "margin": "nats",
+    "matched_temperature": "",
     "mean_class_angle": "degrees",
+    "nc1_pinv": "",
+    "nc1_quotient": "",
+    "nc2_equiangularity": "",
+    "nc2_equinorm": "",
+    "nc2_etf_distance": "",
+    "nc3_self_duality": "",
     "nc4_agreement": "share",
     "nc4_means": "share",
-    "collapse_flatness_bound": "nats",
+    "ncc": "",
+    "ncc_unbiased": "",
+    "published_penalty": "",
     "relative_flatness": "nats",
     "relative_flatness_bound": "nats",
     "relative_flatness_matched": "nats",
     "representativeness": "nats",
     "representativeness_kde": "nats",
+    "weight_norm": "",
 }
 
 
@@ -68,7 +94,7 @@ class Block(NamedTuple):
     labels: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measurement(Mapping[str, float]):
     """Every measure by name, as plain numbers; prints as a table.
 
@@ -76,18 +102,29 @@ class Measurement(Mapping[str, float]):
         numbers: Name -> value.
         examples: How many examples counted.
         moments: Class moments of the features, float64, on the CPU.
+        kernel_robustness: As `measures.kernel_robustness`, for the gap of held-out data.
+        left_out: Measures that need all features at once, where these did not fit in memory.
     """
 
-    numbers: dict[str, float] = field(repr=False)
+    numbers: Mapping[str, float] = field(repr=False)
     examples: int
     moments: ClassMoments = field(repr=False)
     kernel_robustness: float = field(default=math.nan, repr=False)
+    left_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "numbers", MappingProxyType(dict(self.numbers)))
+
+    def __reduce__(self) -> tuple[type[Measurement], tuple[object, ...]]:
+        # A read-only view of a dict can't be pickled, a dict can.
+        values = vars(self) | {"numbers": dict(self.numbers)}
+        return Measurement, tuple(values.values())
 
     def __getitem__(self, name: str) -> float:
-        try:
+        if name in self.numbers:
             return self.numbers[name]
-        except KeyError:
-            raise KeyError(f"{name!r} was not measured; there are {', '.join(self)}") from None
+        why = f": {LEFT_OUT}" if name in self.left_out else f"; there are {', '.join(self)}"
+        raise KeyError(f"{name!r} was not measured{why}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.numbers)
@@ -96,11 +133,11 @@ class Measurement(Mapping[str, float]):
         return len(self.numbers)
 
     def __hash__(self) -> int:
-        return hash(tuple(self.numbers.items()))
+        return hash(frozenset(self.numbers.items()))
 
     def including(self, **more: float) -> Measurement:
         """This measurement with more values."""
-        return replace(self, numbers=self.numbers | more)
+        return replace(self, numbers={**self.numbers, **more})
 
     def unit(self, name: str) -> str:
         """Unit of a measure; empty where it has none."""
@@ -111,6 +148,8 @@ class Measurement(Mapping[str, float]):
         rows = [
             f"{name:<{wide}}  {value:>12.6g}  {self.unit(name)}" for name, value in self.items()
         ]
+        if self.left_out:
+            rows.append(f"not measured: {', '.join(self.left_out)}; {LEFT_OUT}")
         return "\n".join([f"{self.examples:,} examples", *(row.rstrip() for row in rows)])
 
 
@@ -162,9 +201,15 @@ class Collector:
         reference: Measurement | None,
         memory: int,
     ) -> None:
+        taken = sorted(extra.keys() & UNITS.keys())
+        if taken:
+            raise ValueError(f"the probe has a measure called {taken[0]!r}; name yours otherwise.")
         self.weight = _wide(head.weight.detach())
         self.bias = None if head.bias is None else _wide(head.bias.detach())
         self.extra, self.reference, self.memory = extra, reference, memory
+        self.means: ClassMoments | None = None
+        if reference is not None and int((reference.moments.count > 0).sum()) >= 2:
+            self.means = reference.moments.to(self.weight.device)
         self.sums: dict[str, Tensor] = {}
         self.kept: list[Block] = []
         self.streamed: ClassMoments | None = None
@@ -177,15 +222,11 @@ class Collector:
 
     def add(self, block: Block) -> None:
         """Count a block, in pieces whose temporaries stay small."""
+        block = Block(_local(block.features), _local(block.logits), _local(block.labels).long())
         rows = max(1, ELEMENTS // max(block.features.shape[1], block.logits.shape[1]))
         for piece in zip(*(tensor.split(rows) for tensor in block), strict=True):
-            self._add(Block(*piece))
-
-    def _add(self, block: Block) -> None:
-        block = Block(_local(block.features), _local(block.logits), _local(block.labels).long())
-        wide = Block(block.features.double(), block.logits.double(), block.labels)
-        sums = self._sums(wide)
-        self.sums = {name: self.sums.get(name, 0) + value for name, value in sums.items()}
+            sums = self._sums(Block(piece[0].double(), piece[1].double(), piece[2]))
+            self.sums = {name: self.sums.get(name, 0) + value for name, value in sums.items()}
         self.examples += len(block.labels)
         self.bytes += sum(tensor.nbytes for tensor in block)
         if self.bytes <= self.memory:
@@ -215,12 +256,16 @@ class Collector:
             "feature_norm": square.sqrt(),
         }
         reduced = {name: values.sum() for name, values in sums.items()}
-        if self.reference is not None:
-            means = self.reference.moments.to(features.device)
-            reduced["nc4_agreement"] = nc4_agreement(features, logits, means, "sum")
+        if self.means is not None:
+            reduced["nc4_agreement"] = nc4_agreement(features, logits, self.means, "sum")
         for name, function in self.extra.items():
-            value = function(features, logits, labels, self.weight)
-            reduced[name] = torch.as_tensor(value).double() * len(labels)
+            value = torch.as_tensor(function(features, logits, labels, self.weight))
+            if value.dim():
+                raise ValueError(
+                    f"the extra measure {name!r} returned shape {tuple(value.shape)}; return a "
+                    "scalar, the mean over the examples it is given."
+                )
+            reduced[name] = value.double().to(features.device) * len(labels)
         return reduced
 
     def _moments(self, block: Block, scatter: bool) -> ClassMoments:
@@ -230,13 +275,13 @@ class Collector:
         """The measurement.
 
         Raises:
-            ValueError: If features or logits hold NaN or infinity.
+            NotFiniteError: If features or logits hold NaN or infinity.
         """
         names = list(self.sums)
         means = (torch.stack([self.sums[name].double() for name in names]) / self.examples).tolist()
         values = dict(zip(names, means, strict=True))
         if not (math.isfinite(values["feature_norm"]) and math.isfinite(values["logit_scale"])):
-            raise ValueError(
+            raise NotFiniteError(
                 "features or logits hold NaN or infinity; the model has diverged or overflowed: "
                 "measure an earlier step, or run it in a wider dtype."
             )
@@ -254,15 +299,21 @@ class Collector:
                 values["feature_robustness"], kernel = self._robustness(whole)
         if self.reference is not None:
             values |= gap_measures(self.reference, values["loss"])
+        left_out = set(NEED_ALL if self.streaming else ())
+        if self.reference is not None and "feature_robustness" in self.reference.left_out:
+            left_out |= {"feature_robustness", "representativeness", "representativeness_kde"}
+        left_out -= values.keys()
         kept = moments.without_scatter().to(torch.device("cpu"))
-        return Measurement(values, self.examples, kept, kernel)
+        return Measurement(values, self.examples, kept, kernel, tuple(sorted(left_out)))
 
     def _collapse(self, moments: ClassMoments, whole: Block | None) -> dict[str, float]:
         if int((moments.count > 0).sum()) < 2:
             return {}
-        values = {"ncc": ncc(moments)}
-        if int((moments.count > 1).sum()) >= 2:
-            values["ncc_unbiased"] = ncc(moments, unbiased=True)
+        # Of a vocabulary few tokens are there: pairs of the others would fill the memory.
+        present, _ = moments.of_present_classes()
+        values = {"ncc": ncc(present)}
+        if int((present.count > 1).sum()) >= 2:
+            values["ncc_unbiased"] = ncc(present, unbiased=True)
         if whole is not None:
             values["nc1_pinv"] = nc1_pinv(whole.features, whole.labels, moments)
             if self.reference is None:
@@ -295,7 +346,8 @@ class Collector:
 
     def _robustness(self, whole: Block) -> tuple[float, float]:
         generator = torch.Generator(whole.features.device).manual_seed(0)
-        arguments = (whole.features, whole.logits, whole.labels, self.weight.to(whole.features))
+        features, logits = common_dtype(whole.features, whole.logits)
+        arguments = (features, logits, whole.labels, self.weight.to(features))
         own = feature_robustness(*arguments, samples=DIRECTIONS, generator=generator)
         kernel = kernel_robustness(*arguments, samples=DIRECTIONS, generator=generator)
         both = torch.stack([own, kernel]).tolist()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from grokscope.measures.checks import check_labels
+from grokscope.measures.checks import NotFiniteError, check_all_finite, check_labels
 from grokscope.measures.curvature import modes_kept
 from grokscope.probe.head import aligned, find_head, logits_of, recorded, unwrapped
 from grokscope.probe.measurement import MEMORY, Block, Collector, Extra, Measurement
@@ -30,7 +31,8 @@ class Probe:
         head: Name of the layer that makes the logits; found by itself where libraries name it
             (torchvision, timm, Hugging Face) or where it is the last linear layer.
         extra: Your own measures by name: functions of (features, logits, labels, weight),
-            all float64, that return a scalar tensor.
+            float64 but for the labels, that return a scalar, the mean over the examples given:
+            it is averaged over all batches.
         shift_labels: Whether labels are the tokens themselves, so that position t is asked for
             label t + 1. None: where the model is a causal language model of ``transformers``.
         memory: Bytes of features and logits to keep. Beyond it everything streams, and what needs
@@ -79,8 +81,9 @@ class Probe:
             All measures by name.
 
         Raises:
-            ValueError: If a batch has another form, labels or values are out of range, or the
-                head's output is not what the model returns; names the batch.
+            ValueError: If a batch has another form, labels are out of range, or the head's output
+                is not what the model returns; names the batch. `NotFiniteError`, a ValueError, if
+                features or logits hold NaN or infinity.
 
         Cost: one forward pass per batch, and O(n * c * (c + d)) for the measures.
         """
@@ -91,9 +94,13 @@ class Probe:
                 try:
                     collector.add(self._block(batch))
                 except ValueError as error:
-                    raise ValueError(f"batch {count}: {error}") from error
+                    kind = NotFiniteError if isinstance(error, NotFiniteError) else ValueError
+                    raise kind(f"batch {count}: {error}") from error
             if not count:
-                raise ValueError("there are no batches to measure; the loader is empty.")
+                raise ValueError(
+                    "there are no batches to measure: the loader is empty, or a generator that was "
+                    "read before; pass at least one batch."
+                )
             return collector.finish()
 
     def capture(self, inputs: Any) -> tuple[Tensor, Tensor]:
@@ -107,12 +114,12 @@ class Probe:
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
-        device = self._device()
-        devices = [device] if device.type == "cuda" else []
+        devices = {each.device for each in self.model.parameters() if each.device.type == "cuda"}
         with (
             torch.random.fork_rng(devices=devices),
             torch.no_grad(),
             modes_kept(self.model, evaluate=True),
+            _uncompiled(),
         ):
             yield
 
@@ -120,22 +127,20 @@ class Probe:
         return self.head.weight.device
 
     def _forward(self, inputs: Any) -> tuple[Tensor, Tensor]:
-        inputs = _moved(inputs, self._device())
+        inputs, attended = _moved(inputs, self._device()), None
         with recorded(self.head) as calls:
             if isinstance(inputs, Mapping):
+                attended = inputs.get("attention_mask")
                 output = self.model(**inputs)
             elif isinstance(inputs, (tuple, list)):
                 output = self.model(*inputs)
             else:
                 output = self.model(inputs)
-        return aligned(calls, logits_of(output), self.name)
+        return aligned(calls, logits_of(output), self.name, attended)
 
     def _block(self, batch: Any) -> Block:
         inputs, labels, mask = _parts(batch)
         features, logits = self._forward(inputs)
-        if self.shift_labels:
-            features, logits, labels = features[:, :-1], logits[:, :-1], labels[:, 1:]
-            mask = None if mask is None else mask[:, 1:]
         if labels.shape != logits.shape[:-1]:
             raise ValueError(
                 f"labels have shape {tuple(labels.shape)}, but the model answers "
@@ -146,16 +151,36 @@ class Probe:
                 f"the mask has shape {tuple(mask.shape)}, but labels {tuple(labels.shape)}; "
                 "pass one value for each label."
             )
-        counted = labels != IGNORED
+        if self.shift_labels:
+            if labels.dim() != 2:
+                raise ValueError(
+                    f"labels have shape {tuple(labels.shape)}, but shift_labels=True needs tokens "
+                    "[n, t]; leave shift_labels out."
+                )
+            features, logits, labels = features[:, :-1], logits[:, :-1], labels[:, 1:]
+            mask = None if mask is None else mask[:, 1:]
+        counted = labels.long() != IGNORED
         if mask is not None:
             counted = counted & mask.to(labels.device).bool()
         kept = labels[counted]
         if not len(kept):
-            raise ValueError("no label counts: all are -100 or masked.")
+            raise ValueError(
+                "no label counts: all are -100 or masked; leave this batch out, or check the mask."
+            )
         # Checked where they come from, usually the host: no wait for the device.
         check_labels(kept, logits.shape[-1])
         counted = counted.to(logits.device)
-        return Block(features[counted], logits[counted], kept.to(logits.device))
+        block = Block(features[counted], logits[counted], kept.to(logits.device))
+        check_all_finite(features=block.features, logits=block.logits)
+        return block
+
+
+def _uncompiled() -> AbstractContextManager[object]:
+    """Nothing is compiled again for the sake of a hook that is gone in a moment."""
+    # Importing dynamo takes seconds, and without it nothing was compiled.
+    if "torch._dynamo" in sys.modules:
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()
 
 
 def _parts(batch: Any) -> tuple[Any, Tensor, Tensor | None]:

@@ -1,0 +1,9 @@
+"""Models are initialised the same in every test."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
