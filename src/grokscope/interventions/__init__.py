@@ -1,0 +1,19 @@
+"""What changes a training run on purpose: penalties, constraints, and flatness-seeking steps.
+
+Each is a small validated spec and a pure function. What an intervention computes stays its own:
+what is plotted always comes from the probe.
+"""
+
+from grokscope.interventions.constraints import Constraint, FrobeniusCap, LogitScaleCap, SpectralCap
+from grokscope.interventions.penalties import Penalty, PenaltyMeasure
+from grokscope.interventions.sharpness import SharpnessAware
+
+__all__ = [
+    "Constraint",
+    "FrobeniusCap",
+    "LogitScaleCap",
+    "Penalty",
+    "PenaltyMeasure",
+    "SharpnessAware",
+    "SpectralCap",
+]

@@ -1,0 +1,236 @@
+"""Image classification data as one uint8 tensor, whatever it was stored as.
+
+Sources: ``digits`` (scikit-learn's, nothing to download), a folder of Parquet files in the layout
+of the Hugging Face hub, a folder of class folders with image files, or the id of a data set on the
+hub. What had to be decoded is kept in a cache. Axes: images ``[n, channels, height, width]``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from grokscope.parquet import ParquetSplit, find_split
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with their classes.
+
+    Attributes:
+        images: ``[n, channels, height, width]``, uint8.
+        labels: ``[n]``, int64.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return int(self.labels.max()) + 1
+
+    def take(self, index: Tensor) -> ImageSet:
+        """The examples at some places."""
+        return ImageSet(self.images[index], self.labels[index])
+
+
+def read_images(source: str, split: str, size: int | None = None) -> ImageSet:
+    """One split of a data set, decoded; from the cache where it was decoded before.
+
+    Args:
+        source: ``digits``, a folder, or ``owner/name`` on the hub.
+        split: ``train`` or ``test``; ``digits`` has its last 360 images for testing.
+        size: Height and width to which images are brought (shorter side resized, centre cropped);
+            None where all have one size.
+
+    Raises:
+        ValueError: If there is no such data set or split, or an image cannot be read; names the
+            file and row, and says what to do.
+    """
+    if source == "digits":
+        return _digits(split)
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = _from_hub(source)
+    if any(folder.rglob("*.parquet")):
+        found = find_split(folder, split)
+        return _cached(found.files, size, lambda: _decode_parquet(found, size))
+    return _read_folder(folder, split, size)
+
+
+def cache_folder() -> Path:
+    """Where decoded images are kept: ``$GROKSCOPE_CACHE``, else the user's cache folder."""
+    own = os.environ.get("GROKSCOPE_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) if own else Path(base) / "grokscope"
+
+
+def _digits(split: str) -> ImageSet:
+    if split not in ("train", "test"):
+        raise ValueError(f"digits has no split {split!r}; it has train and test")
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ValueError("the digits are scikit-learn's: pip install scikit-learn") from error
+    raw = load_digits()
+    images = torch.as_tensor(raw.images * 15.9375).round().to(torch.uint8)[:, None]
+    labels = torch.as_tensor(raw.target).long()
+    part = slice(0, 1437) if split == "train" else slice(1437, None)
+    return ImageSet(images[part], labels[part])
+
+
+def _from_hub(source: str) -> Path:
+    advice = (
+        "give a folder that holds it instead: Parquet files as on the hub (train-*.parquet), or "
+        "train/CLASS/*.png"
+    )
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise ValueError(f"there is no folder {source}; {advice}")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ValueError(
+            f"{source} is on the Hugging Face hub: pip install huggingface_hub, or {advice}"
+        ) from error
+    try:
+        return Path(snapshot_download(source, repo_type="dataset", allow_patterns=["*.parquet"]))
+    except Exception as error:
+        raise ValueError(
+            f"{source} could not be fetched from the hub ({error}); {advice}"
+        ) from error
+
+
+def _cached(files: tuple[Path, ...], size: int | None, decode: Any) -> ImageSet:
+    facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    key = hashlib.sha256(repr((facts, size)).encode()).hexdigest()[:16]
+    path = cache_folder() / f"images-{key}.safetensors"
+    if path.is_file():
+        try:
+            tensors = load_file(path)
+            return ImageSet(tensors["images"], tensors["labels"])
+        except Exception:  # an unreadable cache is made anew
+            path.unlink(missing_ok=True)
+    made: ImageSet = decode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file({"images": made.images, "labels": made.labels}, temporary)
+    os.replace(temporary, path)
+    return made
+
+
+def _decode_parquet(split: ParquetSplit, size: int | None) -> ImageSet:
+    if split.image is None:
+        raise ValueError(f"{split.files[0]} has no column of images (bytes); is this an image set?")
+    images: list[np.ndarray[Any, Any]] = []
+    labels: list[int] = []
+    for path in split.files:
+        read = replace(split, files=(path,)).read([split.image, split.label])
+        values = zip(read[split.image], read[split.label], strict=True)
+        for row, (value, label) in enumerate(values):
+            where = f"row {row} of {path}"
+            if label is None or label < 0:
+                raise ValueError(
+                    f"{where} has no label ({label}); is this a test set without labels?"
+                )
+            content = value.get("bytes") if isinstance(value, dict) else value
+            images.append(_decode(content, where, size))
+            labels.append(label)
+            _check_shape(images, where)
+    return ImageSet(_stacked(images), torch.tensor(labels))
+
+
+def _read_folder(folder: Path, split: str, size: int | None) -> ImageSet:
+    place = folder / split
+    names = sorted(each.name for each in place.iterdir() if each.is_dir()) if place.is_dir() else []
+    if len(names) < 2:
+        held = ", ".join(sorted(each.name for each in folder.iterdir())[:12]) or "nothing"
+        raise ValueError(
+            f"{place} has no class folders, and {folder} no Parquet files; it holds {held}. Write "
+            f"{split}/CLASS/*.png, with two classes or more"
+        )
+    files = [
+        (path, label)
+        for label, name in enumerate(names)
+        for path in sorted((place / name).iterdir())
+        if path.suffix.lower() in SUFFIXES
+    ]
+    if not files:
+        raise ValueError(f"the class folders of {place} hold no images ({', '.join(SUFFIXES)})")
+
+    def decode() -> ImageSet:
+        images = []
+        for path, _ in files:
+            images.append(_decode(path.read_bytes(), str(path), size))
+            _check_shape(images, str(path))
+        return ImageSet(_stacked(images), torch.tensor([label for _, label in files]))
+
+    return _cached(tuple(path for path, _ in files), size, decode)
+
+
+def _decode(content: Any, where: str, size: int | None) -> np.ndarray[Any, Any]:
+    """One image as ``[channels, height, width]`` uint8."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            grey = opened.mode in ("1", "L", "I", "I;16", "F")
+            image = opened.convert("L" if grey else "RGB")
+    except (OSError, TypeError, ValueError, SyntaxError) as error:
+        raise ValueError(f"{where} is no image that can be read: {error}") from error
+    if size is not None:
+        scale = size / min(image.size)
+        image = image.resize((round(image.width * scale), round(image.height * scale)))
+        left, top = (image.width - size) // 2, (image.height - size) // 2
+        image = image.crop((left, top, left + size, top + size))
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _check_shape(images: list[np.ndarray[Any, Any]], where: str) -> None:
+    if images[-1].shape != images[0].shape:
+        raise ValueError(
+            f"{where} has shape {images[-1].shape} [channels, height, width], the first image "
+            f"{images[0].shape}; bring all to one size, for example with task.size=32"
+        )
+
+
+def _stacked(images: list[np.ndarray[Any, Any]]) -> Tensor:
+    if not images:
+        raise ValueError("the data set is empty")
+    return torch.from_numpy(np.stack(images))
+
+
+def stratified(labels: Tensor, count: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Random places of ``count`` examples, as many of each class as its share; then the others.
+
+    Both in random order. Shares that are not whole are rounded so that the total is ``count``:
+    the classes with the largest remainders get one more.
+    """
+    order = torch.randperm(len(labels), generator=generator)
+    classes, sizes = labels.unique(return_counts=True)
+    wanted = count * sizes.double() / len(labels)
+    quota = wanted.floor().long()
+    for place in (wanted - quota).argsort(descending=True, stable=True)[: count - int(quota.sum())]:
+        quota[place] += 1
+    taken = torch.zeros(len(labels), dtype=torch.bool)
+    for label, number in zip(classes, quota, strict=True):
+        own = order[labels[order] == label]
+        taken[own[:number]] = True
+    yield order[taken[order]]
+    yield order[~taken[order]]

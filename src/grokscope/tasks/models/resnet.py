@@ -1,0 +1,90 @@
+"""ResNet-18 for small and large images, as torchvision defines it, without torchvision.
+
+Axes: images ``[n, 3, height, width]``. He et al. (2016); parameters carry torchvision's names, so
+its state dicts load.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+Stem = Literal["imagenet", "cifar"]
+Initialisation = Literal["pytorch", "torchvision"]
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where shapes change."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _convolution(inputs, outputs, 3, stride)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = _convolution(outputs, outputs, 3)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or inputs != outputs:
+            shortcut = _convolution(inputs, outputs, 1, stride)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[n, inputs, h, w]`` to ``[n, outputs, h / stride, w / stride]``."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        hidden = functional.relu(self.bn1(self.conv1(x)), inplace=True)
+        return functional.relu(self.bn2(self.conv2(hidden)) + shortcut, inplace=True)
+
+
+class ResNet18(nn.Module):
+    """ResNet-18: logits ``[n, classes]`` of images ``[n, channels, h, w]``.
+
+    Args:
+        classes: Outputs of the head ``fc``.
+        stem: ``imagenet`` is a 7x7 convolution of stride 2 and a max-pool, as in the paper's
+            CIFAR-10 experiments; ``cifar`` a 3x3 convolution alone, as in its augmented one.
+        initialisation: ``pytorch`` leaves each layer its default, as in the paper's code;
+            ``torchvision`` draws convolutions from He's normal distribution (fan out).
+        width: Channels of the first stage; 64 in ResNet-18.
+        channels: Channels of the images.
+
+    Cost: 11,181,642 parameters with 10 classes and the 7x7 stem, 11,173,962 with the 3x3 one. On
+    32x32 images 0.04 and 0.56 G multiply-adds forward: the 3x3 stem keeps the image large.
+    """
+
+    def __init__(
+        self,
+        classes: int = 10,
+        stem: Stem = "imagenet",
+        initialisation: Initialisation = "pytorch",
+        width: int = 64,
+        channels: int = 3,
+    ) -> None:
+        super().__init__()
+        large = stem == "imagenet"
+        self.conv1 = _convolution(channels, width, 7 if large else 3, 2 if large else 1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()
+        self.layer1 = _stage(width, width, 1)
+        self.layer2 = _stage(width, 2 * width, 2)
+        self.layer3 = _stage(2 * width, 4 * width, 2)
+        self.layer4 = _stage(4 * width, 8 * width, 2)
+        self.fc = nn.Linear(8 * width, classes)
+        if initialisation == "torchvision":
+            for module in self.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[n, classes]``; ``fc`` sees the mean over positions of the last stage."""
+        hidden = self.maxpool(functional.relu(self.bn1(self.conv1(images)), inplace=True))
+        hidden = self.layer4(self.layer3(self.layer2(self.layer1(hidden))))
+        return self.fc(hidden.mean(dim=(2, 3)))
+
+
+def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(BasicBlock(inputs, outputs, stride), BasicBlock(outputs, outputs, 1))
+
+
+def _convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
