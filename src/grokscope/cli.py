@@ -22,31 +22,63 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="grokscope",
     help="What does a network need in order to generalise? Measure, intervene, and see.",
+    epilog="To begin: grokscope list. Errors are one line; GROKSCOPE_TRACEBACK=1 shows all of it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 console = Console(highlight=False)
 
-Name = Annotated[str, typer.Argument(help="An experiment, or path/to/file.py:name for your own.")]
+Name = Annotated[
+    str,
+    typer.Argument(help="An experiment of grokscope list; path/to/file.py:name; or a YAML file."),
+]
 Folder = Annotated[Path, typer.Argument(help="The folder of a run (its --out).")]
-Preset = Annotated[str, typer.Option(help="A variant of the experiment, e.g. paper.")]
+Preset = Annotated[str, typer.Option(help="A variant of the experiment; grokscope list has them.")]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Change a setting; can be repeated."),
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Change a setting, e.g. task.modulus=53; can be repeated. grokscope show has them.",
+    ),
 ]
 Seeds = Annotated[str | None, typer.Option(help="Seeds, separated by commas: 1,42,15213")]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from grokscope import __version__
+
+        print(f"grokscope {__version__}")
+        raise typer.Exit
+
+
+@app.callback(no_args_is_help=True)
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", callback=_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Options of no command; the help text is that of ``app``."""
+
+
 @app.command("list")
 def list_experiments() -> None:
-    """List the experiments."""
-    from grokscope.console import listing
+    """List the experiments and their presets."""
+    from grokscope.console import entry_table
     from grokscope.experiments import EXPERIMENTS
 
-    rows = [(name, make("default").title) for name, make in EXPERIMENTS.items()]
-    console.print(listing(rows, ("experiment", "what it shows")))
-    console.print("More of one: grokscope show NAME")
+    for name, entry in EXPERIMENTS.items():
+        console.print(entry_table(name, entry))
+    console.print(
+        "Try one:   grokscope run NAME --preset tiny\n"
+        "Settings:  grokscope show NAME --preset PRESET\n"
+        "Your own:  grokscope run path/to/file.py:name"
+    )
 
 
 @app.command()
@@ -64,20 +96,22 @@ def run(
     set_: Sets = None,
     seeds: Seeds = None,
     out: Annotated[
-        Path | None, typer.Option(help="Results; default runs/NAME or runs/NAME-PRESET.")
+        Path | None, typer.Option(help="Folder of results; default runs/NAME or runs/NAME-PRESET.")
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes at once; default: by cores.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each process.")] = 1,
     checkpoint_seconds: Annotated[
-        float, typer.Option(min=0, help="Work lost at most if a process is killed.")
+        float, typer.Option(min=0, help="Seconds of work lost at most if a process is killed.")
     ] = 30.0,
 ) -> None:
     """Run what is missing of an experiment, then write its report. Ctrl-C is safe."""
     experiment = _experiment(name, preset, set_, seeds)
     variant = "" if experiment.preset == "default" else f"-{experiment.preset}"
     folder = out or Path("runs") / f"{experiment.name}{variant}"
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; name another with --out")
     from grokscope.console import SegmentBars
     from grokscope.runs.launch import Launch, launch
     from grokscope.runs.plan import Plan
@@ -88,13 +122,13 @@ def run(
         check_task(arm.task)
     store = Store(folder)
     plan = Plan(experiment, store)
-    console.print(f"{experiment.title} ({plan.summary()}) in {folder}")
+    console.print(escape(f"{experiment.title} ({plan.summary()}) in {folder}"), soft_wrap=True)
     try:
         with SegmentBars(plan, console) as bars:
             launch(experiment, store, Launch(workers, threads, checkpoint_seconds), bars)
     except KeyboardInterrupt:
         console.print("\nStopped; everything up to here is kept. To go on, run this again:")
-        console.print(f"  {_command_line()}", soft_wrap=True)
+        console.print(escape(f"  {_command_line()}"), soft_wrap=True)
         raise typer.Exit(130) from None
     _write_report(folder)
 
@@ -125,13 +159,19 @@ def claims(out: Folder) -> None:
 
     store = Store(out)
     experiment = store.experiment()
-    found = claims_of(experiment, store.metrics(experiment))
+    metrics = store.metrics(experiment)
+    found = claims_of(experiment, metrics)
+    if not found:
+        why = "nothing has been measured yet" if metrics.empty else "the experiment names none"
+        console.print(f"There are no claims to test: {why}.")
+        return
     console.print(claims_table(found))
     for each in found:
-        console.print(f"[bold]{each.claim}[/bold] {each.statement}", soft_wrap=True)
+        console.print(f"[bold]{each.claim}[/bold] {escape(each.statement)}", soft_wrap=True)
         console.print(escape(f"   {each.headline.reason}"), soft_wrap=True)
         if each.contexts:
-            console.print(f"   Also looked at {', '.join(each.contexts)}: see report.html.")
+            contexts = "; ".join(each.contexts)
+            console.print(f"   Also looked at ({contexts}): see report.html.", soft_wrap=True)
 
 
 @app.command()
@@ -139,17 +179,22 @@ def measure(
     model: Annotated[
         str,
         typer.Option(
-            help="A Hugging Face folder, or package.module:function that returns a model."
+            help="A folder that save_pretrained wrote, or file.py:function that returns a model."
         ),
     ],
     data: Annotated[
         str,
-        typer.Option(help="A folder of Parquet files, or package.module:function giving batches."),
+        typer.Option(
+            help="A folder of Parquet files, or file.py:function that returns batches "
+            "(inputs, labels)."
+        ),
     ],
-    split: Annotated[str, typer.Option(help="Which split of the data.")] = "test",
+    split: Annotated[str, typer.Option(help="Which split of the folder.")] = "test",
     head: Annotated[str | None, typer.Option(help="Name of the head, if it isn't found.")] = None,
-    max_examples: Annotated[int, typer.Option(min=2, help="Use the first so many.")] = 2048,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    max_examples: Annotated[
+        int, typer.Option(min=2, help="Use the first so many of the folder.")
+    ] = 2048,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples of the folder at a time.")] = 64,
 ) -> None:
     """Measure the geometry of a saved model's head on a data set."""
     from grokscope.integrations.huggingface import measure_saved
@@ -167,7 +212,11 @@ def main() -> None:
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("GROKSCOPE_TRACEBACK"):
             raise
-        message = Text.assemble(("Error: ", "red"), str(error))
+        said = str(error).strip()
+        trace = ""
+        if said.startswith("Traceback"):  # of a process that ran a segment: the cause comes last
+            trace, _, said = said.rpartition("\n")
+        message = Text.assemble((f"{trace}\n" if trace else "", "dim"), ("Error: ", "red"), said)
         Console(stderr=True, highlight=False).print(message, soft_wrap=True)
         sys.exit(2)
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
     from grokscope.analysis.claims import ClaimReport
+    from grokscope.experiments.catalogue import Entry
     from grokscope.runs.plan import Plan
     from grokscope.runs.worker import Progress as SegmentProgress
 
@@ -49,7 +52,7 @@ class SegmentBars:
         )
         self.bars: dict[str, TaskID] = {
             key: self.progress.add_task(
-                entry.label,
+                escape(entry.label),
                 total=entry.segment.phase.until - entry.segment.start,
                 completed=entry.step - entry.segment.start,
                 rate="",
@@ -99,7 +102,26 @@ class SegmentBars:
         if tenth > self.tenths.get(heard.segment, -1) or heard.diverged:
             self.tenths[heard.segment] = tenth
             step = f"step {heard.step:,} of {entry.segment.phase.until:,}"
-            self.console.print("  ".join(filter(None, (entry.label, step, rate, values))))
+            parts = (escape(entry.label), step, rate, values)
+            self.console.print("  ".join(filter(None, parts)), soft_wrap=True)
+
+
+def entry_table(name: str, entry: Entry) -> Table:
+    """What an experiment asks, and its presets with their size and duration."""
+    experiment = entry.make("default")
+    table = Table(
+        title=f"[bold]{name}[/bold]  {experiment.title}\n{experiment.question}",
+        title_justify="left",
+        title_style="",
+    )
+    for column in ("preset", "what it is for", "runs", "on 2 cores"):
+        table.add_column(column, justify="right" if column == "runs" else "left")
+    for preset, each in entry.presets.items():
+        own = entry.make(preset)
+        longest = max(run.phases[-1].until for run in own.arms.values())
+        runs = len(own.arms) * len(own.seeds)
+        table.add_row(preset, each.about, f"{runs} of {longest:,} steps", each.duration)
+    return table
 
 
 def plan_table(plan: Plan) -> Table:
@@ -110,7 +132,8 @@ def plan_table(plan: Plan) -> Table:
     for key, entry in plan.entries.items():
         steps = f"{entry.step:,}/{entry.segment.phase.until:,}"
         took = clock(entry.seconds) if entry.seconds else ""
-        table.add_row(entry.label, key, entry.status, steps, took)
+        state = "cut off" if plan.is_cut_off(entry.segment) else entry.status
+        table.add_row(escape(entry.label), key, state, steps, took)
     left = plan.seconds_left()
     if left is not None:
         table.caption = f"about {clock(left)} of work left, by the speed of the finished segments"
@@ -128,11 +151,8 @@ def claims_table(claims: Iterable[ClaimReport]) -> Table:
         for finding in report.findings():
             first = finding is report.headline
             between = interval(*finding.interval)
-            effect = " ".join(
-                filter(
-                    None, (number(finding.effect), f"({between})" if between else "", finding.unit)
-                )
-            )
+            parts = (number(finding.effect), f"({between})" if between else "", finding.unit)
+            effect = "" if math.isnan(finding.effect) else " ".join(filter(None, parts))
             table.add_row(
                 f"[bold]{report.claim}" if first else "",
                 name_of(finding.basis),
@@ -152,13 +172,3 @@ def clock(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def listing(rows: Sequence[tuple[str, ...]], columns: Sequence[str]) -> Table:
-    """A plain table."""
-    table = Table()
-    for column in columns:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*row)
-    return table

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 LABELS = ("label", "labels", "fine_label", "coarse_label")
+TEXTS = ("text", "sentence")  # before any other column of strings, such as an id
 
 
 @dataclass(frozen=True)
@@ -26,16 +28,23 @@ class ParquetSplit:
     image: str | None
 
     def read(self, columns: list[str], limit: int | None = None) -> dict[str, list[Any]]:
-        """Values of some columns as Python lists, the first ``limit`` rows."""
-        import pyarrow.parquet as pq
+        """Values of some columns as Python lists, the first ``limit`` rows.
 
+        Raises:
+            ValueError: If a file cannot be read or lacks a column; names it.
+        """
         read: dict[str, list[Any]] = {name: [] for name in columns}
         for path in self.files:
-            for batch in pq.ParquetFile(path).iter_batches(4096, columns=columns):
-                for name in columns:
-                    read[name] += batch.column(name).to_pylist()
-                if limit is not None and len(read[columns[0]]) >= limit:
-                    return {name: values[:limit] for name, values in read.items()}
+            try:
+                for batch in _batches(path, columns):
+                    for name in columns:
+                        read[name] += batch.column(name).to_pylist()
+                    if limit is not None and len(read[columns[0]]) >= limit:
+                        return {name: values[:limit] for name, values in read.items()}
+            except KeyError as error:
+                raise ValueError(f"{path} lacks the column {error}, which others have") from error
+            except (OSError, ValueError) as error:  # pyarrow's own are ValueErrors
+                raise ValueError(f"{path} is no readable Parquet file: {error}") from error
         return read
 
 
@@ -47,8 +56,8 @@ def find_split(folder: Path, split: str) -> ParquetSplit:
         split: Such as train, validation or test.
 
     Raises:
-        ValueError: If there is no such folder, no file of this split, or the file has no column of
-            labels; says what there is.
+        ValueError: If there is no such folder, no file of this split or files of several data
+            sets, or the columns of labels or text cannot be told; says what there is.
     """
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; give one with Parquet files in it")
@@ -58,7 +67,20 @@ def find_split(folder: Path, split: str) -> ParquetSplit:
     if not files:
         known = ", ".join(str(path.relative_to(folder)) for path in every[:12]) or "no Parquet file"
         raise ValueError(f"{folder} has no split {split!r}; it holds {known}")
+    folders = sorted({str(path.parent.relative_to(folder)) for path in files})
+    if len(folders) > 1:
+        raise ValueError(
+            f"{folder} holds several data sets with a split {split!r}, in {', '.join(folders)}; "
+            "give the folder of one"
+        )
     return _columns(tuple(files))
+
+
+def _batches(path: Path, columns: list[str]) -> Iterator[Any]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(4096, columns=columns)
 
 
 def _columns(files: tuple[Path, ...]) -> ParquetSplit:
@@ -77,11 +99,19 @@ def _columns(files: tuple[Path, ...]) -> ParquetSplit:
             + ", ".join(f"{name}: {each}" for name, each in types.items())
         )
     strings = (pa.types.is_string, pa.types.is_large_string)
-    text = [name for name, each in types.items() if any(test(each) for test in strings)]
+    texts = [name for name, each in types.items() if any(test(each) for test in strings)]
     images = [
         name
         for name, each in types.items()
         if pa.types.is_binary(each)
+        or pa.types.is_large_binary(each)
         or (pa.types.is_struct(each) and each.get_field_index("bytes") >= 0)
     ]
-    return ParquetSplit(files, labels[0], (text or [None])[0], (images or [None])[0])
+    known = [name for name in TEXTS if name in texts]
+    if len(texts) > 1 and not known and not images:
+        raise ValueError(
+            f"{files[0]} has several columns of text ({', '.join(texts)}); call the one to use "
+            f"{TEXTS[0]}, or give a function that returns batches"
+        )
+    text = next(iter(known or texts), None)
+    return ParquetSplit(files, labels[0], text, next(iter(images), None))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +20,7 @@ def is_reference(text: str) -> bool:
 def load(reference: str) -> Any:
     """The object that ``package.module:name`` or ``path/to/file.py:name`` refers to.
 
-    The current folder counts as a place to look for packages.
+    Packages are also looked for in the current folder, and beside a file those that it imports.
 
     Raises:
         ValueError: If the reference has another form, there is no such file, module or name, or
@@ -30,18 +32,18 @@ def load(reference: str) -> Any:
     module = _file(source) if source.endswith(".py") else _module(source)
     if not hasattr(module, name):
         public = [each for each in vars(module) if not each.startswith("_")]
-        raise ValueError(f"{reference!r}: {source} has no {name!r}; it has {', '.join(public)}")
+        close = difflib.get_close_matches(name, public, n=1)
+        hint = f"Did you mean {close[0]}? " if close else ""
+        raise ValueError(f"{source} has no {name!r}. {hint}It has: {', '.join(public)}")
     return getattr(module, name)
 
 
 def _module(name: str) -> ModuleType:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
+    _search(Path.cwd())
     try:
         return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(f"{name} cannot be imported: {error}") from error
+    except Exception as error:
+        raise ValueError(f"{name} cannot be imported: {_cause(error)}") from error
 
 
 def _file(source: str) -> ModuleType:
@@ -53,9 +55,25 @@ def _file(source: str) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
+    _search(path.resolve().parent)
     sys.modules[known] = module  # dataclasses and pickle look their module up by name
     try:
         spec.loader.exec_module(module)
-    except ImportError as error:
-        raise ValueError(f"{path} cannot be imported: {error}") from error
+    except Exception as error:
+        del sys.modules[known]
+        raise ValueError(f"{path} cannot be imported: {_cause(error, spec.origin)}") from error
     return module
+
+
+def _search(folder: Path) -> None:
+    """Look for packages there, too, after all other places."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def _cause(error: Exception, file: str | None = None) -> str:
+    """What went wrong, on one line, and in which line of the file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    where = f" (line {lines[-1]})" if lines else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"

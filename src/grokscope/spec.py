@@ -12,12 +12,13 @@ import difflib
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 FORMAT = 1  # in every segment id: raise it when the same settings, or a default, change meaning
 
@@ -31,6 +32,9 @@ Operation = Literal[
     "cubic",
     "s5_composition",
 ]
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what every generator takes
 
 
 class Settings(BaseModel):
@@ -86,8 +90,10 @@ class CustomTask(Settings):
     """A task of your own: a function that returns a `grokscope.tasks.Task`."""
 
     kind: Literal["custom"] = "custom"
+    # Its code does not enter a segment's id: results outlive a change of a comment, and one that
+    # matters needs another argument, such as version=2, or another folder.
     function: str = Field(description="package.module:function or path/to/file.py:function")
-    arguments: dict[str, Any] = Field(default_factory=dict, description="passed by keyword")
+    arguments: dict[str, JsonValue] = Field(default_factory=dict, description="passed by keyword")
 
 
 Task = Annotated[ModularArithmetic | CustomTask, Field(discriminator="kind")]
@@ -150,9 +156,9 @@ class Observation(Settings):
 class Seeds(Settings):
     """Where randomness enters, apart; ``None`` follows the run's seed."""
 
-    split: int | None = Field(None, ge=0, description="which examples are held out")
-    initialisation: int | None = Field(None, ge=0)
-    order: int | None = Field(None, ge=0, description="order of the batches")
+    split: Seed | None = Field(None, description="which examples are held out")
+    initialisation: Seed | None = None
+    order: Seed | None = Field(None, description="order of the batches")
 
     def resolve(self, seed: int) -> Seeds:
         """These seeds with ``seed`` wherever none is set."""
@@ -239,15 +245,17 @@ class Experiment(Settings):
     title: str
     question: str
     arms: dict[str, Run] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field((1, 42, 15213), min_length=1)
+    seeds: tuple[Seed, ...] = (1, 42, 15213)
     claims: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
     paper: tuple[PaperValue, ...] = Field((), description="what the paper reports")
 
     @model_validator(mode="after")
     def _seeds_are_distinct(self) -> Self:
-        if len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds must be distinct and not negative, but are {self.seeds}")
+        if not self.seeds:
+            raise ValueError("seeds is empty; an experiment needs at least one seed")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds must be distinct, but are {', '.join(map(str, self.seeds))}")
         return self
 
     def runs(self) -> Iterator[tuple[str, int, list[Segment]]]:
@@ -257,9 +265,24 @@ class Experiment(Settings):
                 yield arm, seed, run.segments(seed)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which ``1e-3`` is a number, as everywhere else."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the text ``1e-3``, so that it is read as text again."""
+
+
+for _each in (_Loader, _Dumper):
+    _each.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), [*"-+0123456789"]
+    )
+
+
 def to_yaml(settings: Settings) -> str:
     """Settings as YAML, in the order of their definition."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    data = settings.model_dump(mode="json")
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def read_experiment(path: Path) -> Experiment:
@@ -269,8 +292,8 @@ def read_experiment(path: Path) -> Experiment:
         ValueError: If the file is not such an experiment; names the file and the fields.
     """
     try:
-        return Experiment.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValidationError) as error:
+        return Experiment.model_validate(_parse(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a grokscope experiment: {explain(error)}") from error
 
 
@@ -287,12 +310,15 @@ def override(experiment: Experiment, assignments: Sequence[str]) -> Experiment:
     data = experiment.model_dump(mode="json")
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
-        if not equals or not path:
+        if not equals or not path.strip():
             raise ValueError(f"--set {assignment}: write it as path=value, e.g. task.modulus=53")
-        keys = path.strip().split(".")
+        keys = _keys(path.strip(), experiment.arms)
         starts = [[]] if keys[0] == "arms" else [["arms", arm] for arm in data["arms"]]
-        for start in starts:
-            _assign(data, start + keys, yaml.safe_load(text), assignment)
+        try:
+            for start in starts:
+                _assign(data, start + keys, _parse(text))
+        except (yaml.YAMLError, ValueError) as error:
+            raise ValueError(f"--set {assignment}: {explain(error)}") from error
     try:
         return Experiment.model_validate(data)
     except ValidationError as error:
@@ -317,40 +343,56 @@ def with_seeds(experiment: Experiment, text: str) -> Experiment:
 
 
 def explain(error: Exception) -> str:
-    """What is wrong, without the library's preamble: one ``field: problem`` for each."""
+    """What is wrong, on one line: one ``field: problem`` for each."""
     if not isinstance(error, ValidationError):
-        return str(error)
+        return " ".join(str(error).split())
     problems: dict[str, None] = {}
     for item in error.errors():
-        field = ".".join(str(part) for part in item["loc"] if part not in ("modular", "custom"))
+        # A task's kind stands in the place of a name there, but is none.
+        names = [
+            str(part)
+            for above, part in zip((None, *item["loc"]), item["loc"], strict=False)
+            if not (above == "task" and part in ("modular", "custom"))
+        ]
         message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "there is no such setting"
         shown = f" (got {item['input']!r})" if isinstance(item["input"], str | int | float) else ""
-        problems[f"{field or 'settings'}: {message}{shown}"] = None
+        problems[f"{'.'.join(names) or 'settings'}: {message}{shown}"] = None
     return "; ".join(problems)
 
 
-def _assign(data: Any, keys: Sequence[str], value: Any, assignment: str) -> None:
+def _parse(text: str) -> Any:
+    return _Loader(text).get_single_data()
+
+
+def _keys(path: str, arms: Iterable[str]) -> list[str]:
+    """The names of a path; that of an arm may itself hold dots, as in ``strength 0.1``."""
+    for arm in sorted(arms, key=len, reverse=True):
+        if f"{path}.".startswith(f"arms.{arm}."):
+            return ["arms", arm, *path.split(".")[2 + arm.count(".") :]]
+    return path.split(".")
+
+
+def _assign(data: Any, keys: Sequence[str], value: Any) -> None:
     """Set one leaf of nested dicts and lists; complain about a key that is not there."""
     for depth, key in enumerate(keys):
-        free = depth > 0 and keys[depth - 1] == "arguments"  # a custom task's own arguments
-        if (
-            isinstance(data, list)
-            and key.lstrip("-").isdigit()
-            and -len(data) <= int(key) < len(data)
-        ):
+        last = depth == len(keys) - 1
+        free = last and keys[depth - 1] == "arguments"  # a custom task's own arguments
+        index = isinstance(data, list) and re.fullmatch("-?[0-9]+", key)
+        if index and -len(data) <= int(key) < len(data):
             place: Any = int(key)
         elif isinstance(data, dict) and (key in data or free):
             place = key
         else:
-            names = (
-                list(data) if isinstance(data, dict) else [str(i) for i in range(len(data or []))]
-            )
+            names = list(data) if isinstance(data, dict) else []
+            names = [str(i) for i in range(len(data))] if isinstance(data, list) else names
             close = difflib.get_close_matches(key, names, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
+            hint = f"Did you mean {close[0]}? " if close else ""
             where = ".".join(keys[:depth]) or "the experiment"
-            there = ", ".join(names) or "nothing"
-            raise ValueError(f"--set {assignment}: {where} has no {key!r}; {hint}It has: {there}")
-        if depth == len(keys) - 1:
+            nothing = "It is empty" if isinstance(data, dict | list) else "It is a value"
+            there = f"It has: {', '.join(names)}" if names else nothing
+            raise ValueError(f"{where} has no {key!r}. {hint}{there}")
+        if last:
             data[place] = value
-        else:
-            data = data[place]
+        data = data[place]

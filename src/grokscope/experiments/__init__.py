@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
 
-from grokscope.experiments.grokking import grokking
+from pydantic import ValidationError
+
+from grokscope.experiments import grokking
+from grokscope.experiments.catalogue import Entry
 from grokscope.reference import is_reference, load
-from grokscope.spec import Experiment
+from grokscope.spec import Experiment, explain, read_experiment
 
-EXPERIMENTS: Mapping[str, Callable[[str], Experiment]] = {"grokking": grokking}
+EXPERIMENTS: Mapping[str, Entry] = {"grokking": Entry(grokking.grokking, grokking.PRESETS)}
+YOUR_OWN = "path/to/file.py:name, or a YAML file that grokscope show wrote"
 
 
 def find_experiment(name: str, preset: str = "default") -> Experiment:
-    """The experiment of this name, or your own at ``path/to/file.py:name``.
+    """The experiment of this name, or your own at ``path/to/file.py:name`` or in a YAML file.
 
-    Your own is an `Experiment`, or a function that takes a preset and returns one.
+    In Python it is an `Experiment`, or a function that returns one and may take a preset.
 
     Raises:
         ValueError: If there is none, or it has no such preset; says what there is.
     """
+    if name.endswith((".yaml", ".yml")):
+        return _only(read_experiment(Path(name)), name, preset)
     if is_reference(name):
         return _own(name, preset)
     if name not in EXPERIMENTS:
@@ -27,17 +35,33 @@ def find_experiment(name: str, preset: str = "default") -> Experiment:
         hint = f"Did you mean {close[0]}? " if close else ""
         raise ValueError(
             f"there is no experiment {name!r}. {hint}There are: {', '.join(EXPERIMENTS)}; "
-            "your own is path/to/file.py:name"
+            f"your own is {YOUR_OWN}"
         )
-    return EXPERIMENTS[name](preset)
+    return EXPERIMENTS[name].make(preset)
 
 
 def _own(reference: str, preset: str) -> Experiment:
-    found = load(reference)
-    if callable(found):
-        found = found(preset)
-    elif preset != "default":
-        raise ValueError(f"{reference} is one experiment and has no preset {preset!r}")
+    presets = False
+    try:
+        found = load(reference)
+        if callable(found):
+            presets = bool(inspect.signature(found).parameters)
+            found = found(preset) if presets else found()
+    except Exception as error:
+        # Settings that are refused, at the top of the file or in the function.
+        invalid = error if isinstance(error, ValidationError) else error.__cause__
+        if isinstance(invalid, ValidationError):
+            raise ValueError(f"{reference}: {explain(invalid)}") from error
+        if isinstance(error, ValueError):
+            raise
+        raise ValueError(f"{reference} failed: {type(error).__name__}: {error}") from error
     if not isinstance(found, Experiment):
         raise ValueError(f"{reference} is {type(found).__name__}, not a grokscope Experiment")
-    return found
+    return found if presets else _only(found, reference, preset)
+
+
+def _only(experiment: Experiment, source: str, preset: str) -> Experiment:
+    """The one experiment of a source that has no presets."""
+    if preset not in ("default", experiment.preset):
+        raise ValueError(f"{source} is one experiment and has no preset {preset!r}")
+    return experiment

@@ -7,6 +7,7 @@ paper's setting (preset ``paper``) brings them close together.
 
 from __future__ import annotations
 
+from grokscope.experiments.catalogue import Preset
 from grokscope.spec import (
     Experiment,
     ModularArithmetic,
@@ -61,14 +62,18 @@ def _tiny() -> Run:
     )
 
 
-PRESETS = {"default": _default, "paper": _paper, "tiny": _tiny}
+PRESETS = {
+    "default": Preset(_default, "memorises long before it generalises", "about 10 minutes"),
+    "paper": Preset(_paper, "the paper's own setting", "3 to 4 hours"),
+    "tiny": Preset(_tiny, "a quick look whether all works; shows nothing", "half a minute"),
+}
 
 
 def grokking(preset: str = "default") -> Experiment:
     """The grokking experiment: one arm, three seeds.
 
     Args:
-        preset: ``default``, ``paper`` (1e5 steps) or ``tiny`` (seconds; shows nothing).
+        preset: ``default``, ``paper`` or ``tiny``.
 
     Raises:
         ValueError: For another preset.
@@ -83,7 +88,7 @@ def grokking(preset: str = "default") -> Experiment:
             "While a transformer groks modular addition: when does neural collapse set in, when "
             "does the head become flat, and does either wait for generalisation?"
         ),
-        arms={"grokking": PRESETS[preset]()},
+        arms={"grokking": PRESETS[preset].run()},
         claims=("C1", "C2", "C10", "C11", "C15"),
         figures=(
             "grokking",

@@ -40,8 +40,8 @@ def measure_saved(
             `Probe.measure` takes them.
         head: Name of the head, if the probe doesn't find it.
         split: Of the data set in a folder.
-        max_examples: Use so many from its beginning.
-        batch_size: Examples at a time.
+        max_examples: Use so many from the beginning of a folder's split.
+        batch_size: Examples of a folder at a time.
 
     Raises:
         ValueError: If a folder, file, column or function is missing or does not fit; says how to
@@ -50,8 +50,8 @@ def measure_saved(
     from grokscope.probe import Probe
 
     network = load_model(model)
-    batches = load_batches(data, model, split, max_examples, batch_size)
-    return Probe(network, head).measure(batches)
+    probe = Probe(network, head)
+    return probe.measure(load_batches(data, model, split, max_examples, batch_size))
 
 
 def load_model(source: str) -> nn.Module:
@@ -64,9 +64,9 @@ def load_model(source: str) -> nn.Module:
 
     if is_reference(source):
         found = load(source)
-        found = found if isinstance(found, nn.Module) else found()
+        found = found() if callable(found) and not isinstance(found, nn.Module) else found
         if not isinstance(found, nn.Module):
-            raise ValueError(f"{source} gave {type(found).__name__}; it must return a torch module")
+            raise ValueError(f"{source} gave {type(found).__name__}; it must give a torch module")
         return found
     folder = Path(source)
     path = folder / "config.json"
@@ -76,14 +76,25 @@ def load_model(source: str) -> nn.Module:
             "package.module:name or path/to/file.py:name"
         )
     transformers = _transformers()
-    names = json.loads(path.read_text(encoding="utf-8")).get("architectures") or []
+    names = _config(folder).get("architectures") or []
     classes = [getattr(transformers, name) for name in names if hasattr(transformers, name)]
     if not classes:
         raise ValueError(
             f"{path} names no architecture that transformers {transformers.__version__} has "
             f"(architectures: {names}); load it yourself and pass package.module:function"
         )
-    return classes[0].from_pretrained(folder, local_files_only=True)
+    try:
+        network, found = classes[0].from_pretrained(
+            folder, local_files_only=True, output_loading_info=True
+        )
+    except Exception as error:  # of many kinds, down to those of safetensors
+        raise ValueError(f"{folder} has no weights that can be read: {_line(error)}") from error
+    if found["missing_keys"]:
+        missing = ", ".join(sorted(found["missing_keys"])[:4])
+        raise ValueError(f"{folder} has no weights for {missing}: they would be random")
+    if getattr(network.config, "pad_token_id", 0) is None and _has_tokenizer(folder):
+        network.config.pad_token_id = _tokenizer(folder).pad_token_id
+    return network
 
 
 def load_batches(
@@ -96,17 +107,20 @@ def load_batches(
     """
     if is_reference(source):
         found = load(source)
-        return found() if callable(found) else found
+        found = found() if callable(found) else found
+        if not isinstance(found, Iterable):
+            raise ValueError(f"{source} gave {type(found).__name__}; it must give batches")
+        return found
     if is_reference(model):
         raise ValueError(
             f"a data set in a folder needs the tokenizer or image processor of a model folder, but "
             f"--model is the function {model}; give --data as a function, too"
         )
     found_split = find_split(Path(source), split)
-    if found_split.text is not None:
-        return list(_text_batches(found_split, Path(model), max_examples, batch_size))
-    if found_split.image is not None:
+    if found_split.image is not None:  # text beside it is a file's name or a caption
         return _image_batches(found_split, Path(model), max_examples, batch_size)
+    if found_split.text is not None:
+        return _text_batches(found_split, Path(model), max_examples, batch_size)
     raise ValueError(f"{found_split.files[0]} has neither a column of text nor one of images")
 
 
@@ -115,25 +129,20 @@ def _text_batches(
 ) -> Iterator[dict[str, Any]]:
     import torch
 
-    try:
-        tokenizer = _transformers().AutoTokenizer.from_pretrained(model, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{model} has no tokenizer that can be read: {error}") from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    assert split.text is not None
-    read = split.read([split.text, split.label], limit)
-    for start in range(0, len(read[split.label]), batch_size):
+    tokenizer, config = _tokenizer(model), _config(model)
+    positions = config.get("max_position_embeddings") or config.get("n_positions") or LONGEST
+    longest = min(tokenizer.model_max_length, positions, LONGEST)
+    texts, labels = _rows(split, split.text, limit)
+    for start in range(0, len(labels), batch_size):
         part = slice(start, start + batch_size)
-        longest = min(tokenizer.model_max_length, LONGEST)
         tokens = tokenizer(
-            read[split.text][part],
+            texts[part],
             padding=True,
             truncation=True,
             max_length=longest,
             return_tensors="pt",
         )
-        yield {**tokens, "labels": torch.tensor(read[split.label][part])}
+        yield {**tokens, "labels": torch.tensor(labels[part])}
 
 
 def _image_batches(
@@ -147,20 +156,67 @@ def _image_batches(
             model, local_files_only=True, use_fast=False
         )
     except (OSError, ValueError, ImportError) as error:
-        raise ValueError(f"{model} has no image processor that can be read: {error}") from error
-    assert split.image is not None
-    read = split.read([split.image, split.label], limit)
-    for start in range(0, len(read[split.label]), batch_size):
+        raise ValueError(
+            f"{model} has no image processor that can be read: {_line(error)}"
+        ) from error
+    values, labels = _rows(split, split.image, limit)
+    for start in range(0, len(labels), batch_size):
         part = slice(start, start + batch_size)
         images = []
-        for row, value in enumerate(read[split.image][part], start):
+        for row, value in enumerate(values[part], start):
             content = value["bytes"] if isinstance(value, dict) else value
             try:
                 images.append(Image.open(io.BytesIO(content)).convert("RGB"))
             except (OSError, TypeError) as error:
-                raise ValueError(f"row {row} of {split.files[0]} is no image: {error}") from error
+                where = f"row {row} of the split in {split.files[0].parent}"
+                raise ValueError(f"{where} is no image: {error}") from error
         pixels = processor(images, return_tensors="pt")["pixel_values"]
-        yield {"pixel_values": pixels, "labels": torch.tensor(read[split.label][part])}
+        yield {"pixel_values": pixels, "labels": torch.tensor(labels[part])}
+
+
+def _rows(split: ParquetSplit, column: str | None, limit: int) -> tuple[list[Any], list[int]]:
+    """The first values of a column with their labels, none of them missing."""
+    assert column is not None
+    read = split.read([column, split.label], limit)
+    for name, values in read.items():
+        if None in values:
+            where = f"row {values.index(None)} of the split in {split.files[0].parent}"
+            raise ValueError(f"{where} has no {name}; leave such rows out")
+    return read[column], read[split.label]
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any(folder.glob("tokenizer*.json"))
+
+
+def _tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder; texts are filled up with its end token if it has no other."""
+    try:
+        tokenizer = _transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # of many kinds, down to those of the Rust library
+        raise ValueError(f"{folder} has no tokenizer that can be read: {_line(error)}") from error
+    # Without its files some tokenizers are made all the same, and know no word.
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise ValueError(f"{folder} has no tokenizer that can be read: its vocabulary is missing")
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise ValueError(
+            f"the tokenizer in {folder} has neither a padding nor an end token, so texts cannot "
+            "share a batch; set its pad_token and save it again"
+        )
+    return tokenizer
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _transformers() -> Any:
@@ -171,4 +227,5 @@ def _transformers() -> Any:
             "a Hugging Face folder needs transformers: pip install 'grokscope[transformers]'"
         ) from error
     transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()  # it would show for a second
     return transformers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pandas as pd
 from grokscope.analysis import evaluate_claims, onset_table, partial_correlations, plateau_table
 from grokscope.analysis.claims import CLAIMS, ClaimReport
 from grokscope.analysis.milestones import FELL_AGAIN, UNSTABLE
+from grokscope.experiments import EXPERIMENTS, find_experiment
 from grokscope.report.contents import Counterpart, Study
 from grokscope.report.curves import running_median
 from grokscope.report.words import count, listed
@@ -52,6 +54,7 @@ def collect(store: Store, beside: Store | None = None) -> Study:
         figures=experiment.figures,
         notes=[*notes_on(plan, experiment), *unstable(milestones)],
         counterpart=None if beside is None else counterpart(beside),
+        command=command_of(experiment, store.folder),
     )
 
 
@@ -62,16 +65,31 @@ def claims_of(experiment: Experiment, metrics: pd.DataFrame) -> list[ClaimReport
     return evaluate_claims(metrics, [each for each in experiment.claims if each in CLAIMS])
 
 
-def counterpart(store: Store) -> Counterpart:
-    """Another run, to be drawn beside."""
+def command_of(experiment: Experiment, folder: Path) -> str:
+    """What runs it again: the file of its settings, unless name, preset and seeds say it all."""
+    if experiment.name in EXPERIMENTS:
+        try:
+            ours = find_experiment(experiment.name, experiment.preset)
+        except ValueError:  # a preset of your own
+            ours = experiment.model_copy(update={"arms": {}})
+        if ours.arms == experiment.arms:
+            return ""
+    return shlex.join(["grokscope", "run", str(folder / "experiment.yaml")])
+
+
+def counterpart(store: Store) -> Counterpart | None:
+    """Another run, to be drawn beside; None before anything was measured in it."""
     experiment = store.experiment()
     metrics = store.metrics(experiment)
+    if metrics.empty:
+        return None
     title = "the paper's setting" if experiment.preset == "paper" else experiment.preset
     return Counterpart(title, metrics, plateau_table(metrics))
 
 
 def paper_setting_beside(folder: Path) -> Store | None:
     """The store of the paper's setting next to a run's folder, where it has been run."""
+    folder = folder.resolve()
     other = folder.with_name(f"{folder.name}-paper")
     return Store(other) if (other / "experiment.yaml").is_file() else None
 
@@ -112,8 +130,8 @@ def common(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for name in environments[0]:
         if name in ("seeds", "started", "seconds"):
             continue
-        seen = dict.fromkeys(str(each.get(name)) for each in environments)
-        merged[name] = " / ".join(seen)
+        seen = dict.fromkeys(each.get(name) for each in environments)
+        merged[name] = " / ".join("unknown" if each is None else str(each) for each in seen)
     merged["segments"] = len(environments)
     merged["seconds of training and measuring"] = round(
         math.fsum(float(each.get("seconds", 0)) for each in environments), 1
@@ -127,10 +145,14 @@ def notes_on(plan: Plan, experiment: Experiment) -> list[str]:
     for entry in plan.entries.values():
         if entry.status == "diverged":
             notes.append(
-                f"{entry.label} diverged at step {entry.step:,} (weights no longer finite); what "
-                "was measured until then is shown."
+                f"{entry.label} diverged at step {entry.step:,} (features or logits no longer "
+                "finite); what was measured until then is shown."
             )
-        elif entry.status != "finished":
+        elif plan.is_cut_off(entry.segment):
+            notes.append(f"{entry.label} does not exist, as a phase before it diverged.")
+        elif entry.status == "new":
+            notes.append(f"{entry.label} has not begun.")
+        elif entry.status == "stopped":
             until = entry.segment.phase.until
             notes.append(
                 f"{entry.label} is at step {entry.step:,} of {until:,}; it is shown so far."
@@ -145,12 +167,17 @@ def notes_on(plan: Plan, experiment: Experiment) -> list[str]:
 
 def unstable(milestones: pd.DataFrame) -> list[str]:
     """A note on the runs that lost their validation accuracy again after generalising."""
-    shares = zip(milestones["seed"], 1 - milestones["stable_after"], strict=True)
-    lost = [f"seed {seed} ({share:.0%})" for seed, share in shares if share > UNSTABLE]
+    many = milestones["arm"].nunique() > 1
+    columns = (milestones["arm"], milestones["seed"], 1 - milestones["stable_after"])
+    lost = [
+        f"{f'{arm}, ' if many else ''}seed {seed} ({share:.0%})"
+        for arm, seed, share in zip(*columns, strict=True)
+        if share > UNSTABLE
+    ]
     if not lost:
         return []
     return [
         f"Unstable after generalising: validation accuracy was below {FELL_AGAIN} again at a share "
-        f"of the later measuring points in {listed(lost)}. The runs count all the same; effects rest on "
-        "medians."
+        f"of the later measuring points in {listed(lost)}. The runs count all the same; effects "
+        "rest on medians."
     ]

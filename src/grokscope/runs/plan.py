@@ -60,14 +60,15 @@ class Plan:
         return [
             entry.segment
             for entry in self.entries.values()
-            if entry.missing and not self._is_cut_off(entry.segment)
+            if entry.missing and not self.is_cut_off(entry.segment)
         ]
 
-    def _is_cut_off(self, segment: Segment) -> bool:
+    def is_cut_off(self, segment: Segment) -> bool:
+        """Whether a segment before this one diverged, so that this one will never run."""
         parent = segment.parent
         if parent is None:
             return False
-        return self.entries[parent.id].status == "diverged" or self._is_cut_off(parent)
+        return self.entries[parent.id].status == "diverged" or self.is_cut_off(parent)
 
     def summary(self) -> str:
         """One line: how many segments are finished, to resume, new."""
