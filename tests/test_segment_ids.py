@@ -174,7 +174,7 @@ def test_the_ids_of_the_grokking_experiment_are_these():
         for preset in ("default", "paper", "tiny")
     }
     assert found == {
-        "default": "27a6931d7f99",
+        "default": "9c466d8dd776",
         "paper": "3d98ed479efe",
         "tiny": "ff50b17f5df2",
     }
