@@ -174,7 +174,7 @@ def test_the_ids_of_the_grokking_experiment_are_these():
         for preset in ("default", "paper", "tiny")
     }
     assert found == {
-        "default": "9c466d8dd776",
+        "default": "22208dbdbf2f",
         "paper": "3d98ed479efe",
         "tiny": "ff50b17f5df2",
     }

@@ -44,6 +44,10 @@ Sets = Annotated[
     ),
 ]
 Seeds = Annotated[str | None, typer.Option(help="Seeds, separated by commas: 1,42,15213")]
+Beside = Annotated[
+    Path | None,
+    typer.Option(help="Another run, drawn beside; default FOLDER-paper, if there is one."),
+]
 
 
 def _version(asked: bool) -> None:
@@ -105,6 +109,7 @@ def run(
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, help="Seconds of work lost at most if a process is killed.")
     ] = 30.0,
+    beside: Beside = None,
 ) -> None:
     """Run what is missing of an experiment, then write its report. Ctrl-C is safe."""
     experiment = _experiment(name, preset, set_, seeds)
@@ -120,6 +125,8 @@ def run(
 
     for arm in experiment.arms.values():
         check_task(arm.task)
+    if beside:
+        Store(beside).experiment()  # not there is better known before the work than after it
     store = Store(folder)
     plan = Plan(experiment, store)
     console.print(escape(f"{experiment.title} ({plan.summary()}) in {folder}"), soft_wrap=True)
@@ -130,7 +137,7 @@ def run(
         console.print("\nStopped; everything up to here is kept. To go on, run this again:")
         console.print(escape(f"  {_command_line()}"), soft_wrap=True)
         raise typer.Exit(130) from None
-    _write_report(folder)
+    _write_report(folder, beside)
 
 
 @app.command()
@@ -145,9 +152,9 @@ def status(out: Folder) -> None:
 
 
 @app.command()
-def report(out: Folder) -> None:
+def report(out: Folder, beside: Beside = None) -> None:
     """Write report.html and its figures from what has run."""
-    _write_report(out)
+    _write_report(out, beside)
 
 
 @app.command()
@@ -233,12 +240,13 @@ def _experiment(
     return experiment if seeds is None else with_seeds(experiment, seeds)
 
 
-def _write_report(folder: Path) -> None:
+def _write_report(folder: Path, beside: Path | None) -> None:
     from grokscope.report.page import write_report
     from grokscope.report.study import collect, paper_setting_beside
     from grokscope.runs.store import Store
 
-    path = write_report(collect(Store(folder), paper_setting_beside(folder)), folder)
+    other = Store(beside) if beside else paper_setting_beside(folder)
+    path = write_report(collect(Store(folder), other), folder)
     console.print(f"Report: {path.resolve().as_uri()}", soft_wrap=True)
 
 
