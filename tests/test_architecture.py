@@ -38,7 +38,8 @@ def test_a_room_says_what_it_is_for(path):
 )
 def test_a_room_does_not_import_what_is_heavier_than_itself(module, heavy):
     program = f"import sys, {module}; print(' '.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert not set(heavy) & set(done.stdout.split())
 
 

@@ -171,10 +171,11 @@ def test_the_ids_of_the_grokking_experiment_are_these():
     # change a default, or the meaning of a setting, together with FORMAT and with this line only.
     found = {
         preset: grokking(preset).arms["grokking"].segments(seed=1)[0].id
-        for preset in ("default", "paper", "tiny")
+        for preset in ("default", "two-tokens", "paper", "tiny")
     }
     assert found == {
         "default": "22208dbdbf2f",
+        "two-tokens": "9c466d8dd776",
         "paper": "3d98ed479efe",
         "tiny": "ff50b17f5df2",
     }
