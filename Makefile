@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 .PHONY: demo test lint bench clean
 
 demo: $(VENV)/.runtime  ## watch a network grok, then read runs/grokking/report.html
-	$(BIN)/grokscope run grokking --out runs/grokking --beside results/grokking-paper
+	$(BIN)/grokscope run grokking --out runs/grokking --beside results/grokking-two-tokens
 
 test: $(VENV)/.dev  ## lint, types, architecture, tests
 	$(BIN)/ruff check
