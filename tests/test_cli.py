@@ -198,7 +198,9 @@ REFUSED = {
         "there is no experiment 'grokin'. Did you mean grokking? There are: grokking; your own is "
         "path/to/file.py:name, or a YAML file that grokscope show wrote"
     ),
-    "grokking --preset papre": "grokking has no preset 'papre'; it has default, two-tokens, paper, tiny",
+    "grokking --preset papre": (
+        "grokking has no preset 'papre'; it has default, two-tokens, paper, tiny"
+    ),
     "grokking --set task.modulo=5": (
         "--set task.modulo=5: arms.grokking.task has no 'modulo'. Did you mean modulus? It has: "
     ),

@@ -10,9 +10,17 @@ from pathlib import Path
 import pytest
 
 from grokscope.experiments.grokking import grokking
+from grokscope.interventions import (
+    FrobeniusCap,
+    LogitScaleCap,
+    Penalty,
+    SharpnessAware,
+    SpectralCap,
+)
 from grokscope.spec import (
     CustomTask,
     Experiment,
+    Images,
     ModularArithmetic,
     Observation,
     Optimizer,
@@ -38,6 +46,11 @@ def first_phase(**settings: object) -> Run:
     return changed(phases=(Phase(until=10, optimizer=Optimizer(**settings)), PHASES[1]))
 
 
+def phase(**settings: object) -> Run:
+    return changed(phases=(Phase(until=10, **settings), PHASES[1]))
+
+
+PENALTY = Penalty(measure="relative_flatness_bound", weight=-0.1)
 OTHERWISE = {
     "operation": changed(task=ModularArithmetic(operation="subtraction")),
     "modulus": changed(task=ModularArithmetic(modulus=89)),
@@ -68,6 +81,36 @@ OTHERWISE = {
     "function": changed(task=CustomTask(function="m.py:g")),
     "arguments": changed(task=CustomTask(function="m.py:f", arguments={"width": 1})),
     "value of an argument": changed(task=CustomTask(function="m.py:f", arguments={"width": 2})),
+    "penalty": phase(penalties=(PENALTY,)),
+    "weight of a penalty": phase(penalties=(PENALTY.model_copy(update={"weight": -0.2}),)),
+    "temperature of a penalty": phase(penalties=(PENALTY.model_copy(update={"temperature": 2.0}),)),
+    "features of a penalty": phase(
+        penalties=(PENALTY.model_copy(update={"normalize_features": True}),)
+    ),
+    "start of a penalty": phase(penalties=(PENALTY.model_copy(update={"start": 2}),)),
+    "stop of a penalty": phase(penalties=(PENALTY.model_copy(update={"stop": 5}),)),
+    "measure of a penalty": phase(penalties=(Penalty(measure="ncc", weight=-0.1),)),
+    "memory of a penalty": phase(penalties=(Penalty(measure="ncc", weight=-0.1, memory=0.9),)),
+    "cap": phase(constraints=(FrobeniusCap(cap=5),)),
+    "height of a cap": phase(constraints=(FrobeniusCap(cap=6),)),
+    "norm of a cap": phase(constraints=(SpectralCap(cap=5),)),
+    "cap of the logit scale": phase(constraints=(LogitScaleCap(cap=5),)),
+    "SAM": phase(sharpness_aware=SharpnessAware()),
+    "radius of SAM": phase(sharpness_aware=SharpnessAware(radius=0.1)),
+    "label smoothing": phase(label_smoothing=0.1),
+    "temperature": phase(temperature=2.0),
+    "images": changed(task=Images()),
+    "images, source": changed(task=Images(source="digits")),
+    "images, size": changed(task=Images(size=32)),
+    "images, training examples": changed(task=Images(train_examples=100)),
+    "images, held-out examples": changed(task=Images(validation_examples=100)),
+    "images, held out of": changed(task=Images(validation_from="train", validation_examples=100)),
+    "images, normalisation": changed(task=Images(normalisation="cifar10")),
+    "images, crops": changed(task=Images(crop_padding=4)),
+    "images, flips": changed(task=Images(flip=True)),
+    "images, stem": changed(task=Images(stem="cifar")),
+    "images, initialisation": changed(task=Images(initialisation="torchvision")),
+    "images, width": changed(task=Images(width=32)),
     "depth of an argument": changed(task=CustomTask(function="m.py:f", arguments={"a": {"b": 1}})),
 }
 
@@ -80,8 +123,12 @@ def test_whatever_decides_the_outcome_decides_the_id():
 
 def test_every_setting_of_a_run_is_among_those():
     # Whoever adds a setting adds it above, or says here why it decides nothing.
-    models = (ModularArithmetic, CustomTask, Optimizer, Phase, Observation, Seeds, Run)
-    assert sum(len(model.model_fields) for model in models) == 9 + 3 + 8 + 2 + 4 + 3 + 5
+    models = (
+        ModularArithmetic, Images, CustomTask, Optimizer, Phase, Observation, Seeds, Run,
+        Penalty, FrobeniusCap, SpectralCap, LogitScaleCap, SharpnessAware,
+    )  # fmt: skip
+    expected = (9, 12, 3, 8, 7, 4, 3, 5, 7, 4, 4, 4, 3)
+    assert tuple(len(model.model_fields) for model in models) == expected
 
 
 SAME = {

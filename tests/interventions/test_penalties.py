@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from grokscope.interventions import Penalty
-from grokscope.interventions.penalties import MEASURES, penalty_value, remember_means, with_memory
+from grokscope.interventions.penalties import penalty_value, remember_means, with_memory
+from grokscope.interventions.settings import MEASURES
 from grokscope.measures import ClassMoments, ncc
 
 OF_THE_PAPER = Penalty(

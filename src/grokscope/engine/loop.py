@@ -11,13 +11,12 @@ from torch import Tensor
 
 from grokscope.engine.observe import Observer, Row
 from grokscope.engine.state import State, capture, restore
+from grokscope.engine.update import Update
 from grokscope.measures.checks import NotFiniteError
-from grokscope.spec import Optimizer, Segment
+from grokscope.spec import Segment
 from grokscope.tasks import Task
 
 STEPS_PER_TICK = 10
-BATCH_LOSSES = "batch_losses"
-ONE = torch.ones((), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -42,28 +41,26 @@ class Training:
         run, phase = segment.run, segment.phase
         self.task = task
         self.segment = segment
-        self.optimizer = build_optimizer(list(task.model.parameters()), phase.optimizer)
+        self.update = Update(task, phase, segment.start, run.seeds.order or 0)
         self.observer = Observer(task, run.observation)
         self.order_seed = run.seeds.order or 0
         half = -(-len(task.train) // 2)
         self.batch_size = min(run.batch_size, half)
         self.steps_per_epoch = -(-len(task.train) // self.batch_size)
-        # Sum and number of the batch losses since the last look: what training itself saw.
-        self.batch_losses = torch.zeros(2, dtype=torch.float64)
         self.fresh = state is None
         if state is None:
             self.step = 0
             torch.manual_seed(self.order_seed)
         else:
             self.step = state.step
-            self.batch_losses = state.tensors[BATCH_LOSSES].clone()
-            restore(state, task.model, self.optimizer, phase.optimizer.name)
+            restore(state, task.model, self.update.optimizer, phase.optimizer.name)
+            self.update.restore(state.tensors, same_phase=state.step > segment.start)
 
     def state(self) -> State:
         """A copy of the present state; valid between two ticks."""
         name = self.segment.phase.optimizer.name
-        state = capture(self.step, self.task.model, self.optimizer, name)
-        state.tensors[BATCH_LOSSES] = self.batch_losses.clone()
+        state = capture(self.step, self.task.model, self.update.optimizer, name)
+        state.tensors.update(self.update.state())
         return state
 
     def run(self) -> Iterator[Tick]:
@@ -78,29 +75,18 @@ class Training:
         batches = self._batches()
         self.task.model.train()
         while self.step < until:
-            self._update(next(batches))
-            if self.step in points:
-                try:
+            rows: list[Row] = []
+            try:
+                batch = next(batches)  # before the step counts: epochs are told by it
+                self.step += 1
+                self.update(self.step, batch)
+                if self.step in points:
                     rows = self._look()
-                except NotFiniteError:
-                    yield Tick(self.step, diverged=True)
-                    return
+            except NotFiniteError:
+                yield Tick(self.step, diverged=True)
+                return
+            if rows or self.step % STEPS_PER_TICK == 0:
                 yield Tick(self.step, rows)
-            elif self.step % STEPS_PER_TICK == 0:
-                yield Tick(self.step)
-
-    def _update(self, batch: Tensor) -> None:
-        """One optimiser step on the examples ``batch``; nothing waits for the device here."""
-        phase, task = self.segment.phase, self.task
-        self.step += 1
-        rate = phase.optimizer.rate(self.step, self.segment.start, phase.until)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        loss = task.loss(task.model(task.train.inputs[batch]), task.train.labels[batch])
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        self.batch_losses += torch.stack([loss.detach().double(), ONE])
 
     def _batches(self) -> Iterator[Tensor]:
         """Indices of the coming batches, from the present step on."""
@@ -112,33 +98,16 @@ class Training:
 
     def _look(self) -> list[Row]:
         epoch = self.step / self.steps_per_epoch
-        total, count = self.batch_losses.tolist()
-        self.batch_losses = torch.zeros_like(self.batch_losses)
-        # In training mode, while the weights moved: not comparable, so under its own name.
-        running = Row(self.step, epoch, "train", "minibatch_loss", total / count)
-        return [*self.observer.rows(self.step, epoch), running]
+        last = self.step == self.segment.phase.until
+        # In training mode, while the weights moved: not comparable, so under their own names.
+        running = self.update.take_means()
+        return [
+            *self.observer.rows(self.step, epoch, last),
+            *(Row(self.step, epoch, "train", name, value) for name, value in running.items()),
+        ]
 
 
 def epoch_order(examples: int, seed: int, epoch: int) -> Tensor:
     """The order of one epoch, ``[examples]``: a function of seed and epoch, nothing else."""
     mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
     return torch.randperm(examples, generator=torch.Generator().manual_seed(mixed))
-
-
-def build_optimizer(parameters: list[Tensor], settings: Optimizer) -> torch.optim.Optimizer:
-    """The optimiser of a phase; fused kernels, which update all parameters in one call."""
-    if settings.name == "adamw":
-        return torch.optim.AdamW(
-            parameters,
-            lr=settings.lr,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
-    return torch.optim.SGD(
-        parameters,
-        lr=settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )

@@ -34,8 +34,8 @@ class Observer:
         self.train: Split = task.train.first(observation.train_examples)
         self.validation: Split = task.validation.first(observation.validation_examples)
 
-    def rows(self, step: int, epoch: float) -> list[Row]:
-        """Every measure now; the model is left as it was found.
+    def rows(self, step: int, epoch: float, last: bool = False) -> list[Row]:
+        """Every measure now, on the test split only at the last look; the model is left as it was.
 
         Held-out data are measured against the training data: the gap, and agreement with the
         nearest class mean of the training data.
@@ -46,6 +46,8 @@ class Observer:
             "train": {**train, "parameter_norm": parameter_norm(model)},
             "validation": self.task.measure(model, self.validation, train),
         }
+        if last and self.task.test is not None:
+            values["test"] = self.task.measure(model, self.task.test, train)
         return [
             Row(step, epoch, split, measure, float(value))
             for split, measures in values.items()

@@ -4,9 +4,15 @@ Each is a small validated spec and a pure function. What an intervention compute
 what is plotted always comes from the probe.
 """
 
-from grokscope.interventions.constraints import Constraint, FrobeniusCap, LogitScaleCap, SpectralCap
-from grokscope.interventions.penalties import Penalty, PenaltyMeasure
-from grokscope.interventions.sharpness import SharpnessAware
+from grokscope.interventions.settings import (
+    Constraint,
+    FrobeniusCap,
+    LogitScaleCap,
+    Penalty,
+    PenaltyMeasure,
+    SharpnessAware,
+    SpectralCap,
+)
 
 __all__ = [
     "Constraint",

@@ -2,38 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from grokscope.interventions.schedule import Scheduled
+from grokscope.interventions.settings import FrobeniusCap, LogitScaleCap, SpectralCap
 from grokscope.measures import logit_scale
-
-
-class FrobeniusCap(Scheduled):
-    """The Frobenius norm of the head's weight stays at most ``cap``, as in the paper."""
-
-    kind: Literal["frobenius"] = "frobenius"
-    cap: float = Field(gt=0)
-
-
-class SpectralCap(Scheduled):
-    """The largest singular value of the head's weight stays at most ``cap``."""
-
-    kind: Literal["spectral"] = "spectral"
-    cap: float = Field(gt=0)
-
-
-class LogitScaleCap(Scheduled):
-    """The mean logit scale on the batch just learnt from stays at most ``cap``, in nats."""
-
-    kind: Literal["logit_scale"] = "logit_scale"
-    cap: float = Field(gt=0)
-
-
-Constraint = Annotated[FrobeniusCap | SpectralCap | LogitScaleCap, Field(discriminator="kind")]
 
 
 @torch.no_grad()

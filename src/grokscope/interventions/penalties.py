@@ -6,58 +6,13 @@ times its measures: there lambda is minus the weight here). Axes as in `grokscop
 
 from __future__ import annotations
 
-from typing import Literal, Self
-
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from grokscope import measures
-from grokscope.interventions.schedule import Scheduled
+from grokscope.interventions.settings import MEASURES, Penalty
 from grokscope.measures import ClassMoments
-from grokscope.reference import is_reference, load
-
-PenaltyMeasure = Literal[
-    "relative_flatness", "relative_flatness_bound", "ncc", "gini", "entropy", "logit_scale"
-]
-MEASURES: tuple[str, ...] = PenaltyMeasure.__args__  # type: ignore[attr-defined]
-
-
-class Penalty(Scheduled):
-    """``weight`` times a measure of the batch is added to the loss.
-
-    The published penalty of flatness is ``relative_flatness_bound`` with a negative weight,
-    ``temperature=2`` and ``normalize_features=True``; FAM is ``relative_flatness`` with a
-    positive one.
-    """
-
-    measure: str = Field(description=f"{', '.join(MEASURES)}, or file.py:function of your own")
-    weight: float = Field(description="added times the measure; negative: maximised")
-    temperature: float = Field(1.0, gt=0, description="of the softmax; bound alone")
-    normalize_features: bool = Field(False, description="to length 1; bound alone")
-    memory: float = Field(0.0, ge=0, lt=1, description="ncc: share of old class means kept a step")
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if self.measure not in MEASURES and not is_reference(self.measure):
-            raise ValueError(
-                f"measure {self.measure!r} is none of {', '.join(MEASURES)}; your own is "
-                "package.module:function or path/to/file.py:function"
-            )
-        bound = self.measure == "relative_flatness_bound"
-        if not bound and (self.temperature != 1.0 or self.normalize_features):
-            raise ValueError(
-                f"temperature and normalize_features belong to relative_flatness_bound, not to "
-                f"{self.measure}"
-            )
-        if self.memory and self.measure != "ncc":
-            raise ValueError(f"memory belongs to ncc, not to {self.measure}")
-        return self
-
-    @property
-    def name(self) -> str:
-        """Under which its value is logged; never that of a measure of the probe."""
-        return f"penalty_{self.measure.rpartition(':')[2]}"
+from grokscope.reference import load
 
 
 def penalty_value(

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
-
-from grokscope.interventions.schedule import Scheduled
-
-
-class SharpnessAware(Scheduled):
-    """Two passes a step: up the gradient by ``radius``, then down from where it is taken there."""
-
-    radius: float = Field(0.05, gt=0, description="rho: Euclidean length of the step up")
 
 
 @contextmanager
-def moved_up(parameters: list[Tensor], radius: float) -> Iterator[None]:
+def moved_up(parameters: Sequence[Tensor], radius: float) -> Iterator[None]:
     """Weights moved by ``radius`` along their gradients; moved back, to the bit, at the end.
 
     Args:

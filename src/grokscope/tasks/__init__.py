@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch.nn import functional
 
 from grokscope.probe import Measurement, Probe
 from grokscope.reference import load
-from grokscope.spec import CustomTask, ModularArithmetic, Seeds
+from grokscope.spec import CustomTask, Images, ModularArithmetic, Seeds
 from grokscope.spec import Task as TaskSettings
 
 __all__ = ["Split", "Task", "build_task", "check_task"]
@@ -46,9 +47,17 @@ class Split:
         return Split(self.inputs.to(device), self.labels.to(device))
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+class Loss(Protocol):
+    """A loss of logits ``[..., classes]`` and labels ``[...]``; a scalar tensor."""
+
+    def __call__(self, logits: Tensor, labels: Tensor, /) -> Tensor: ...
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy in nats over all labels, ``[..., classes]`` against ``[...]``."""
-    return functional.cross_entropy(logits.flatten(0, -2), labels.flatten())
+    return functional.cross_entropy(
+        logits.flatten(0, -2), labels.flatten(), label_smoothing=label_smoothing
+    )
 
 
 def measure(model: nn.Module, split: Split, reference: Measurement | None = None) -> Measurement:
@@ -64,15 +73,30 @@ class Task:
         model: Maps a batch of inputs to logits.
         train: Training examples, in an order that does not matter: the loop shuffles.
         validation: Held-out examples; the first ones are the frozen subset that is measured.
-        loss: Of logits and labels; mean cross-entropy unless said otherwise.
+        loss: Of logits and labels; mean cross-entropy unless said otherwise. Label smoothing is
+            passed by that name, where a phase asks for it.
         measure: How the probe looks at the model on a split.
+        test: Examples that decide nothing: measured at the end of each phase alone.
+        augment: Changes a batch of training inputs; takes it and a generator on the CPU.
     """
 
     model: nn.Module
     train: Split
     validation: Split
-    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
+    loss: Loss = cross_entropy
     measure: Callable[[nn.Module, Split, Measurement | None], Measurement] = measure
+    test: Split | None = None
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
+
+    def to(self, device: torch.device) -> Task:
+        """The task with its model and all of its data there."""
+        return replace(
+            self,
+            model=self.model.to(device),
+            train=self.train.to(device),
+            validation=self.validation.to(device),
+            test=None if self.test is None else self.test.to(device),
+        )
 
 
 def build_task(settings: TaskSettings, seeds: Seeds) -> Task:
@@ -88,6 +112,10 @@ def build_task(settings: TaskSettings, seeds: Seeds) -> Task:
             from grokscope.tasks.modular import modular_arithmetic
 
             return modular_arithmetic(settings, split_seed=seeds.split or 0)
+        if isinstance(settings, Images):
+            from grokscope.tasks.images import images
+
+            return images(settings, split_seed=seeds.split or 0)
         return _custom_task(settings, seeds)
 
 
@@ -99,6 +127,10 @@ def check_task(settings: TaskSettings) -> None:
     """
     if isinstance(settings, CustomTask):
         _custom_function(settings)
+    if isinstance(settings, Images):
+        from grokscope.tasks.image_data import find_images
+
+        find_images(settings.source)
 
 
 def _custom_function(settings: CustomTask) -> Callable[..., object]:

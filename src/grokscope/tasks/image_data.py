@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,10 @@ from torch import Tensor
 
 from grokscope.parquet import ParquetSplit, find_split
 
+ADVICE = (
+    "give a folder that holds it instead: Parquet files as on the hub (train-*.parquet), or "
+    "train/CLASS/*.png, as task.source or, by its name, within $GROKSCOPE_DATA"
+)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 
 
@@ -65,13 +70,32 @@ def read_images(source: str, split: str, size: int | None = None) -> ImageSet:
     """
     if source == "digits":
         return _digits(split)
-    folder = Path(source)
-    if not folder.is_dir():
-        folder = _from_hub(source)
+    folder = find_images(source) or _from_hub(source)
     if any(folder.rglob("*.parquet")):
         found = find_split(folder, split)
         return _cached(found.files, size, lambda: _decode_parquet(found, size))
     return _read_folder(folder, split, size)
+
+
+def find_images(source: str) -> Path | None:
+    """The folder of a data set, without opening it; None: it has to come from the hub, or is ours.
+
+    Args:
+        source: A folder, or ``owner/name``, which is looked for as ``$GROKSCOPE_DATA/name`` first.
+
+    Raises:
+        ValueError: If it is neither there nor the name of a data set on the hub.
+    """
+    if source == "digits":
+        return None
+    local = os.environ.get("GROKSCOPE_DATA")
+    places = [Path(source), *([Path(local) / source.rpartition("/")[2]] if local else [])]
+    for place in places:
+        if place.is_dir():
+            return place
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
+        raise ValueError(f"there is no folder {source}; {ADVICE}")
+    return None
 
 
 def cache_folder() -> Path:
@@ -96,23 +120,17 @@ def _digits(split: str) -> ImageSet:
 
 
 def _from_hub(source: str) -> Path:
-    advice = (
-        "give a folder that holds it instead: Parquet files as on the hub (train-*.parquet), or "
-        "train/CLASS/*.png"
-    )
-    if source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise ValueError(f"there is no folder {source}; {advice}")
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise ValueError(
-            f"{source} is on the Hugging Face hub: pip install huggingface_hub, or {advice}"
+            f"{source} is on the Hugging Face hub: pip install huggingface_hub, or {ADVICE}"
         ) from error
     try:
         return Path(snapshot_download(source, repo_type="dataset", allow_patterns=["*.parquet"]))
     except Exception as error:
         raise ValueError(
-            f"{source} could not be fetched from the hub ({error}); {advice}"
+            f"{source} could not be fetched from the hub ({error}); {ADVICE}"
         ) from error
 
 
@@ -213,7 +231,7 @@ def _check_shape(images: list[np.ndarray[Any, Any]], where: str) -> None:
 def _stacked(images: list[np.ndarray[Any, Any]]) -> Tensor:
     if not images:
         raise ValueError("the data set is empty")
-    return torch.from_numpy(np.stack(images))
+    return torch.from_numpy(np.ascontiguousarray(np.stack(images)))
 
 
 def stratified(labels: Tensor, count: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -1,0 +1,112 @@
+"""What an intervention is, as data; imports no torch. What each does stands beside, by its name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+from grokscope.reference import is_reference
+from grokscope.settings import Settings
+
+PenaltyMeasure = Literal[
+    "relative_flatness", "relative_flatness_bound", "ncc", "gini", "entropy", "logit_scale"
+]
+MEASURES: tuple[str, ...] = PenaltyMeasure.__args__  # type: ignore[attr-defined]
+
+
+class Scheduled(Settings):
+    """On for the steps in (start, stop] of the run; within its phase in any case."""
+
+    start: int = Field(0, ge=0, description="off up to this step")
+    stop: int | None = Field(None, ge=1, description="off after this step; None: never")
+
+    @model_validator(mode="after")
+    def _starts_before_it_stops(self) -> Self:
+        if self.stop is not None and self.stop <= self.start:
+            raise ValueError(f"stop={self.stop} must come after start={self.start}")
+        return self
+
+    def active(self, step: int) -> bool:
+        """Whether it is on at the update that makes step ``step`` (from 1)."""
+        return self.start < step and (self.stop is None or step <= self.stop)
+
+
+class Penalty(Scheduled):
+    """``weight`` times a measure of the batch is added to the loss.
+
+    The published penalty of flatness is ``relative_flatness_bound`` with a negative weight,
+    ``temperature=2`` and ``normalize_features=True``; FAM is ``relative_flatness`` with a
+    positive one.
+    """
+
+    measure: str = Field(description=f"{', '.join(MEASURES)}, or file.py:function of your own")
+    weight: float = Field(description="added times the measure; negative: maximised")
+    temperature: float = Field(1.0, gt=0, description="of the softmax; bound alone")
+    normalize_features: bool = Field(False, description="to length 1; bound alone")
+    memory: float = Field(0.0, ge=0, lt=1, description="ncc: share of old class means kept a step")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.measure not in MEASURES and not is_reference(self.measure):
+            raise ValueError(
+                f"measure {self.measure!r} is none of {', '.join(MEASURES)}; your own is "
+                "package.module:function or path/to/file.py:function"
+            )
+        bound = self.measure == "relative_flatness_bound"
+        if not bound and (self.temperature != 1.0 or self.normalize_features):
+            raise ValueError(
+                f"temperature and normalize_features belong to relative_flatness_bound, not to "
+                f"{self.measure}"
+            )
+        if self.memory and self.measure != "ncc":
+            raise ValueError(f"memory belongs to ncc, not to {self.measure}")
+        return self
+
+    @property
+    def name(self) -> str:
+        """Under which its value is logged; never that of a measure of the probe."""
+        return f"penalty_{self.measure.rpartition(':')[2]}"
+
+
+class _Cap(Scheduled):
+    """Base of the caps: the kind is written out always, for it tells apart what else is equal."""
+
+    kind: str
+    cap: float = Field(gt=0)
+
+    @model_serializer(mode="wrap")
+    def _with_kind(self, rest: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"kind": self.kind, **rest(self)}
+
+
+class FrobeniusCap(_Cap):
+    """The Frobenius norm of the head's weight stays at most ``cap``, as in the paper."""
+
+    kind: Literal["frobenius"] = "frobenius"
+
+
+class SpectralCap(_Cap):
+    """The largest singular value of the head's weight stays at most ``cap``."""
+
+    kind: Literal["spectral"] = "spectral"
+
+
+class LogitScaleCap(_Cap):
+    """The mean logit scale on the batch just learnt from stays at most ``cap``, in nats."""
+
+    kind: Literal["logit_scale"] = "logit_scale"
+
+
+Constraint = Annotated[FrobeniusCap | SpectralCap | LogitScaleCap, Field(discriminator="kind")]
+
+
+class SharpnessAware(Scheduled):
+    """Two passes a step: up the gradient by ``radius``, then down from where it is taken there."""
+
+    radius: float = Field(0.05, gt=0, description="rho: Euclidean length of the step up")

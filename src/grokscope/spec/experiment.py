@@ -1,0 +1,51 @@
+"""An experiment: a question, the arms that answer it, and what is drawn and claimed from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from grokscope.settings import Settings
+from grokscope.spec.run import Run, Seed, Segment
+
+
+class PaperValue(Settings):
+    """A value that the paper reports, and where ours is found.
+
+    ``ours`` is ``memorised``, ``generalised``, or ``first``, ``highest`` or ``last`` and a
+    ``split/measure``, as in ``last train/ncc``; empty where we have none.
+    """
+
+    what: str
+    value: str
+    ours: str = Field("", pattern=r"^(|memorised|generalised|(first|highest|last) \w+/\w+)$")
+
+
+class Experiment(Settings):
+    """A question, the arms that answer it, and what is drawn and claimed from them."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    preset: str = "default"
+    title: str
+    question: str
+    arms: dict[str, Run] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = (1, 42, 15213)
+    claims: tuple[str, ...] = ()
+    figures: tuple[str, ...] = ()
+    paper: tuple[PaperValue, ...] = Field((), description="what the paper reports")
+
+    @model_validator(mode="after")
+    def _seeds_are_distinct(self) -> Self:
+        if not self.seeds:
+            raise ValueError("seeds is empty; an experiment needs at least one seed")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds must be distinct, but are {', '.join(map(str, self.seeds))}")
+        return self
+
+    def runs(self) -> Iterator[tuple[str, int, list[Segment]]]:
+        """Every (arm, seed, chain of segments)."""
+        for arm, run in self.arms.items():
+            for seed in self.seeds:
+                yield arm, seed, run.segments(seed)

@@ -1,0 +1,148 @@
+"""Settings as text: YAML files, ``--set path=value``, and what is wrong with either, in a line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from grokscope.settings import Settings
+from grokscope.spec.experiment import Experiment
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which ``1e-3`` is a number, as everywhere else."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the text ``1e-3``, so that it is read as text again."""
+
+
+for _each in (_Loader, _Dumper):
+    _each.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), [*"-+0123456789"]
+    )
+
+
+def to_yaml(settings: Settings) -> str:
+    """Settings as YAML, in the order of their definition."""
+    data = settings.model_dump(mode="json")
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def read_experiment(path: Path) -> Experiment:
+    """Read an experiment that `to_yaml` wrote.
+
+    Raises:
+        ValueError: If the file is not such an experiment; names the file and the fields.
+    """
+    try:
+        return Experiment.model_validate(_parse(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a grokscope experiment: {explain(error)}") from error
+
+
+def override(experiment: Experiment, assignments: Sequence[str]) -> Experiment:
+    """The experiment with ``path=value`` assignments applied, validated as a whole.
+
+    A path is relative to every arm (``task.modulus``, ``phases.0.optimizer.lr``), or names one
+    (``arms.NAME.task.modulus``). Values are YAML: ``3``, ``1e-3``, ``null``, ``[0.9, 0.98]``.
+
+    Raises:
+        ValueError: For a path that does not exist or a value that does not fit; says which
+            assignment, and what would be possible.
+    """
+    data = experiment.model_dump(mode="json")
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path.strip():
+            raise ValueError(f"--set {assignment}: write it as path=value, e.g. task.modulus=53")
+        keys = _keys(path.strip(), experiment.arms)
+        starts = [[]] if keys[0] == "arms" else [["arms", arm] for arm in data["arms"]]
+        try:
+            for start in starts:
+                _assign(data, start + keys, _parse(text))
+        except (yaml.YAMLError, ValueError) as error:
+            raise ValueError(f"--set {assignment}: {explain(error)}") from error
+    try:
+        return Experiment.model_validate(data)
+    except ValidationError as error:
+        given = ", ".join(f"--set {assignment}" for assignment in assignments)
+        raise ValueError(f"{given}: {explain(error)}") from error
+
+
+def with_seeds(experiment: Experiment, text: str) -> Experiment:
+    """The experiment with other seeds, given as ``1,42,15213``.
+
+    Raises:
+        ValueError: If the text is something else, or seeds are negative or repeated.
+    """
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--seeds {text}: write whole numbers, e.g. 1,42,15213") from error
+    try:
+        return Experiment.model_validate(experiment.model_dump() | {"seeds": seeds})
+    except ValidationError as error:
+        raise ValueError(f"--seeds {text}: {explain(error)}") from error
+
+
+def explain(error: Exception) -> str:
+    """What is wrong, on one line: one ``field: problem`` for each."""
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split())
+    problems: dict[str, None] = {}
+    for item in error.errors():
+        # A task's kind stands in the place of a name there, but is none.
+        names = [
+            str(part)
+            for above, part in zip((None, *item["loc"]), item["loc"], strict=False)
+            if not (above == "task" and part in ("modular", "custom"))
+        ]
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "there is no such setting"
+        shown = f" (got {item['input']!r})" if isinstance(item["input"], str | int | float) else ""
+        problems[f"{'.'.join(names) or 'settings'}: {message}{shown}"] = None
+    return "; ".join(problems)
+
+
+def _parse(text: str) -> Any:
+    return _Loader(text).get_single_data()
+
+
+def _keys(path: str, arms: Iterable[str]) -> list[str]:
+    """The names of a path; that of an arm may itself hold dots, as in ``strength 0.1``."""
+    for arm in sorted(arms, key=len, reverse=True):
+        if f"{path}.".startswith(f"arms.{arm}."):
+            return ["arms", arm, *path.split(".")[2 + arm.count(".") :]]
+    return path.split(".")
+
+
+def _assign(data: Any, keys: Sequence[str], value: Any) -> None:
+    """Set one leaf of nested dicts and lists; complain about a key that is not there."""
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        free = last and keys[depth - 1] == "arguments"  # a custom task's own arguments
+        index = isinstance(data, list) and re.fullmatch("-?[0-9]+", key)
+        if index and -len(data) <= int(key) < len(data):
+            place: Any = int(key)
+        elif isinstance(data, dict) and (key in data or free):
+            place = key
+        else:
+            names = list(data) if isinstance(data, dict) else []
+            names = [str(i) for i in range(len(data))] if isinstance(data, list) else names
+            close = difflib.get_close_matches(key, names, n=1)
+            hint = f"Did you mean {close[0]}? " if close else ""
+            where = ".".join(keys[:depth]) or "the experiment"
+            nothing = "It is empty" if isinstance(data, dict | list) else "It is a value"
+            there = f"It has: {', '.join(names)}" if names else nothing
+            raise ValueError(f"{where} has no {key!r}. {hint}{there}")
+        if last:
+            data[place] = value
+        data = data[place]

@@ -1,0 +1,161 @@
+"""Image classification with ResNet-18: uint8 images on the training device, all else in batches.
+
+Normalisation is the model's first layer, so whoever looks at the model gives it the images as they
+are stored. Axes: images ``[n, channels, height, width]``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from grokscope.probe import Measurement, Probe
+from grokscope.spec import Images
+from grokscope.tasks import Split, Task
+from grokscope.tasks.image_data import ImageSet, read_images, stratified
+from grokscope.tasks.models.resnet import ResNet18
+
+# Mean and standard deviation of each channel; cifar10: as published with the paper's code.
+NORMALISATIONS = {
+    "half": ((0.5,), (0.5,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+}
+MEASURED_AT_ONCE = 256  # images; activations of more would take memory and no less time
+
+
+class Normalise(nn.Module):
+    """uint8 images ``[n, channels, h, w]`` to float, of about mean 0 and standard deviation 1.
+
+    Args:
+        mean: Of each channel, or one for all, on the scale from 0 to 1.
+        std: As the mean.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        # On the scale of the bytes: one subtraction and one division for each pixel.
+        for name, values in (("mean", mean), ("std", std)):
+            scaled = 255 * torch.tensor(values, dtype=torch.float32)
+            self.register_buffer(name, scaled[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The same shape, float32."""
+        return (images - self.mean) / self.std
+
+
+class CropAndFlip:
+    """A random crop after padding with zeros, and a random horizontal flip, image by image.
+
+    Args:
+        padding: Black pixels on each side; 0: no crop.
+        flip: Whether half of the images are mirrored.
+    """
+
+    def __init__(self, padding: int, flip: bool) -> None:
+        self.padding, self.flip = padding, flip
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Augmented images; offsets come from ``generator``, which lives on the CPU.
+
+        Cost: one gather of the batch, on its device.
+        """
+        count, channels, height, width = images.shape
+        device, pad = images.device, self.padding
+        columns = torch.arange(width).expand(count, width)
+        rows = torch.arange(height).expand(count, height)
+        if self.flip:
+            mirrored = torch.rand(count, generator=generator) < 0.5
+            columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
+        if pad:
+            shift = torch.randint(2 * pad + 1, (2, count, 1), generator=generator)
+            rows, columns = rows + shift[0], columns + shift[1]
+            images = functional.pad(images, (pad, pad, pad, pad))
+        places = rows[:, :, None] * images.shape[-1] + columns[:, None, :]
+        index = places.view(count, 1, -1).expand(-1, channels, -1).to(device)
+        return images.flatten(2).gather(2, index).view(count, channels, height, width)
+
+
+def images(settings: Images, split_seed: int) -> Task:
+    """The task that the settings describe.
+
+    Args:
+        settings: Which images, how many, and which network.
+        split_seed: Draws the subsets, which are stratified by class. The measured subset is the
+            first examples of a split, so it is stratified as nearly as chance has it.
+
+    Raises:
+        ValueError: If the data cannot be read, or have fewer images than are asked for.
+    """
+    generator = torch.Generator().manual_seed(split_seed)
+    everything = read_images(settings.source, "train", settings.size)
+    test = read_images(settings.source, "test", settings.size)
+    classes = max(everything.classes, test.classes)
+    held_out, rest = test, everything
+    if settings.validation_from == "train":
+        held_out, rest = _drawn(everything, settings.validation_examples, "validation", generator)
+        third = _split(test)
+    else:
+        held_out, _ = _drawn(test, settings.validation_examples, "validation", generator)
+        third = None
+    train, _ = _drawn(rest, settings.train_examples, "train", generator)
+    mean, std = _normalisation(settings, train)
+    network = ResNet18(
+        classes, settings.stem, settings.initialisation, settings.width, train.images.shape[1]
+    )
+    augments = settings.crop_padding or settings.flip
+    return Task(
+        model=nn.Sequential(Normalise(mean, std), network),
+        train=_split(train),
+        validation=_split(held_out),
+        measure=measure,
+        test=third,
+        augment=CropAndFlip(settings.crop_padding, settings.flip) if augments else None,
+    )
+
+
+def measure(model: nn.Module, split: Split, reference: Measurement | None = None) -> Measurement:
+    """What the probe says of the model on a split, a few hundred images at a time."""
+    inputs = split.inputs.split(MEASURED_AT_ONCE)
+    labels = split.labels.split(MEASURED_AT_ONCE)
+    return Probe(model).measure(zip(inputs, labels, strict=True), reference)
+
+
+def _drawn(
+    data: ImageSet, count: int | None, which: str, generator: torch.Generator
+) -> tuple[ImageSet, ImageSet]:
+    """A stratified part in random order, and what is left; all of it for None."""
+    total = len(data)
+    if count is not None and count > total:
+        raise ValueError(
+            f"task.{which}_examples={count} is more than the {total} images there are to draw from"
+        )
+    taken, left = stratified(data.labels, total if count is None else count, generator)
+    return data.take(taken), data.take(left)
+
+
+def _split(data: ImageSet) -> Split:
+    return Split(data.images, data.labels)
+
+
+def _normalisation(settings: Images, train: ImageSet) -> tuple[tuple[float, ...], ...]:
+    channels = train.images.shape[1]
+    if settings.normalisation != "data":
+        mean, std = NORMALISATIONS[settings.normalisation]
+        if len(mean) not in (1, channels):
+            raise ValueError(
+                f"task.normalisation={settings.normalisation} is for {len(mean)} channels, but the "
+                f"images have {channels}; take half or data"
+            )
+        return mean, std
+    # Sums of whole numbers: exact, and without a float copy of all images.
+    values = torch.arange(256, dtype=torch.float64) / 255
+    flat = train.images.transpose(0, 1).reshape(channels, -1)
+    counts = torch.stack([each.bincount(minlength=256) for each in flat.int()]).double()
+    share = counts / counts.sum(1, keepdim=True)
+    means = share @ values
+    spread = (share @ values.square() - means.square()).clamp(min=1e-12).sqrt()
+    return tuple(means.tolist()), tuple(spread.tolist())
