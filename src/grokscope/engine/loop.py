@@ -83,7 +83,9 @@ class Training:
                 if self.step in points:
                     rows = self._look()
             except NotFiniteError:
-                yield Tick(self.step, diverged=True)
+                epoch = self.step / self.steps_per_epoch
+                ended = Row(self.step, epoch, "train", "diverged", 1.0)
+                yield Tick(self.step, [ended], diverged=True)
                 return
             if rows or self.step % STEPS_PER_TICK == 0:
                 yield Tick(self.step, rows)

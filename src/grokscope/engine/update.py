@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from grokscope.interventions import Penalty
 from grokscope.interventions.constraints import constrain
 from grokscope.interventions.penalties import penalty_value, remember_means
 from grokscope.interventions.sharpness import batch_norm_frozen, moved_up
@@ -92,11 +93,16 @@ class Update:
         smoothing = {"label_smoothing": phase.label_smoothing} if phase.label_smoothing else {}
         loss = task.loss(cooled, labels, **smoothing)
         values = {BATCH_LOSS: loss.detach()}
+        if self.head is not None and not seen:
+            raise ValueError(
+                f"{type(task.model).__name__} did not call its head {self.head}, so penalties and "
+                "constraints would have no effect; call it as a module, self.head(features)"
+            )
         features = seen[-1].flatten(0, -2) if seen else None
         if features is not None and self.head is not None:
             flat, own = logits.flatten(0, -2), labels.flatten()
             for place, penalty in enumerate(phase.penalties):
-                if penalty.active(step):
+                if penalty.active(step) and _is_defined(penalty, own):
                     weight, memory = self.head.weight, self.memories.get(place)
                     value = penalty_value(penalty, features, flat, own, weight, memory)
                     loss = loss + penalty.weight * value
@@ -141,6 +147,11 @@ class Update:
                 if name.startswith(MEMORY):
                     place = int(name.removeprefix(MEMORY))
                     self.memories[place] = tensor.to(self.sums.device)
+
+
+def _is_defined(penalty: Penalty, labels: Tensor) -> bool:
+    """Whether a batch has the measure: one of a single class has no ncc."""
+    return penalty.measure != "ncc" or bool((labels != labels[0]).any())
 
 
 def build_optimizer(parameters: Sequence[Tensor], settings: Optimizer) -> torch.optim.Optimizer:

@@ -9,12 +9,40 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from grokscope.experiments import grokking
+from grokscope.experiments import (
+    grokking,
+    grokking_penalties,
+    suppress_collapse,
+    suppress_flatness,
+)
 from grokscope.experiments.catalogue import Entry
 from grokscope.reference import is_reference, load
 from grokscope.spec import Experiment, explain, read_experiment
 
-EXPERIMENTS: Mapping[str, Entry] = {"grokking": Entry(grokking.grokking, grokking.PRESETS)}
+EXPERIMENTS: Mapping[str, Entry] = {
+    "grokking": Entry(grokking.grokking, grokking.PRESETS),
+    "grokking-penalties": Entry(grokking_penalties.grokking_penalties, grokking_penalties.PRESETS),
+    **{
+        each.__name__.replace("_", "-"): Entry(each, suppress_collapse.PRESETS)
+        for each in (
+            suppress_collapse.suppress_collapse,
+            suppress_collapse.suppress_collapse_strength,
+            suppress_collapse.suppress_collapse_augmented,
+            suppress_collapse.encourage_collapse,
+        )
+    },
+    **{
+        each.__name__.replace("_", "-"): Entry(each, suppress_flatness.PRESETS)
+        for each in (
+            suppress_flatness.suppress_flatness,
+            suppress_flatness.suppress_flatness_early,
+            suppress_flatness.suppress_flatness_strength,
+            suppress_flatness.suppress_flatness_cap,
+            suppress_flatness.suppress_flatness_controls,
+            suppress_flatness.encourage_flatness,
+        )
+    },
+}
 YOUR_OWN = "path/to/file.py:name, or a YAML file that grokscope show wrote"
 
 
@@ -37,7 +65,9 @@ def find_experiment(name: str, preset: str = "default") -> Experiment:
             f"there is no experiment {name!r}. {hint}There are: {', '.join(EXPERIMENTS)}; "
             f"your own is {YOUR_OWN}"
         )
-    return EXPERIMENTS[name].make(preset)
+    entry = EXPERIMENTS[name]
+    first = next(iter(entry.presets))
+    return entry.make(first if preset == "default" else preset)
 
 
 def _own(reference: str, preset: str) -> Experiment:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from grokscope.spec import Experiment, Run
+from grokscope.spec import Experiment
 
 
 @dataclass(frozen=True)
@@ -13,19 +13,17 @@ class Preset:
     """A variant of an experiment.
 
     Attributes:
-        run: Makes its arm.
         about: What it is for, in a phrase.
         duration: Of all its seeds on two cores, roughly; measured, not guessed.
     """
 
-    run: Callable[[], Run]
     about: str
     duration: str
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An experiment of ours with its presets; the one named ``default`` comes first."""
+    """An experiment of ours with its presets; the first is what ``default`` means."""
 
     make: Callable[[str], Experiment]
     presets: Mapping[str, Preset]

@@ -62,7 +62,8 @@ def claims_of(experiment: Experiment, metrics: pd.DataFrame) -> list[ClaimReport
     """Verdicts on the experiment's claims; none before anything was measured."""
     if metrics.empty:
         return []
-    return evaluate_claims(metrics, [each for each in experiment.claims if each in CLAIMS])
+    known = [each for each in experiment.claims if each in CLAIMS]
+    return evaluate_claims(metrics, known, experiment=experiment)
 
 
 def command_of(experiment: Experiment, folder: Path) -> str:

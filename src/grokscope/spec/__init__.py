@@ -7,12 +7,13 @@ that precedes it and of itself, so arms that begin alike share their first segme
 """
 
 from grokscope.settings import Settings
-from grokscope.spec.experiment import Experiment, PaperValue
+from grokscope.spec.experiment import Contrast, Experiment, PaperValue
 from grokscope.spec.run import Observation, Optimizer, Phase, Run, Seeds, Segment
 from grokscope.spec.tasks import CustomTask, Images, ModularArithmetic, Operation, Task
 from grokscope.spec.text import explain, override, read_experiment, to_yaml, with_seeds
 
 __all__ = [
+    "Contrast",
     "CustomTask",
     "Experiment",
     "Images",

@@ -3,7 +3,7 @@
 Rules and thresholds are constants of these modules, fixed before outcomes were looked at.
 """
 
-from grokscope.analysis.claims import association, collapse, timing
+from grokscope.analysis.claims import association, collapse, interventions, sharpness, timing
 from grokscope.analysis.claims.registry import (
     CLAIMS,
     Claim,
@@ -24,5 +24,7 @@ __all__ = [
     "claim",
     "collapse",
     "evaluate_claims",
+    "interventions",
+    "sharpness",
     "timing",
 ]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
+from grokscope.analysis.contrasts import Comparison, comparisons
 from grokscope.analysis.milestones import Trace, traces
 from grokscope.analysis.statistics import UNKNOWN, Interval
+from grokscope.spec import Experiment
 
 Verdict = Literal["supported", "contradicted", "undecided"]
 
@@ -75,16 +77,21 @@ class ClaimReport:
 
 @dataclass(frozen=True)
 class Claim:
-    """A registered claim: ``test`` takes runs and returns findings, the headline first."""
+    """A registered claim: its test returns findings, the headline first.
+
+    It takes runs, or, if the claim ``compares``, the comparisons that an experiment declares.
+    """
 
     id: str
     statement: str
     note: str
-    test: Callable[[Sequence[Trace]], list[Finding]]
+    test: Callable[[Sequence[Any]], list[Finding]]
+    compares: bool = False
 
 
 CLAIMS: dict[str, Claim] = {}
 Test = Callable[[Sequence[Trace]], list[Finding]]
+ContrastTest = Callable[[Sequence[Comparison]], list[Finding]]
 
 
 def claim(id: str, statement: str, note: str = "") -> Callable[[Test], Test]:
@@ -105,8 +112,25 @@ def claim(id: str, statement: str, note: str = "") -> Callable[[Test], Test]:
     return register
 
 
+def claim_on_contrasts(
+    id: str, statement: str, note: str = ""
+) -> Callable[[ContrastTest], ContrastTest]:
+    """Register a function of comparisons as the test of a claim; arguments as of `claim`."""
+
+    def register(test: ContrastTest) -> ContrastTest:
+        if id in CLAIMS:
+            raise ValueError(f"claim {id} is registered already")
+        CLAIMS[id] = Claim(id, statement, note, test, compares=True)
+        return test
+
+    return register
+
+
 def evaluate_claims(
-    metrics: pd.DataFrame, claims: Sequence[str], arm: str | None = None
+    metrics: pd.DataFrame,
+    claims: Sequence[str],
+    arm: str | None = None,
+    experiment: Experiment | None = None,
 ) -> list[ClaimReport]:
     """Test claims on stored runs.
 
@@ -114,6 +138,7 @@ def evaluate_claims(
         metrics: Tidy frame ``arm, seed, step, split, measure, value``.
         claims: Ids, in the order wanted.
         arm: Look at this arm alone.
+        experiment: Its contrasts, for claims that compare arms.
 
     Returns:
         A report for each claim.
@@ -129,11 +154,23 @@ def evaluate_claims(
         known = ", ".join(CLAIMS)
         raise ValueError(f"no test for {', '.join(unknown)}; there are tests for {known}")
     runs = traces(metrics, arm)
-    return [_report(CLAIMS[each], runs) for each in claims]
+    return [_report(CLAIMS[each], runs, experiment) for each in claims]
 
 
-def _report(own: Claim, runs: Sequence[Trace]) -> ClaimReport:
-    headline, *others = own.test(runs)
+def _report(own: Claim, runs: Sequence[Trace], experiment: Experiment | None) -> ClaimReport:
+    if not own.compares:
+        return _made(own, own.test(runs))
+    declared = comparisons(experiment, runs, own.id) if experiment is not None else []
+    made = [each for each in declared if each.comparable or each.diverged]
+    reason = "No seed has come to the end of the phase in both arms."
+    missing = [undecided(own.id, each.name, "", reason) for each in declared if each not in made]
+    if not declared:
+        missing = [undecided(own.id, "", "", "The experiment compares no arms for it.")]
+    return _made(own, [*(own.test(made) if made else []), *missing])
+
+
+def _made(own: Claim, findings: Sequence[Finding]) -> ClaimReport:
+    headline, *others = findings
     return ClaimReport(own.id, own.statement, headline, tuple(others), own.note)
 
 

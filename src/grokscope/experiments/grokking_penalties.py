@@ -1,0 +1,60 @@
+"""The penalties of the image experiments on modular addition, where generalising comes late."""
+
+from __future__ import annotations
+
+from grokscope.experiments.catalogue import Preset
+from grokscope.experiments.grokking import RUNS
+from grokscope.interventions import Penalty
+from grokscope.spec import Contrast, Experiment, Run
+
+PRESETS = {
+    "default": Preset("the default grokking run, once for each penalty", "not measured"),
+    "tiny": Preset("a quick look whether all works; shows nothing", "a minute"),
+}
+# What is added to the loss; the published penalty needs a cap, which grokking's weight decay is.
+PENALTIES = {
+    "flatness suppressed": Penalty(measure="relative_flatness", weight=-1e-3),
+    "flatness encouraged": Penalty(measure="relative_flatness", weight=1e-3),
+    "published penalty": Penalty(
+        measure="relative_flatness_bound", weight=-1e-3, temperature=2.0, normalize_features=True
+    ),
+    "collapse suppressed": Penalty(measure="ncc", weight=-1e-3),
+    "collapse encouraged": Penalty(measure="ncc", weight=1e-3),
+}
+
+
+def grokking_penalties(preset: str = "default") -> Experiment:
+    """Flatness and collapse pushed both ways while a transformer groks.
+
+    Raises:
+        ValueError: For another preset.
+    """
+    if preset not in PRESETS:
+        raise ValueError(
+            f"grokking-penalties has no preset {preset!r}; it has {', '.join(PRESETS)}"
+        )
+    baseline = RUNS[preset]()
+
+    def arm(penalty: Penalty) -> Run:
+        phases = tuple(
+            phase.model_copy(update={"penalties": (penalty,)}) for phase in baseline.phases
+        )
+        return baseline.model_copy(update={"phases": phases})
+
+    return Experiment(
+        name="grokking-penalties",
+        preset=preset,
+        title="Grokking with flatness and collapse pushed",
+        question="Does generalisation come earlier or later when either is pushed up or down?",
+        arms={"baseline": baseline, **{name: arm(each) for name, each in PENALTIES.items()}},
+        claims=("C3", "C4", "C7", "C14"),
+        contrasts=(
+            Contrast(claim="C3", arm="collapse suppressed"),
+            Contrast(claim="C4", arm="collapse encouraged"),
+            Contrast(claim="C7", arm="flatness suppressed"),
+            Contrast(claim="C7", arm="published penalty"),
+            Contrast(claim="C14", arm="flatness suppressed"),
+            Contrast(claim="C14", arm="published penalty"),
+        ),
+        figures=("accuracies", "flatness_by_arm", "collapse_by_arm", "losses_by_arm", "outcomes"),
+    )
