@@ -1,0 +1,306 @@
+"""Claims that compare arms, on made-up studies in which the truth is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from grokscope.analysis.claims import evaluate_claims
+from grokscope.analysis.claims.registry import ClaimReport
+from grokscope.analysis.contrasts import comparisons
+from grokscope.analysis.milestones import traces
+from grokscope.spec import Contrast, Experiment, Phase, Run
+
+SEEDS = (1, 2, 3, 4, 5)
+STEPS = np.arange(0, 101, 5)
+PLAIN = {
+    ("train", "accuracy"): 1.0,
+    ("validation", "accuracy"): 0.6,
+    ("train", "ncc"): 0.5,
+    ("train", "relative_flatness"): 10.0,
+    ("train", "relative_flatness_matched"): 10.0,
+    ("train", "published_penalty"): 5.0,
+    ("train", "logit_scale"): 4.0,
+    ("train", "angle_deviation"): 3.0,
+}
+
+
+def arm(name: str, seeds=SEEDS, until=100, noise=0.002, start=0, **levels: float) -> pd.DataFrame:
+    """Runs whose levels are constant from the first step on, up to a little noise by seed.
+
+    Levels are named ``split_measure``, such as ``validation_accuracy``.
+    """
+    given = {tuple(key.split("_", 1)): value for key, value in levels.items()}
+    rows = []
+    for seed in seeds:
+        rng = np.random.default_rng([seed, *map(ord, name)])
+        for (split, measure), value in (PLAIN | given).items():
+            own = value + rng.normal(0, noise) if measure == "accuracy" and value < 0.97 else value
+            own *= 1 if measure == "accuracy" else math.exp(rng.normal(0, noise))
+            rows += [(name, seed, s, split, measure, own) for s in STEPS[until >= STEPS]]
+    return pd.DataFrame(rows, columns=["arm", "seed", "step", "split", "measure", "value"])
+
+
+def experiment(*contrasts: Contrast, phases=(50, 100), seeds=SEEDS) -> Experiment:
+    run = Run(phases=tuple(Phase(until=each) for each in phases))
+    names = {name for each in contrasts for name in (each.arm, each.against)}
+    return Experiment(
+        name="x", title="X", question="?", arms=dict.fromkeys(sorted(names), run), seeds=seeds,
+        contrasts=contrasts,
+    )  # fmt: skip
+
+
+def judged(*frames: pd.DataFrame, contrasts: list[Contrast], **settings) -> ClaimReport:
+    made = experiment(*contrasts, **settings)
+    (report,) = evaluate_claims(pd.concat(frames), [contrasts[0].claim], experiment=made)
+    return report
+
+
+@pytest.mark.parametrize(
+    ("id", "ncc", "accuracy", "verdict"),
+    [
+        ("C3", 5.0, 0.6, "supported"),
+        ("C3", 5.0, 0.5, "contradicted"),
+        ("C3", 5.0, 0.57, "undecided"),
+        ("C3", 0.7, 0.6, "undecided"),  # nothing was suppressed
+        ("C4", 0.05, 0.6, "supported"),
+        ("C4", 0.05, 0.7, "contradicted"),
+        ("C4", 0.4, 0.6, "undecided"),
+        ("C4", 5.0, 0.6, "undecided"),
+    ],
+)
+def test_pushing_collapse_is_judged_where_collapse_moved(id, ncc, accuracy, verdict):
+    pushed = arm("pushed", train_ncc=ncc, validation_accuracy=accuracy)
+    report = judged(arm("baseline"), pushed, contrasts=[Contrast(claim=id, arm="pushed")])
+    assert report.headline.verdict == verdict
+    assert report.headline.effect == pytest.approx(accuracy - 0.6, abs=0.004)
+
+
+def test_kappa_is_a_question_of_its_own_in_c3():
+    pushed = arm("pushed", train_ncc=5.0, train_relative_flatness=200.0)
+    report = judged(arm("baseline"), pushed, contrasts=[Contrast(claim="C3", arm="pushed")])
+    kappa = next(each for each in report.findings() if "κ" in each.basis)
+    assert report.headline.verdict == "supported"
+    assert kappa.verdict == "contradicted"
+    assert kappa.effect == pytest.approx(20, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("angle", "verdict"), [(20.0, "supported"), (3.0, "contradicted"), (4.0, "contradicted")]
+)
+def test_angles_leave_the_simplex_by_more_than_five_degrees(angle, verdict):
+    pushed = arm("pushed", train_angle_deviation=angle)
+    report = judged(arm("baseline"), pushed, contrasts=[Contrast(claim="C5", arm="pushed")])
+    assert report.headline.verdict == verdict
+    assert report.headline.effect == pytest.approx(angle - 3, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("augmented", "verdict"), [(1.0, "supported"), (5.0, "contradicted"), (40.0, "contradicted")]
+)
+def test_augmentation_is_compared_by_the_ratios_of_ncc(augmented, verdict):
+    report = judged(
+        arm("baseline"),
+        arm("plain", train_ncc=5.0),
+        arm("reference", train_ncc=0.5),
+        arm("augmented", train_ncc=augmented),
+        contrasts=[
+            Contrast(claim="C6", arm="plain", role="plain"),
+            Contrast(claim="C6", arm="augmented", against="reference", role="augmented"),
+        ],
+    )
+    assert report.headline.verdict == verdict
+    assert report.headline.effect == pytest.approx(augmented / 5, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("fit", "accuracy", "kappa", "verdict"),
+    [
+        (1.0, 0.4, 10.0, "supported"),
+        (1.0, 0.4, 500.0, "supported"),
+        (1.0, 0.6, 500.0, "contradicted"),
+        (1.0, 0.6, 10.0, "undecided"),  # flatness was not suppressed
+        (0.5, 0.3, 500.0, "undecided"),  # it does not fit
+    ],
+)
+def test_suppressing_flatness_counts_where_the_network_fits(fit, accuracy, kappa, verdict):
+    pushed = arm(
+        "pushed", train_accuracy=fit, validation_accuracy=accuracy, train_relative_flatness=kappa
+    )
+    report = judged(arm("baseline"), pushed, contrasts=[Contrast(claim="C7", arm="pushed")])
+    assert report.headline.verdict == verdict
+
+
+def test_one_seed_that_does_not_fit_spoils_the_fit():
+    good = arm("pushed", SEEDS[:4], validation_accuracy=0.4)
+    bad = arm("pushed", SEEDS[4:], validation_accuracy=0.4, train_accuracy=0.9)
+    report = judged(arm("baseline"), good, bad, contrasts=[Contrast(claim="C7", arm="pushed")])
+    assert report.headline.verdict == "undecided"
+    assert "no fit in every seed" in report.headline.reason
+
+
+def removal(before: float, after: float) -> ClaimReport:
+    first = arm("pushed", until=50, validation_accuracy=before)
+    second = arm("pushed", validation_accuracy=after)
+    both = pd.concat([first, second[second["step"] > 50]])
+    contrasts = [
+        Contrast(claim="C8", arm="pushed", phase=0, role="before"),
+        Contrast(claim="C8", arm="pushed"),
+    ]
+    return judged(arm("baseline"), both, contrasts=contrasts)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        (0.4, 0.6, "supported"),
+        (0.4, 0.7, "supported"),
+        (0.4, 0.45, "contradicted"),
+        (0.59, 0.6, "undecided"),  # there was nothing to restore
+    ],
+)
+def test_a_removal_restores_what_was_lower_before(before, after, verdict):
+    report = removal(before, after)
+    assert len(report.findings()) == 1
+    assert report.headline.verdict == verdict
+    assert report.headline.effect == pytest.approx(after - 0.6, abs=0.004)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "rival", "rival_kappa", "verdict"),
+    [
+        (0.4, 0.6, 10.0, "supported"),
+        (0.4, 0.4, 10.0, "contradicted"),
+        (0.4, 0.4, 900.0, "undecided"),  # the rival sharpens the head, too
+        (0.6, 0.6, 10.0, "undecided"),  # nothing to explain
+    ],
+)
+def test_a_rival_that_does_as_much_without_sharpness_speaks_against_flatness(
+    penalty, rival, rival_kappa, verdict
+):
+    report = judged(
+        arm("baseline"),
+        arm("penalty", validation_accuracy=penalty, train_relative_flatness=900.0),
+        arm("gini", validation_accuracy=rival, train_relative_flatness=rival_kappa),
+        contrasts=[
+            Contrast(claim="C13", arm="penalty", role="penalty"),
+            Contrast(claim="C13", arm="gini", role="rival"),
+        ],
+    )
+    assert report.headline.verdict == verdict
+    assert "logit scale" in report.headline.reason
+
+
+@pytest.mark.parametrize(
+    ("matched", "accuracy", "fit", "verdict"),
+    [
+        (100.0, 0.6, 1.0, "contradicted"),
+        (100.0, 0.7, 1.0, "contradicted"),
+        (100.0, 0.4, 1.0, "supported"),
+        (100.0, 0.57, 1.0, "undecided"),
+        (20.0, 0.6, 1.0, "undecided"),  # not sharp enough to count
+        (100.0, 0.6, 0.9, "undecided"),  # does not fit
+    ],
+)
+def test_a_sharp_network_that_generalises_is_a_counterexample(matched, accuracy, fit, verdict):
+    sharp = arm(
+        "sharp", validation_accuracy=accuracy, train_relative_flatness_matched=matched,
+        train_accuracy=fit,
+    )  # fmt: skip
+    report = judged(arm("baseline"), sharp, contrasts=[Contrast(claim="C14", arm="sharp")])
+    assert report.headline.verdict == verdict
+    assert report.headline.effect == pytest.approx(matched / 10, rel=0.01)
+
+
+def test_sharpness_by_confidence_alone_is_no_counterexample():
+    sharp = arm("sharp", train_relative_flatness=1000.0)
+    report = judged(arm("baseline"), sharp, contrasts=[Contrast(claim="C14", arm="sharp")])
+    assert report.headline.verdict == "undecided"
+    (plain,) = report.findings("kappa as it is")
+    assert plain.verdict == "contradicted"
+
+
+def test_the_counterexample_comes_first():
+    frames = (
+        arm("baseline"),
+        arm("a", validation_accuracy=0.4, train_relative_flatness_matched=100.0),
+        arm("b", train_relative_flatness_matched=100.0),
+    )
+    report = judged(*frames, contrasts=[Contrast(claim="C14", arm=each) for each in "ab"])
+    assert report.headline.basis == "b"
+
+
+@pytest.mark.parametrize(
+    ("role", "fit", "accuracy", "verdict"),
+    [
+        ("fails", 0.1, 0.1, "supported"),
+        ("fails", 1.0, 0.6, "contradicted"),
+        ("lower", 1.0, 0.4, "supported"),
+        ("unchanged", 1.0, 0.6, "supported"),
+        ("unchanged", 1.0, 0.4, "contradicted"),
+        ("unchanged", 1.0, 0.57, "undecided"),
+    ],
+)
+def test_a_sweep_is_held_against_what_the_paper_saw(role, fit, accuracy, verdict):
+    own = arm("own", train_accuracy=fit, validation_accuracy=accuracy)
+    report = judged(arm("baseline"), own, contrasts=[Contrast(claim="C12", arm="own", role=role)])
+    assert report.headline.verdict == verdict
+
+
+def diverged(name: str, at: int) -> pd.DataFrame:
+    frame = arm(name, until=at)
+    ends = [(name, seed, at, "train", "diverged", 1.0) for seed in SEEDS]
+    return pd.concat([frame, pd.DataFrame(ends, columns=frame.columns)])
+
+
+def test_runs_that_diverge_have_failed_and_are_named():
+    contrasts = [Contrast(claim="C12", arm="own", role="fails")]
+    report = judged(arm("baseline"), diverged("own", 60), contrasts=contrasts)
+    assert report.headline.verdict == "supported"
+    assert "seed 1, 2, 3, 4, 5 (diverged)" in report.headline.reason
+
+
+def test_runs_that_are_still_under_way_decide_nothing():
+    contrasts = [Contrast(claim="C12", arm="own", role="fails")]
+    report = judged(arm("baseline"), arm("own", until=60), contrasts=contrasts)
+    assert report.headline.verdict == "undecided"
+    assert "No seed has come to the end" in report.headline.reason
+
+
+def test_one_seed_gives_no_verdict():
+    for claim, role in (("C3", ""), ("C5", ""), ("C7", ""), ("C12", "lower"), ("C14", "")):
+        own = arm("own", SEEDS[:1], validation_accuracy=0.4, train_ncc=9.0,
+                  train_relative_flatness_matched=100.0, train_angle_deviation=40.0)  # fmt: skip
+        contrasts = [Contrast(claim=claim, arm="own", role=role)]
+        report = judged(arm("baseline"), own, contrasts=contrasts)
+        assert report.headline.verdict == "undecided", claim
+
+
+def test_an_experiment_without_contrasts_says_so():
+    (report,) = evaluate_claims(arm("baseline"), ["C7"])
+    assert report.headline.verdict == "undecided"
+    assert "compares no arms" in report.headline.reason
+
+
+def test_a_level_is_the_median_of_the_last_fifth_of_its_phase():
+    frame = arm("own", (1,), noise=0.0)
+    late = (frame["measure"] == "ncc") & (frame["step"].isin([45, 50]))
+    frame.loc[late, "value"] = 7.0
+    frame.loc[(frame["measure"] == "ncc") & (frame["step"] == 40), "value"] = 1000.0
+    made = experiment(Contrast(claim="C3", arm="own", phase=0), seeds=(1,))
+    runs = traces(pd.concat([frame, arm("baseline", (1,), noise=0.0)]))
+    (own,) = comparisons(made, runs, "C3")
+    assert (own.start, own.stop) == (0, 50)
+    assert own.own("ncc") == {1: 7.0}  # of 1000, 7, 7
+    assert own.ratio("ncc").effect == pytest.approx(14.0)
+
+
+def test_a_seed_counts_where_both_arms_have_it():
+    frames = (arm("baseline", (1, 2, 3)), arm("own", (2, 3, 4)))
+    made = experiment(Contrast(claim="C3", arm="own"))
+    (own,) = comparisons(made, traces(pd.concat(frames)), "C3")
+    assert set(own.pairs) == {2, 3}
+    assert [seed for seed, _ in own.difference("accuracy", "validation").per_seed] == [2, 3]
