@@ -76,8 +76,9 @@ def test_every_command_and_option_says_what_it_is_for(grokscope):
         assert command.help
         for each in command.params:
             assert each.help, f"{name} does not explain {each.name}"
-            shown = each.opts[0] if each.opts[0].startswith("--") else "[required]"
+            shown = each.opts[0] if each.opts[0].startswith("--") else f"{each.name} <"
             assert shown in done.words
+            assert not each.required or "[required]" in done.words
 
 
 def test_help_comes_without_a_command_and_names_the_first_step(grokscope):
@@ -109,17 +110,26 @@ def test_the_version_is_that_of_the_package(grokscope):
 # What there is.
 
 
-def test_the_list_has_every_experiment_and_preset_with_its_size(grokscope):
+def test_the_list_has_every_experiment_with_its_presets(grokscope):
     done = grokscope("list")
     assert done.code == 0
-    for name, preset in OURS:
-        experiment = find_experiment(name, preset)
-        runs = list(experiment.runs())
-        steps = max(segment.phase.until for _, _, chain in runs for segment in chain)
-        assert f"{name} {experiment.title}" in done.words
-        assert experiment.question in done.words
-        line = next(each for each in done.out.splitlines() if re.match(rf"\W*{preset}\b", each))
-        assert f"{len(runs)} of {steps:,} steps" in line
+    cells = [[cell.strip() for cell in re.split("[│┃]", line)] for line in done.out.splitlines()]
+    rows = {cell for row in cells if len(row) > 1 for cell in row[1:2]}
+    assert set(EXPERIMENTS) <= rows
+    for name, entry in EXPERIMENTS.items():
+        asked = grokscope(f"list {name}")
+        assert find_experiment(name).question in asked.words
+        for preset in entry.presets:
+            runs = list(find_experiment(name, preset).runs())
+            steps = max(segment.phase.until for _, _, chain in runs for segment in chain)
+            line = next(x for x in asked.out.splitlines() if re.match(rf"\W*{preset}\b", x))
+            assert f"{len(runs)} of {steps:,} steps" in line
+
+
+def test_a_list_of_what_is_not_there_says_what_is(grokscope):
+    done = grokscope("list grokkin")
+    assert done.code == 2
+    assert "Did you mean grokking?" in done.err
 
 
 @pytest.mark.parametrize(("name", "preset"), OURS)
@@ -195,8 +205,7 @@ def test_your_own_is_an_experiment_or_makes_one(grokscope, own, line, until):
 
 REFUSED = {
     "grokin": (
-        "there is no experiment 'grokin'. Did you mean grokking? There are: grokking; your own is "
-        "path/to/file.py:name, or a YAML file that grokscope show wrote"
+        "there is no experiment 'grokin'. Did you mean grokking? There are: grokking, "
     ),
     "grokking --preset papre": (
         "grokking has no preset 'papre'; it has default, two-tokens, paper, tiny"

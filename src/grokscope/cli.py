@@ -71,14 +71,22 @@ def _options(
 
 
 @app.command("list")
-def list_experiments() -> None:
-    """List the experiments and their presets."""
-    from grokscope.console import entry_table
-    from grokscope.experiments import EXPERIMENTS
+def list_experiments(
+    name: Annotated[
+        str | None, typer.Argument(help="An experiment: its presets, their size and duration.")
+    ] = None,
+) -> None:
+    """List the experiments, or the presets of one."""
+    from grokscope.console import entry_table, experiments_table
+    from grokscope.experiments import EXPERIMENTS, find_experiment
 
-    for name, entry in EXPERIMENTS.items():
-        console.print(entry_table(name, entry))
+    if name is not None:
+        find_experiment(name)  # says what there is, where this one is not
+        console.print(entry_table(name, EXPERIMENTS[name]))
+        return
+    console.print(experiments_table(EXPERIMENTS))
     console.print(
+        "Presets:   grokscope list NAME\n"
         "Try one:   grokscope run NAME --preset tiny\n"
         "Settings:  grokscope show NAME --preset PRESET\n"
         "Your own:  grokscope run path/to/file.py:name"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -106,9 +106,20 @@ class SegmentBars:
             self.console.print("  ".join(filter(None, parts)), soft_wrap=True)
 
 
+def experiments_table(entries: Mapping[str, Entry]) -> Table:
+    """Every experiment with its question in a line, and its presets, the usual one first."""
+    table = Table()
+    for column in ("experiment", "what it is about", "presets"):
+        table.add_column(column, no_wrap=column == "experiment")
+    for name, entry in entries.items():
+        title = entry.make(next(iter(entry.presets))).title
+        table.add_row(f"[bold]{name}", title, ", ".join(entry.presets))
+    return table
+
+
 def entry_table(name: str, entry: Entry) -> Table:
     """What an experiment asks, and its presets with their size and duration."""
-    experiment = entry.make("default")
+    experiment = entry.make(next(iter(entry.presets)))
     table = Table(
         title=f"[bold]{name}[/bold]  {experiment.title}\n{experiment.question}",
         title_justify="left",

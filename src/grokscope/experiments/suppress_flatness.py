@@ -67,20 +67,22 @@ def suppress_flatness(preset: str = "small") -> Experiment:
     Args:
         preset: ``small``, ``paper`` or ``tiny``.
     """
-    return _suppress_flatness("suppress-flatness", preset, removal=200)
+    title = "Does a network that may not be flat generalise?"
+    return _suppress_flatness("suppress-flatness", preset, title, removal=200)
 
 
 def suppress_flatness_early(preset: str = "small") -> Experiment:
     """The same, removed after a quarter (the paper's first version)."""
-    return _suppress_flatness("suppress-flatness-early", preset, removal=100)
+    title = "Does a network that may not be flat generalise? Released early"
+    return _suppress_flatness("suppress-flatness-early", preset, title, removal=100)
 
 
-def _suppress_flatness(name: str, preset: str, removal: float) -> Experiment:
+def _suppress_flatness(name: str, preset: str, title: str, removal: float) -> Experiment:
     scale = scale_of(name, preset)
     return Experiment(
         name=name,
         preset=preset,
-        title="Does a network that may not be flat generalise?",
+        title=title,
         question=(
             "The published penalty drives flatness up and is then removed: does generalisation "
             "wait for flatness, for the removal, or for the optimiser that was changed with it?"
