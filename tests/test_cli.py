@@ -204,9 +204,7 @@ def test_your_own_is_an_experiment_or_makes_one(grokscope, own, line, until):
 
 
 REFUSED = {
-    "grokin": (
-        "there is no experiment 'grokin'. Did you mean grokking? There are: grokking, "
-    ),
+    "grokin": ("there is no experiment 'grokin'. Did you mean grokking? There are: grokking, "),
     "grokking --preset papre": (
         "grokking has no preset 'papre'; it has default, two-tokens, paper, tiny"
     ),
@@ -236,6 +234,19 @@ REFUSED = {
     ),
     "nowhere.yaml": "[Errno 2] No such file or directory: 'nowhere.yaml'",
     "grokking --out my_study.py": "my_study.py is no folder",
+    "grokking --device cuda:99": "--device cuda:99 can't be used here (",
+    "grokking --device gpu": "--device gpu can't be used here (",
+    "suppress-collapse --set task.source=nowhere": "there is no folder nowhere; give a folder that",
+    "suppress-collapse --preset tiny --set task.train_examples=5000": (
+        "task.train_examples=5000 is more than the 1437 images there are to draw from"
+    ),
+    "suppress-collapse --set phases.0.penalties.0.weight=1": (
+        "--set phases.0.penalties.0.weight=1: arms.baseline.phases.0.penalties has no '0'. It is "
+    ),
+    "suppress-collapse --set arms.suppressed.phases.0.penalties.0.measure=nc": (
+        "--set arms.suppressed.phases.0.penalties.0.measure=nc: "
+        "arms.suppressed.phases.0.penalties.0: measure 'nc' is none of "
+    ),
 }
 
 

@@ -117,6 +117,9 @@ def run(
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, help="Seconds of work lost at most if a process is killed.")
     ] = 30.0,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1; auto: CUDA where there is any.")
+    ] = "auto",
     beside: Beside = None,
 ) -> None:
     """Run what is missing of an experiment, then write its report. Ctrl-C is safe."""
@@ -129,8 +132,10 @@ def run(
     from grokscope.runs.launch import Launch, launch
     from grokscope.runs.plan import Plan
     from grokscope.runs.store import Store
+    from grokscope.runs.worker import find_device
     from grokscope.tasks import check_task
 
+    find_device(device)
     for arm in experiment.arms.values():
         check_task(arm.task)
     if beside:
@@ -140,7 +145,7 @@ def run(
     console.print(escape(f"{experiment.title} ({plan.summary()}) in {folder}"), soft_wrap=True)
     try:
         with SegmentBars(plan, console) as bars:
-            launch(experiment, store, Launch(workers, threads, checkpoint_seconds), bars)
+            launch(experiment, store, Launch(workers, threads, checkpoint_seconds, device), bars)
     except KeyboardInterrupt:
         console.print("\nStopped; everything up to here is kept. To go on, run this again:")
         console.print(escape(f"  {_command_line()}"), soft_wrap=True)

@@ -37,11 +37,13 @@ class Launch:
         workers: Processes at once; None chooses by cores and segments.
         threads: CPU threads of each.
         checkpoint_seconds: Work that is lost at most when a process is killed.
+        device: Where models and data are; ``auto`` is CUDA where there is any.
     """
 
     workers: int | None = None
     threads: int = 1
     checkpoint_seconds: float = 30.0
+    device: str = "auto"
 
     def processes(self, segments: int) -> int:
         """How many workers to start for so many segments.
@@ -197,6 +199,7 @@ def _work(
             lambda: stop.is_set() or os.getppid() != parent,
             how.checkpoint_seconds,
             how.threads,
+            how.device,
         )
     except Exception:
         told.put(Progress(segment.id, 0, failure=traceback.format_exc()))

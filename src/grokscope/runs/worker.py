@@ -43,6 +43,7 @@ def run_segment(
     stop: Callable[[], bool],
     checkpoint_seconds: float = 30.0,
     threads: int = 1,
+    device: str = "cpu",
 ) -> bool:
     """Run what is missing of a segment; returns whether it is finished now.
 
@@ -56,13 +57,16 @@ def run_segment(
         checkpoint_seconds: Work that a killed process loses, at most, in seconds (plus the time
             to the next tick).
         threads: CPU threads. A checkpoint's own number wins: sums depend on it in the last bit.
+        device: As of `find_device`.
 
     Raises:
+        ValueError: If the device isn't there.
         RuntimeError: If another process is running this segment.
     """
     try:
         with store.lock(segment):
-            return _run(store, segment, report, stop, checkpoint_seconds, threads)
+            place = find_device(device)
+            return _run(store, segment, report, stop, checkpoint_seconds, threads, place)
     except Timeout as error:
         raise RuntimeError(
             f"segment {segment.id} in {store.folder} is being run by another process; "
@@ -77,6 +81,7 @@ def _run(
     stop: Callable[[], bool],
     checkpoint_seconds: float,
     threads: int,
+    device: torch.device,
 ) -> bool:
     if store.outcome(segment) is not None:  # finished by another process in the meantime
         report(Progress(segment.id, segment.phase.until, finished=True))
@@ -93,7 +98,8 @@ def _run(
     elif segment.parent is not None:
         state = store.state(segment.parent)
     torch.set_num_threads(threads)
-    training = Training(build_task(segment.run.task, segment.run.seeds), segment, state)
+    task = build_task(segment.run.task, segment.run.seeds).to(device)
+    training = Training(task, segment, state)
     begin = saved = time.monotonic()
     diverged = False
     for tick in training.run():
@@ -108,7 +114,7 @@ def _run(
         if stopping:
             return False
     seconds += time.monotonic() - begin
-    facts = environment(segment, started, seconds)
+    facts = environment(segment, started, seconds, device)
     store.finish(segment, training.state(), rows, seconds, facts, diverged)
     report(Progress(segment.id, training.step, finished=True, diverged=diverged))
     return True
@@ -118,7 +124,26 @@ def _latest(rows: list[Row]) -> dict[str, float]:
     return {f"{row.split}/{row.measure}": row.value for row in rows}
 
 
-def environment(segment: Segment, started: str, seconds: float) -> dict[str, Any]:
+def find_device(name: str) -> torch.device:
+    """The device of a name such as ``cpu`` or ``cuda:1``; ``auto`` is CUDA where there is any.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"--device {name} can't be used here ({why}); try cpu") from error
+    return device
+
+
+def environment(
+    segment: Segment, started: str, seconds: float, device: torch.device
+) -> dict[str, Any]:
     """What a reader needs to judge or repeat a run: versions, machine, seeds, duration."""
     return {
         "grokscope": grokscope.__version__,
@@ -127,7 +152,7 @@ def environment(segment: Segment, started: str, seconds: float) -> dict[str, Any
         "torch": torch.__version__,
         "platform": platform.platform(),
         "processor": _processor(),
-        "device": "cpu",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "threads": torch.get_num_threads(),
         "seeds": segment.run.seeds.model_dump(),
         "started": started,

@@ -120,17 +120,20 @@ def build_task(settings: TaskSettings, seeds: Seeds) -> Task:
 
 
 def check_task(settings: TaskSettings) -> None:
-    """Look for what is wrong with a task without making it.
+    """Look for what is wrong with a task before work starts.
+
+    Images are read, and so decoded once, before several processes want them.
 
     Raises:
-        ValueError: If a custom function cannot be found or does not take the arguments.
+        ValueError: If a custom function cannot be found or does not take the arguments; if images
+            cannot be read, or are fewer than asked for.
     """
     if isinstance(settings, CustomTask):
         _custom_function(settings)
     if isinstance(settings, Images):
-        from grokscope.tasks.image_data import find_images
+        from grokscope.tasks.images import images
 
-        find_images(settings.source)
+        images(settings, split_seed=0)
 
 
 def _custom_function(settings: CustomTask) -> Callable[..., object]:
