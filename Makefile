@@ -4,10 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench results clean
 
 demo: $(VENV)/.runtime  ## watch a network grok, then read runs/grokking/report.html
-	$(BIN)/grokscope run grokking --out runs/grokking --beside results/grokking-two-tokens
+	$(BIN)/grokscope run grokking --out runs/grokking --beside results/grokking-paper
+
+results: $(VENV)/.dev  ## write docs/results.md from results/
+	$(BIN)/python docs/make_results.py
 
 test: $(VENV)/.dev  ## lint, types, architecture, tests
 	$(BIN)/ruff check

@@ -130,6 +130,22 @@ def test_the_tiny_preset_runs_from_the_first_step_to_the_report(here, monkeypatc
     assert list(one_curve(folder, "train", "accuracy").index) == points
 
 
+def test_an_image_experiment_runs_to_its_report(here, monkeypatch, capsys):
+    assert grokscope("run suppress-collapse --preset tiny", monkeypatch) == 0
+    assert "(3 segments: 3 new)" in capsys.readouterr().out
+    folder = Path("runs/suppress-collapse-tiny")
+    store = Store(folder)
+    metrics = store.metrics(store.experiment())
+    assert set(metrics["arm"]) == set(store.experiment().arms)
+    penalty = metrics[metrics["measure"] == "penalty_ncc"]
+    assert set(penalty["arm"]) == {"suppressed", "suppressed, memory"}
+    assert (penalty["value"] > 0).all()
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    for claim in store.experiment().claims:
+        assert f">{claim}<" in page
+    assert "accuracies" in {path.stem for path in (folder / "figures").glob("*.png")}
+
+
 def test_your_own_task_is_trained_and_run_again_does_nothing_new(here, monkeypatch, capsys):
     assert grokscope("run my_study.py:experiment --out out", monkeypatch) == 0
     said = capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import pytest
 from made_study import MILESTONES, SEEDS, metrics, milestone_frame, onsets, study
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from grokscope.report import Counterpart
@@ -227,3 +229,17 @@ def test_labels_are_moved_apart_and_keep_their_order() -> None:
     gaps = np.diff(moved)
     assert (gaps >= 0.1 - 1e-6).all()
     assert moved[3] == pytest.approx(0.9, abs=0.02)
+
+
+def test_the_names_of_the_spans_do_not_overlap():
+    beside = study().milestones.assign(memorised=1500.0, onset=2000.0, generalised=2100.0)
+    made = replace(study(), milestones=beside)
+    drawing = FIGURES["grokking"](made, False)
+    renderer = FigureCanvasAgg(drawing.figure).get_renderer()
+    boxes = [
+        text.get_window_extent(renderer)
+        for text in drawing.figure.axes[0].texts
+        if text.get_text() in ("memorised", "generalised")
+    ]
+    assert len(boxes) == 2
+    assert not boxes[0].overlaps(boxes[1])

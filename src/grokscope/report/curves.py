@@ -156,6 +156,8 @@ def _all_arms(study: Study) -> Iterator[Curves]:
             if "arm" in milestones:
                 milestones = milestones[milestones["arm"] == name]
             title = name
+            if source is study and study.counterpart is not None and len(names) == 1:
+                title = f"preset {study.settings.get('preset', name)}"
             if source is study.counterpart:
                 title = source.title if len(names) == 1 else f"{source.title}: {name}"
             metrics = source.metrics[source.metrics["arm"].astype(str) == name]

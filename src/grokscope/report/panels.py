@@ -285,6 +285,7 @@ def shade(axes: Axes, curves: Curves, named: bool) -> None:
     spans = [("memorised", memorised, ends, MEMORISED)]
     spans.append(("generalised", generalised, float(curves.last_step), GENERALISED))
     low, high = axes.get_xlim()
+    names: list[tuple[str, float, float]] = []
     for name, start, end, colour in spans:
         if math.isnan(start) or end <= start:
             continue
@@ -297,13 +298,19 @@ def shade(axes: Axes, curves: Curves, named: bool) -> None:
                 max(0.0, math.log(max(each, low) / low) / math.log(high / low))
                 for each in (start, math.sqrt(start * end))
             )
-            # A span too narrow for its name: the name begins with it and leans out to the right.
-            lean = middle - begin < 0.1
-            axes.annotate(
-                name, (begin if lean else middle, 1), (0, 4), xycoords="axes fraction",
-                textcoords="offset points", ha="left" if lean else "center", size=8,
-                color="#666666",
-            )  # fmt: skip
+            names.append((name, begin, middle))
+    need = 0.55 / (axes.bbox.width / axes.figure.dpi)  # of such a name, as a share of the width
+    for place, (name, begin, middle) in enumerate(names):
+        at, side = middle, "center"
+        if middle - begin < need / 2:  # too narrow: it begins with its span and leans out of it
+            at, side = begin, "left"
+        after = names[place + 1][1] if place + 1 < len(names) else math.inf
+        if at + need * (0.5 if side == "center" else 1) > after:  # but not into the next one
+            at, side = after - 0.02, "right"
+        axes.annotate(
+            name, (at, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", ha=side,
+            size=8, color="#666666",
+        )  # fmt: skip
 
 
 def vertical_scale(axes: Axes, scale: str, values: np.ndarray) -> list[str]:

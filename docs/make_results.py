@@ -1,0 +1,117 @@
+"""Writes docs/results.md from what lies in results/: ``make results``.
+
+Nothing on that page is typed by hand but the list of the paper's figures.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from grokscope.analysis import plateau_table
+from grokscope.experiments import EXPERIMENTS, find_experiment
+from grokscope.report.study import claims_of, common, ours
+from grokscope.report.words import interval, name_of, number
+from grokscope.runs.plan import Plan
+from grokscope.runs.store import Store
+
+ROOT = Path(__file__).resolve().parent.parent
+# Which of the paper's figures an experiment draws; none: it is ours.
+FIGURES = {
+    "grokking": "1, 20",
+    "suppress-collapse": "2, 3, 5",
+    "suppress-collapse-strength": "6",
+    "suppress-collapse-augmented": "7",
+    "suppress-flatness": "4a, 8, 9, 10",
+    "suppress-flatness-early": "version 1",
+    "suppress-flatness-strength": "11",
+    "suppress-flatness-cap": "12",
+}
+SIGNS = {"supported": "✓ supported", "contradicted": "✗ contradicted", "undecided": "? undecided"}
+
+
+def page(folder: Path = ROOT / "results") -> str:
+    """The page as Markdown."""
+    stores = {each.name: Store(each) for each in sorted(folder.iterdir()) if each.is_dir()}
+    lines = [
+        "# Results",
+        "",
+        "Made by `make results` from the runs that are committed in `results/` (settings, metrics,",
+        "environment). `grokscope report results/NAME` writes the full report of each; what the",
+        "claims say and how they are tested is in [measures.md](measures.md) and in",
+        "`grokscope.analysis.claims`. Findings in words: [findings.md](findings.md).",
+        "",
+        "| experiment | the paper's figure | status | command |",
+        "|---|---|---|---|",
+        *_experiments(stores),
+    ]
+    for name, store in stores.items():
+        lines += ["", *_section(name, store)]
+    return "\n".join(lines) + "\n"
+
+
+def _experiments(stores: dict[str, Store]) -> Iterator[str]:
+    ran: dict[str, list[str]] = {}
+    for folder, store in stores.items():
+        experiment = store.experiment()
+        ran.setdefault(experiment.name, []).append(f"[{experiment.preset}](#{folder})")
+    for name, entry in EXPERIMENTS.items():
+        first = next(iter(entry.presets))
+        preset = "" if first == "default" else f" --preset {first}"
+        status = ", ".join(ran.get(name, [])) or "not run"
+        yield f"| {name} | {FIGURES.get(name, '')} | {status} | `grokscope run {name}{preset}` |"
+
+
+def _section(name: str, store: Store) -> Iterator[str]:
+    experiment = store.experiment()
+    metrics = store.metrics(experiment)
+    facts = common(store.environments(experiment))
+    yield f"## {name}"
+    yield ""
+    yield f"{experiment.title}. {experiment.question}"
+    yield ""
+    seeds = len(experiment.seeds)
+    yield (
+        f"Preset `{experiment.preset}`, {seeds} seed{'s' if seeds > 1 else ''}; "
+        f"{Plan(experiment, store).summary()}. {facts['processor']}, torch {facts['torch']}, "
+        f"{facts['seconds of training and measuring'] / 3600:.2f} core hours. "
+        f"{_changes(experiment)}"
+    )
+    yield ""
+    yield "| claim | on | verdict | effect (95 % interval) | seeds |"
+    yield "|---|---|---|---|---|"
+    for report in claims_of(experiment, metrics):
+        for finding in report.findings():
+            between = interval(*finding.interval)
+            effect = number(finding.effect)
+            if finding.effect == finding.effect:
+                effect += f" ({between}) {finding.unit}" if between else f" {finding.unit}"
+            yield (
+                f"| {report.claim} | {name_of(finding.basis)} | {SIGNS[finding.verdict]} | "
+                f"{effect} | {finding.seeds or ''} |"
+            )
+    if experiment.paper:
+        yield ""
+        yield "| what the paper reports | the paper | ours |"
+        yield "|---|---|---|"
+        milestones = plateau_table(metrics)
+        for row in experiment.paper:
+            yield f"| {row.what} | {row.value} | {number(ours(row, metrics, milestones))} |"
+
+
+def _changes(experiment) -> str:  # type: ignore[no-untyped-def]
+    """How the settings differ from the preset's, as ``run`` would be told."""
+    preset = find_experiment(experiment.name, experiment.preset)
+    parts = ["grokscope", "run", experiment.name, "--preset", experiment.preset]
+    if experiment.seeds != preset.seeds:
+        parts += ["--seeds", ",".join(map(str, experiment.seeds))]
+    ends = {run.phases[-1].until for run in experiment.arms.values()}
+    planned = {run.phases[-1].until for run in preset.arms.values()}
+    if ends != planned:
+        parts += ["--set", f"phases.-1.until={ends.pop()}"]
+    return f"Command: `{shlex.join(parts)}`."
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "results.md").write_text(page(), encoding="utf-8")
