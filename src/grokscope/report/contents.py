@@ -1,4 +1,7 @@
-"""What a report is made of: a `Study`, plain data that page and figures read and never change."""
+"""What a report is made of: a `Study`, plain data that page and figures read and never change.
+
+A figure is a `Drawn`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from grokscope.analysis.claims import ClaimReport
 
 ONSET_COLUMNS = ("arm", "measure", "split", "seed", "step", "low", "high")
@@ -77,3 +82,13 @@ class Study:
     counterpart: Counterpart | None = None
     command: str = ""
     date: str = ""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure with its headline, what is seen (its text alternative, too) and how to read it."""
+
+    figure: Figure
+    title: str
+    caption: str
+    reading: str = ""

@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from grokscope.report.charts import onset_chart, partial_chart
+from grokscope.report.comparison import (
+    accuracies,
+    collapse_by_arm,
+    flatness_by_arm,
+    losses_by_arm,
+)
+from grokscope.report.contents import Drawn, Study
 from grokscope.report.curves import WINDOW, Curves, MissingMeasureError, arms, around, before
+from grokscope.report.outcomes import outcomes
 from grokscope.report.panels import BLUE, GREEN, OCHRE, PURPLE, VERMILION, Line, Plot, both, draw
 from grokscope.report.words import count, listed, name_of, number, step, steps_range, the, tick
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from grokscope.report.contents import Study
 
 DASHED, DOTTED = (0, (5, 1.3)), (0, (1.2, 1.1))
 FLATNESS = (
@@ -33,16 +37,6 @@ FLATNESS = (
     Line("published_flatness", "train", "published", OCHRE, DOTTED, relative=True),
 )
 ACCURACY = both("accuracy", "Accuracy", "share")
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A figure with its headline, what is seen (its text alternative, too) and how to read it."""
-
-    figure: Figure
-    title: str
-    caption: str
-    reading: str = ""
 
 
 def grokking(study: Study, narrow: bool = False) -> Drawn:
@@ -162,6 +156,11 @@ FIGURES: dict[str, Callable[[Study, bool], Drawn]] = {
     "confidence": confidence,
     "representativeness": representativeness,
     "partial_correlations": partial_correlations,
+    "accuracies": accuracies,
+    "flatness_by_arm": flatness_by_arm,
+    "collapse_by_arm": collapse_by_arm,
+    "losses_by_arm": losses_by_arm,
+    "outcomes": outcomes,
 }
 
 

@@ -30,6 +30,7 @@ HEADINGS = {
     "stable_after": "share stable after",
 }
 PIXELS_PER_INCH = 96  # of CSS
+BY_COLUMN = ("grokking", "collapse", "confidence", "representativeness")  # an arm is a column there
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def render(study: Study, figures: list[Shown], notes: list[str]) -> str:
         "interval": lambda pair: words.interval(*pair),
     }
     arms = len(pd.unique(study.metrics["arm"])) if len(study.metrics) else 0
-    if arms > MOST_ARMS:
+    if arms > MOST_ARMS and any(each.name in BY_COLUMN for each in figures):
         notes = [*notes, f"Figures show the first {MOST_ARMS} of {arms} arms."]
     return environment.get_template("template.html").render(
         study=study,

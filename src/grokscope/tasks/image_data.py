@@ -12,12 +12,14 @@ import io
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -27,6 +29,7 @@ ADVICE = (
     "give a folder that holds it instead: Parquet files as on the hub (train-*.parquet), or "
     "train/CLASS/*.png, as task.source or, by its name, within $GROKSCOPE_DATA"
 )
+DECODING = 1  # in every name in the cache: raise it when the same files are decoded otherwise
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 
 
@@ -69,11 +72,11 @@ def read_images(source: str, split: str, size: int | None = None) -> ImageSet:
             file and row, and says what to do.
     """
     if source == "digits":
-        return _digits(split)
+        return _digits(split, size)
     folder = find_images(source) or _from_hub(source)
     if any(folder.rglob("*.parquet")):
         found = find_split(folder, split)
-        return _cached(found.files, size, lambda: _decode_parquet(found, size))
+        return _cached(found.files, found.label, size, lambda: _decode_parquet(found, size))
     return _read_folder(folder, split, size)
 
 
@@ -89,7 +92,7 @@ def find_images(source: str) -> Path | None:
     if source == "digits":
         return None
     local = os.environ.get("GROKSCOPE_DATA")
-    places = [Path(source), *([Path(local) / source.rpartition("/")[2]] if local else [])]
+    places = [Path(source), *([Path(local) / Path(source).name] if local else [])]
     for place in places:
         if place.is_dir():
             return place
@@ -105,18 +108,19 @@ def cache_folder() -> Path:
     return Path(own) if own else Path(base) / "grokscope"
 
 
-def _digits(split: str) -> ImageSet:
+def _digits(split: str, size: int | None) -> ImageSet:
     if split not in ("train", "test"):
         raise ValueError(f"digits has no split {split!r}; it has train and test")
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ValueError("the digits are scikit-learn's: pip install scikit-learn") from error
+        raise ValueError(
+            "the digits are scikit-learn's: pip install scikit-learn, or grokscope[images]"
+        ) from error
     raw = load_digits()
-    images = torch.as_tensor(raw.images * 15.9375).round().to(torch.uint8)[:, None]
-    labels = torch.as_tensor(raw.target).long()
     part = slice(0, 1437) if split == "train" else slice(1437, None)
-    return ImageSet(images[part], labels[part])
+    images = [_fitted(each, size)[None] for each in (raw.images[part] * 15.9375).round()]
+    return ImageSet(_stacked(images), torch.as_tensor(raw.target[part]).long())
 
 
 def _from_hub(source: str) -> Path:
@@ -134,10 +138,10 @@ def _from_hub(source: str) -> Path:
         ) from error
 
 
-def _cached(files: tuple[Path, ...], size: int | None, decode: Any) -> ImageSet:
+def _cached(files: tuple[Path, ...], labels: Any, size: int | None, decode: Any) -> ImageSet:
     facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    key = hashlib.sha256(repr((facts, size)).encode()).hexdigest()[:16]
-    path = cache_folder() / f"images-{key}.safetensors"
+    content = repr((DECODING, facts, labels, size)).encode()
+    path = cache_folder() / f"images-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
     if path.is_file():
         try:
             tensors = load_file(path)
@@ -145,10 +149,14 @@ def _cached(files: tuple[Path, ...], size: int | None, decode: Any) -> ImageSet:
         except Exception:  # an unreadable cache is made anew
             path.unlink(missing_ok=True)
     made: ImageSet = decode()
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file({"images": made.images, "labels": made.labels}, temporary)
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"images": made.images, "labels": made.labels}, temporary)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError):  # no place to keep it: decoded again the next time
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return made
 
 
@@ -170,35 +178,47 @@ def _decode_parquet(split: ParquetSplit, size: int | None) -> ImageSet:
             images.append(_decode(content, where, size))
             labels.append(label)
             _check_shape(images, where)
+    if not images:
+        raise ValueError(f"{split.files[0]} has no rows; is the download complete?")
     return ImageSet(_stacked(images), torch.tensor(labels))
 
 
 def _read_folder(folder: Path, split: str, size: int | None) -> ImageSet:
     place = folder / split
-    names = sorted(each.name for each in place.iterdir() if each.is_dir()) if place.is_dir() else []
+    names = _class_folders(place)
     if len(names) < 2:
         held = ", ".join(sorted(each.name for each in folder.iterdir())[:12]) or "nothing"
         raise ValueError(
             f"{place} has no class folders, and {folder} no Parquet files; it holds {held}. Write "
             f"{split}/CLASS/*.png, with two classes or more"
         )
-    files = [
-        (path, label)
-        for label, name in enumerate(names)
-        for path in sorted((place / name).iterdir())
-        if path.suffix.lower() in SUFFIXES
-    ]
-    if not files:
-        raise ValueError(f"the class folders of {place} hold no images ({', '.join(SUFFIXES)})")
+    # A class has one number in every split, also where a split lacks another class.
+    everywhere = _class_folders(folder / "train", folder / "test", place)
+    numbers = {name: number for number, name in enumerate(everywhere)}
+    files = []
+    for name in names:
+        own = [path for path in (place / name).iterdir() if path.suffix.lower() in SUFFIXES]
+        if not own:
+            raise ValueError(
+                f"the class folder {place / name} holds no images ({', '.join(SUFFIXES)})"
+            )
+        files += [(path, numbers[name]) for path in sorted(own)]
+    labels = [label for _, label in files]
 
     def decode() -> ImageSet:
-        images = []
+        images: list[np.ndarray[Any, Any]] = []
         for path, _ in files:
             images.append(_decode(path.read_bytes(), str(path), size))
             _check_shape(images, str(path))
-        return ImageSet(_stacked(images), torch.tensor([label for _, label in files]))
+        return ImageSet(_stacked(images), torch.tensor(labels))
 
-    return _cached(tuple(path for path, _ in files), size, decode)
+    return _cached(tuple(path for path, _ in files), labels, size, decode)
+
+
+def _class_folders(*places: Path) -> list[str]:
+    """Names of the folders within some places, without hidden ones, such as a notebook's."""
+    folders = (each for place in places if place.is_dir() for each in place.iterdir())
+    return sorted({each.name for each in folders if each.is_dir() and each.name[0] != "."})
 
 
 def _decode(content: Any, where: str, size: int | None) -> np.ndarray[Any, Any]:
@@ -207,31 +227,51 @@ def _decode(content: Any, where: str, size: int | None) -> np.ndarray[Any, Any]:
 
     try:
         with Image.open(io.BytesIO(content)) as opened:
-            grey = opened.mode in ("1", "L", "I", "I;16", "F")
-            image = opened.convert("L" if grey else "RGB")
-    except (OSError, TypeError, ValueError, SyntaxError) as error:
+            pixels = _pixels(opened)
+    except Exception as error:  # of whatever kind a parser stumbles with
         raise ValueError(f"{where} is no image that can be read: {error}") from error
-    if size is not None:
-        scale = size / min(image.size)
-        image = image.resize((round(image.width * scale), round(image.height * scale)))
-        left, top = (image.width - size) // 2, (image.height - size) // 2
-        image = image.crop((left, top, left + size, top + size))
-    pixels = np.asarray(image)
+    pixels = _fitted(pixels, size)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
+def _pixels(image: Any) -> np.ndarray[Any, Any]:
+    """Of a Pillow image, from 0 to 255: grey ``[height, width]``, colour with three channels."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return np.asarray(image) // 256  # where Pillow clips at 255
+    if image.mode in ("I", "F"):
+        raise ValueError("its pixels have 32 bits; store it with 8 or 16")
+    return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+
+
+def _fitted(pixels: np.ndarray[Any, Any], size: int | None) -> np.ndarray[Any, Any]:
+    """An image ``[height, width, ...]`` as uint8 with its shorter side resized, centre cropped."""
+    pixels = pixels.astype(np.uint8, copy=False)
+    if size is None:
+        return pixels
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
+    scale = size / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)))
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
 def _check_shape(images: list[np.ndarray[Any, Any]], where: str) -> None:
-    if images[-1].shape != images[0].shape:
+    if images[-1].shape[1:] != images[0].shape[1:]:
         raise ValueError(
-            f"{where} has shape {images[-1].shape} [channels, height, width], the first image "
-            f"{images[0].shape}; bring all to one size, for example with task.size=32"
+            f"{where} has height and width {images[-1].shape[1:]}, the first image "
+            f"{images[0].shape[1:]}; bring all to one size, for example with task.size=32"
         )
 
 
 def _stacked(images: list[np.ndarray[Any, Any]]) -> Tensor:
-    if not images:
-        raise ValueError("the data set is empty")
-    return torch.from_numpy(np.ascontiguousarray(np.stack(images)))
+    """All images as one tensor; grey ones among colour ones become colour."""
+    channels = max(len(each) for each in images)
+    made = np.empty((len(images), channels, *images[0].shape[1:]), dtype=np.uint8)
+    for place, each in zip(made, images, strict=True):
+        place[:] = each
+    return torch.from_numpy(made)
 
 
 def stratified(labels: Tensor, count: int, generator: torch.Generator) -> Iterator[Tensor]:
