@@ -387,3 +387,9 @@ def test_settings_that_no_head_can_have_are_refused_by_name(name, value):
 def test_heads_that_do_not_fit_the_moments_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         replace(collapsed(4), **changes).assumptions  # noqa: B018
+
+
+def test_a_dead_network_has_no_collapse_scale_and_no_bound():
+    features, labels = torch.ones(12, 4, dtype=torch.float64), torch.arange(12) % 3
+    found = collapse_assumptions(ClassMoments.from_batch(features, labels, 3), torch.randn(3, 4))
+    assert math.isnan(found.bound)

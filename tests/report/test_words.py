@@ -7,7 +7,16 @@ import math
 import pytest
 from made_study import claims
 
-from grokscope.report.words import answer, interval, listed, number, step, steps_range, tick
+from grokscope.report.words import (
+    answer,
+    interval,
+    listed,
+    number,
+    step,
+    steps_range,
+    tick,
+    typeset,
+)
 
 
 @pytest.mark.parametrize(
@@ -77,3 +86,8 @@ def test_the_answer_names_every_claim_once_and_those_that_turn_on_the_measure() 
 
 def test_without_claims_the_answer_says_so() -> None:
     assert answer([]) == ["No claim was tested in this run."]
+
+
+def test_only_the_minus_of_a_number_is_set():
+    text = "by -0.5 (95 % interval -1 to -.25), log-spaced, 1e-3, C1-4, seed -3"
+    assert typeset(text) == ("by −0.5 (95 % interval −1 to −.25), log-spaced, 1e-3, C1-4, seed −3")

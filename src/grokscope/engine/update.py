@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from inspect import signature
 
 import numpy as np
 import torch
@@ -41,6 +42,10 @@ class Update:
         self.head: nn.Linear | None = None
         if phase.penalties or phase.constraints:
             self.head = find_head(task.model)[1]
+        if phase.label_smoothing and "label_smoothing" not in signature(task.loss).parameters:
+            raise ValueError(
+                "the phase has label_smoothing, but the task's loss takes no argument of that name"
+            )
         self.names = [BATCH_LOSS, *dict.fromkeys(each.name for each in phase.penalties)]
         # What training itself saw since the last look: sums, and over how many steps.
         device = self.parameters[0].device

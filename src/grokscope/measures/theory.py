@@ -122,7 +122,12 @@ class CollapseAssumptions:
 
     @property
     def bound(self) -> float:
-        """Proposition 5.3's bound at this scale and radius; it holds where the residual is 0."""
+        """Proposition 5.3's bound at this scale and radius; it holds where the residual is 0.
+
+        NaN where the class means coincide, as in a network that has died: there is no scale.
+        """
+        if math.isnan(self.scale) or math.isnan(self.radius):
+            return math.nan
         return float(collapse_flatness_bound(max(self.scale, 0.0), self.radius, self.num_classes))
 
 

@@ -115,6 +115,7 @@ def render(study: Study, figures: list[Shown], notes: list[str]) -> str:
     environment.filters |= {
         "number": words.number,
         "name_of": words.name_of,
+        "typeset": words.typeset,
         "interval": lambda pair: words.interval(*pair),
     }
     arms = len(pd.unique(study.metrics["arm"])) if len(study.metrics) else 0

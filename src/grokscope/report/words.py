@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -81,6 +82,11 @@ def number(value: Any, digits: int = 3) -> str:
         return f"{sign}{mantissa} × 10{str(power).translate(SUPERSCRIPTS)}"
     rounded = float(f"{mantissa}e{exponent}")
     return f"{sign}{rounded:,.{max(0, digits - 1 - power)}f}"
+
+
+def typeset(text: str) -> str:
+    """A sentence with real minus signs before its numbers."""
+    return re.sub(r"(?<![\w.])-(?=[\d.])", MINUS, text)
 
 
 def tick(value: float, _: int = 0) -> str:

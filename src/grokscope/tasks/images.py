@@ -93,10 +93,22 @@ def images(settings: Images, split_seed: int) -> Task:
     generator = torch.Generator().manual_seed(split_seed)
     everything = read_images(settings.source, "train", settings.size)
     test = read_images(settings.source, "test", settings.size)
+    shape, other = everything.images.shape[1:], test.images.shape[1:]
+    if shape != other:
+        raise ValueError(
+            f"the training images of {settings.source} have shape {tuple(shape)} [channels, "
+            f"height, width], the test images {tuple(other)}; both must be alike. task.size=32 "
+            "brings all to one height and width"
+        )
     classes = max(everything.classes, test.classes)
     held_out, rest = test, everything
     if settings.validation_from == "train":
         held_out, rest = _drawn(everything, settings.validation_examples, "validation", generator)
+        if len(rest) < 2:
+            raise ValueError(
+                f"task.validation_examples={settings.validation_examples} leaves {len(rest)} of "
+                f"{len(everything)} images to train on"
+            )
         third = _split(test)
     else:
         held_out, _ = _drawn(test, settings.validation_examples, "validation", generator)

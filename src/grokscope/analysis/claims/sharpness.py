@@ -173,9 +173,9 @@ def _counterexample(own: Comparison, measure: str, context: str) -> Finding:
 
 
 def fits(own: Comparison) -> bool:
-    """Whether every seed's run of the arm fits its training data."""
-    levels = list(own.own("accuracy").values())
-    return bool(levels) and all(value >= FITS for value in levels)
+    """Whether every run of the arm that came to the end of the phase fits its training data."""
+    levels = [each for each in own.own("accuracy").values() if math.isfinite(each)]
+    return bool(levels) and not own.diverged and all(each >= FITS for each in levels)
 
 
 def trained(own: Comparison) -> str:
@@ -183,7 +183,7 @@ def trained(own: Comparison) -> str:
     level = mean_of(list(own.own("accuracy").values()))
     if math.isnan(level):
         return "no run came to the end of the phase"
-    return f"training accuracy {level:.3f}{'' if fits(own) else ', which is no fit in every seed'}"
+    return f"training accuracy {level:.3f}{'' if fits(own) else ', and not every seed fits'}"
 
 
 def _same_kappa(interval: tuple[float, float]) -> bool:
