@@ -97,7 +97,8 @@ def _section(name: str, store: Store) -> Iterator[str]:
         yield "|---|---|---|"
         milestones = plateau_table(metrics)
         for row in experiment.paper:
-            yield f"| {row.what} | {row.value} | {number(ours(row, metrics, milestones))} |"
+            here = number(ours(row, experiment, metrics, milestones))
+            yield f"| {row.what} | {row.value} | {here} |"
 
 
 def _changes(experiment) -> str:  # type: ignore[no-untyped-def]

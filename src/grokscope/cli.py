@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from grokscope.runs.store import Store
     from grokscope.spec import Experiment
 
 app = typer.Typer(
@@ -136,12 +137,18 @@ def run(
     from grokscope.tasks import check_task
 
     find_device(device)
-    for arm in experiment.arms.values():
-        check_task(arm.task)
     if beside:
         Store(beside).experiment()  # not there is better known before the work than after it
     store = Store(folder)
+    if out is None and _replaces(experiment, store):
+        raise ValueError(
+            f"{folder} holds a run with other settings, whose report would be replaced; "
+            "name a folder with --out"
+        )
     plan = Plan(experiment, store)
+    tasks = {each.run.task.model_dump_json(): each.run.task for each in plan.missing()}
+    for task in tasks.values():
+        check_task(task)
     console.print(escape(f"{experiment.title} ({plan.summary()}) in {folder}"), soft_wrap=True)
     try:
         with SegmentBars(plan, console) as bars:
@@ -251,6 +258,12 @@ def _experiment(
     experiment = find_experiment(name, preset)
     experiment = override(experiment, assignments or [])
     return experiment if seeds is None else with_seeds(experiment, seeds)
+
+
+def _replaces(experiment: Experiment, store: Store) -> bool:
+    """Whether the folder's report is of other arms; other seeds of the same add to it."""
+    there = (store.folder / "experiment.yaml").is_file()
+    return there and store.experiment().arms != experiment.arms
 
 
 def _write_report(folder: Path, beside: Path | None) -> None:

@@ -264,6 +264,6 @@ def test_ours_is_run_again_by_name_and_all_else_by_the_file_of_its_settings(tmp_
     own = tiny.model_copy(update={"name": "mine"})
     preset = tiny.model_copy(update={"preset": "mine"})
     for each in (changed, own, preset):
-        assert command_of(each, file.parent) == f"grokscope run '{file}'"
+        assert command_of(each, file.parent) == f"grokscope run '{file}' --out '{file.parent}'"
     Store(file.parent).save_experiment(changed)
     assert find_experiment(str(file)) == changed

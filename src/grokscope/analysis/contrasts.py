@@ -52,9 +52,13 @@ class Comparison:
         """Seed -> level of the arm."""
         return {seed: own for seed, (own, _) in self.levels(measure, split).items()}
 
-    def difference(self, measure: str, split: str = "train") -> Paired:
-        """Arm minus reference."""
+    def difference(
+        self, measure: str, split: str = "train", seeds: Sequence[int] | None = None
+    ) -> Paired:
+        """Arm minus reference, of these seeds alone if any are given."""
         levels = self.levels(measure, split)
+        if seeds is not None:
+            levels = {seed: levels[seed] for seed in seeds}
         return paired_difference(
             {seed: own for seed, (own, _) in levels.items()},
             {seed: other for seed, (_, other) in levels.items()},

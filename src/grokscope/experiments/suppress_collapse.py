@@ -47,8 +47,21 @@ def suppress_collapse(preset: str = "small") -> Experiment:
         contrasts=tuple(Contrast(claim=c, arm=arm) for c in ("C3", "C5", "C14") for arm in made),
         figures=FIGURES,
         paper=(
-            PaperValue(what="training accuracy, suppressed", value="1.00"),
-            PaperValue(what="validation accuracy, with and without", value="0.78 to 0.79"),
+            PaperValue(
+                what="training accuracy, suppressed",
+                value="1.00",
+                ours="last train/accuracy of suppressed",
+            ),
+            PaperValue(
+                what="validation accuracy, suppressed",
+                value="0.78 to 0.79",
+                ours="last validation/accuracy of suppressed",
+            ),
+            PaperValue(
+                what="validation accuracy, baseline",
+                value="0.78 to 0.79",
+                ours="last validation/accuracy of baseline",
+            ),
         ),
     )
 
@@ -103,7 +116,13 @@ def suppress_collapse_augmented(preset: str = "small") -> Experiment:
         claims=("C6", "C3"),
         contrasts=tuple(contrasts),
         figures=FIGURES,
-        paper=(PaperValue(what="validation accuracy, augmented", value="about 0.94"),),
+        paper=(
+            PaperValue(
+                what="validation accuracy, augmented",
+                value="about 0.94",
+                ours="last validation/accuracy of augmented",
+            ),
+        ),
     )
 
 

@@ -139,11 +139,12 @@ def render(study: Study, figures: list[Shown], notes: list[str]) -> str:
 def milestone_table(milestones: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the milestones as text, with a row of medians for several seeds.
 
-    The arm's column is left out where there is but one.
+    The arm's column is left out where there is but one. Arms that were not meant to grok, and of
+    which no run did, have no table.
     """
-    if milestones.empty:
-        return [], []
     many = "arm" in milestones and milestones["arm"].nunique() > 1
+    if milestones.empty or (many and milestones[["onset", "generalised"]].isna().all(axis=None)):
+        return [], []
     columns = [each for each in milestones if each != "arm" or many]
     rows = [
         [_cell(name, value) for name, value in zip(columns, row, strict=True)]

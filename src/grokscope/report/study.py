@@ -15,7 +15,7 @@ from grokscope.analysis import evaluate_claims, onset_table, partial_correlation
 from grokscope.analysis.claims import CLAIMS, ClaimReport
 from grokscope.analysis.milestones import FELL_AGAIN, UNSTABLE
 from grokscope.experiments import EXPERIMENTS, find_experiment
-from grokscope.report.contents import Counterpart, Study
+from grokscope.report.contents import Counterpart, Study, no_onsets
 from grokscope.report.curves import running_median
 from grokscope.report.words import count, listed
 from grokscope.runs.plan import Plan
@@ -46,11 +46,19 @@ def collect(store: Store, beside: Store | None = None) -> Study:
         metrics=metrics,
         claims=claims_of(experiment, metrics),
         milestones=milestones,
-        correlations=partial_correlations(metrics),
-        onsets=onset_table(metrics),
+        # Bootstraps of every run, so only for who draws them.
+        correlations=(
+            partial_correlations(metrics)
+            if "partial_correlations" in experiment.figures
+            else pd.DataFrame()
+        ),
+        onsets=onset_table(metrics) if "onsets" in experiment.figures else no_onsets(),
         settings=experiment.model_dump(mode="json"),
         environment=common(store.environments(experiment)),
-        paper=[(row.what, row.value, ours(row, metrics, milestones)) for row in experiment.paper],
+        paper=[
+            (row.what, row.value, ours(row, experiment, metrics, milestones))
+            for row in experiment.paper
+        ],
         figures=experiment.figures,
         notes=[*notes_on(plan, experiment), *unstable(milestones)],
         counterpart=None if beside is None else counterpart(beside),
@@ -75,7 +83,8 @@ def command_of(experiment: Experiment, folder: Path) -> str:
             ours = experiment.model_copy(update={"arms": {}})
         if ours.arms == experiment.arms:
             return ""
-    return shlex.join(["grokscope", "run", str(folder / "experiment.yaml")])
+    settings = str(folder / "experiment.yaml")
+    return shlex.join(["grokscope", "run", settings, "--out", str(folder)])
 
 
 def counterpart(store: Store) -> Counterpart | None:
@@ -95,7 +104,9 @@ def paper_setting_beside(folder: Path) -> Store | None:
     return Store(other) if (other / "experiment.yaml").is_file() else None
 
 
-def ours(row: PaperValue, metrics: pd.DataFrame, milestones: pd.DataFrame) -> Any:
+def ours(
+    row: PaperValue, experiment: Experiment, metrics: pd.DataFrame, milestones: pd.DataFrame
+) -> Any:
     """Our value of what the paper reports: the median over seeds.
 
     ``memorised`` and ``generalised`` are milestones; ``first``, ``highest`` and ``last`` of a
@@ -103,14 +114,18 @@ def ours(row: PaperValue, metrics: pd.DataFrame, milestones: pd.DataFrame) -> An
     """
     if not row.ours:
         return None
-    which, _, curve = row.ours.partition(" ")
+    told, _, arm = row.ours.partition(" of ")
+    which, _, curve = told.partition(" ")
     if not curve:
         found = milestones[which].dropna() if which in milestones else pd.Series(dtype=float)
         return float(found.median()) if len(found) else "not reached"
     split, _, measure = curve.partition("/")
     rows = metrics[(metrics["split"] == split) & (metrics["measure"] == measure)]
+    if arm:
+        rows = rows[rows["arm"] == arm]
     values = []
-    for _, own in rows.groupby(["arm", "seed"], observed=True):
+    for (name, _), own in rows.groupby(["arm", "seed"], observed=True):
+        first = experiment.arms[str(name)].phases[0].until
         series = own.set_index("step")["value"].sort_index().dropna()
         if not series.empty:
             smooth = running_median(series.to_frame())
@@ -118,6 +133,7 @@ def ours(row: PaperValue, metrics: pd.DataFrame, milestones: pd.DataFrame) -> An
                 "first": series.iloc[0],
                 "highest": smooth.max(),
                 "last": series.iloc[-EDGE:].median(),
+                "before": series[series.index <= first].iloc[-EDGE:].median(),
             }
             values.append(float(levels[which]))
     return float(np.median(values)) if values else None

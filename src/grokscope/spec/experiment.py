@@ -14,13 +14,17 @@ from grokscope.spec.run import Run, Seed, Segment
 class PaperValue(Settings):
     """A value that the paper reports, and where ours is found.
 
-    ``ours`` is ``memorised``, ``generalised``, or ``first``, ``highest`` or ``last`` and a
-    ``split/measure``, as in ``last train/ncc``; empty where we have none.
+    ``ours`` is ``memorised``, ``generalised``, or ``first``, ``highest``, ``last`` or ``before``
+    (at the end of the first phase) and a ``split/measure``, as in ``last train/ncc``, followed by
+    ``of ARM`` where arms differ; empty where we have none.
     """
 
     what: str
     value: str
-    ours: str = Field("", pattern=r"^(|memorised|generalised|(first|highest|last) \w+/\w+)$")
+    ours: str = Field(
+        "",
+        pattern=r"^(|memorised|generalised|(first|highest|last|before) \w+/\w+( of .+)?)$",
+    )
 
 
 class Contrast(Settings):

@@ -133,9 +133,8 @@ def _from_hub(source: str) -> Path:
     try:
         return Path(snapshot_download(source, repo_type="dataset", allow_patterns=["*.parquet"]))
     except Exception as error:
-        raise ValueError(
-            f"{source} could not be fetched from the hub ({error}); {ADVICE}"
-        ) from error
+        why = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{source} could not be fetched from the hub ({why}); {ADVICE}") from error
 
 
 def _cached(files: tuple[Path, ...], labels: Any, size: int | None, decode: Any) -> ImageSet:
