@@ -86,14 +86,20 @@ def looks_table() -> Table:
     segment = run.segments(1)[0]
     training = Training(build_task(run.task, segment.run.seeds), segment)
     batches = training._batches()
+
+    def advance() -> None:
+        batch = next(batches)
+        training.step += 1
+        training.update(training.step, batch)
+
     for _ in range(150):
-        training._update(next(batches))
+        advance()
     observer = Observer(training.task, run.observation)
     steps, looks = [], []
     for _ in range(15):
         start = time.perf_counter()
         for _ in range(5):
-            training._update(next(batches))
+            advance()
         steps.append((time.perf_counter() - start) / 5)
         start = time.perf_counter()
         observer.rows(0, 0.0)

@@ -155,13 +155,15 @@ def _counterexample(own: Comparison, measure: str, context: str) -> Finding:
     if fits(own) and sharp:
         verdict = AGAINST[direction(accuracy.interval, -MARGIN)]
     name = "kappa at matched loss" if measure.endswith("matched") else "exact kappa"
-    reason = (
-        f"{says(own)}: {trained(own)}; {name} is {kappa.effect:.3g} times the reference's"
-        f"{between(kappa.interval)}; validation accuracy differs by {accuracy.effect:+.3f}"
-        f"{between(accuracy.interval)}; {_scales(own)}"
-    )
+    measured = "is known in no seed"
+    if seeds:
+        measured = (
+            f"is {kappa.effect:.3g} times the reference's{between(kappa.interval)}; validation "
+            f"accuracy differs by {accuracy.effect:+.3f}{between(accuracy.interval)}"
+        )
+    reason = f"{says(own)}: {trained(own)}; {name} {measured}; {_scales(own)}"
     without = sorted(own.pairs.keys() - {*seeds, *own.diverged, *own.unfinished})
-    if without:
+    if seeds and without:
         reason += f". Without {name}: seed {', '.join(map(str, without))}"
     made = finding("C14", own.name, verdict, kappa, RATIO, reason, own, "")
     return Finding(**{**vars(made), "context": context})

@@ -1,0 +1,167 @@
+"""ResNet-18 on 32x32 images: a plain loop with a DataLoader, ours, and what is added to a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.timing import Table, race
+from grokscope.engine.observe import Observer
+from grokscope.engine.update import Update
+from grokscope.experiments import find_experiment
+from grokscope.interventions import FrobeniusCap, Penalty
+from grokscope.spec import Optimizer, Phase
+from grokscope.tasks import Split, Task
+from grokscope.tasks.images import CropAndFlip, Normalise, measure
+from grokscope.tasks.models.resnet import ResNet18
+
+IMAGES, BATCH, PADDING = 4_000, 64, 4
+SGD = Optimizer(name="sgd", lr=0.01, momentum=0.9)
+
+
+def tables() -> list[Table]:
+    """Throughput, and the shares of penalties and of measuring."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    return [throughput_table(), penalties_table(), looks_table()]
+
+
+class PlainImages(Dataset):
+    """What a user writes: each image converted, cropped and flipped by itself."""
+
+    def __init__(self, images: Tensor, labels: Tensor, augmented: bool) -> None:
+        self.images, self.labels, self.augmented = images, labels, augmented
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image = (self.images[index].float() / 255 - 0.5) / 0.5
+        if self.augmented:
+            image = nn.functional.pad(image, (PADDING,) * 4)
+            top, left = torch.randint(2 * PADDING + 1, (2,)).tolist()
+            image = image[:, top : top + 32, left : left + 32]
+            if torch.rand(()) < 0.5:
+                image = image.flip(-1)
+        return image, self.labels[index]
+
+
+def data() -> Split:
+    return Split(
+        torch.randint(256, (IMAGES, 3, 32, 32), dtype=torch.uint8),
+        torch.randint(10, (IMAGES,)),
+    )
+
+
+def plain_step(split: Split, augmented: bool):
+    model = ResNet18()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    loader = DataLoader(
+        PlainImages(split.inputs, split.labels, augmented), batch_size=BATCH, shuffle=True
+    )
+    batches = forever(loader)
+
+    def step() -> None:
+        images, labels = next(batches)
+        loss = nn.functional.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return step
+
+
+def our_step(split: Split, augmented: bool = False, **phase: object):
+    model = nn.Sequential(Normalise((0.5,), (0.5,)), ResNet18())
+    augment = CropAndFlip(PADDING, flip=True) if augmented else None
+    task = Task(model, train=split, validation=split, augment=augment)
+    update = Update(task, Phase(until=10**9, optimizer=SGD, **phase), start=0, seed=0)
+    batches = forever_indices()
+    count = iter(range(1, 10**9))
+    return lambda: update(next(count), next(batches))
+
+
+def forever(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
+        yield from loader
+
+
+def forever_indices() -> Iterator[Tensor]:
+    while True:
+        yield from torch.randperm(IMAGES).split(BATCH)
+
+
+def throughput_table() -> Table:
+    split = data()
+    table = Table(
+        "image step",
+        "one step of ResNet-18 (7x7 stem) on 64 images of 32x32, data included (one thread)",
+        "plain loop, DataLoader",
+    )
+    table.times = race(
+        {
+            table.baseline: plain_step(split, augmented=False),
+            "grokscope": our_step(split),
+            "plain loop, crops and flips": plain_step(split, augmented=True),
+            "grokscope, crops and flips": our_step(split, augmented=True),
+        },
+        rounds=5,
+        seconds=1.5,
+    )
+    rates = {name: BATCH / timed.median for name, timed in table.times.items()}
+    table.notes.append(
+        "Images a second: " + "; ".join(f"{name} {rate:,.0f}" for name, rate in rates.items()) + "."
+    )
+    return table
+
+
+def penalties_table() -> Table:
+    split = data()
+    published = Penalty(
+        measure="relative_flatness_bound", weight=-0.01, temperature=2.0, normalize_features=True
+    )
+    kappa = Penalty(measure="relative_flatness", weight=-1e-3)
+    table = Table("penalties", "what an intervention adds to that step (one thread)", "none")
+    table.times = race(
+        {
+            "none": our_step(split),
+            "NCC": our_step(split, penalties=(Penalty(measure="ncc", weight=-1e-3),)),
+            "published flatness, cap 50": our_step(
+                split, penalties=(published,), constraints=(FrobeniusCap(cap=50),)
+            ),
+            "exact kappa": our_step(split, penalties=(kappa,)),
+        },
+        rounds=7,
+        seconds=1.5,
+    )
+    none = table.times["none"].median
+    shares = [
+        f"{name} {100 * (timed.median / none - 1):+.1f} %"
+        for name, timed in table.times.items()
+        if name != "none"
+    ]
+    table.notes.append(f"Added to a step: {'; '.join(shares)}.")
+    return table
+
+
+def looks_table() -> Table:
+    """Measuring as a share of training, at the paper's scale."""
+    run = find_experiment("suppress-flatness", "paper").arms["baseline"]
+    split = data()
+    model = nn.Sequential(Normalise((0.5,), (0.5,)), ResNet18())
+    observer = Observer(Task(model, split, split, measure=measure), run.observation)
+    gap = run.observation.max_gap
+    times = race(
+        {"step": our_step(split), "look": lambda: observer.rows(0, 0.0)}, rounds=3, seconds=1.5
+    )
+    share = times["look"].median / (gap * times["step"].median)
+    table = Table("measuring images", "one look at the paper's scale (one thread)", "step", times)
+    table.notes.append(
+        f"A look at 2 x 2,000 images every {gap:,} steps (two epochs) is {100 * share:.1f} % of "
+        "the training time."
+    )
+    return table
