@@ -232,7 +232,7 @@ REFUSED = {
     "my_study.py:experiment --set task.function=my_study.py:number": (
         "my_study.py:number is int, not a function"
     ),
-    "nowhere.yaml": "[Errno 2] No such file or directory: 'nowhere.yaml'",
+    "nowhere.yaml": "there is no file nowhere.yaml; grokscope show NAME > nowhere.yaml writes one",
     "grokking --out my_study.py": "my_study.py is no folder",
     "grokking --device cuda:99": "--device cuda:99 can't be used here (",
     "grokking --device gpu": "--device gpu can't be used here (",

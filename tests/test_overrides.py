@@ -53,6 +53,7 @@ OWN = Experiment(
             {"phases": (PHASES[0], Phase(until=20, optimizer=Optimizer(betas=(0.5, 0.6))))},
         ),
         ("phases=[{until: 7}]", {"phases": (Phase(until=7),)}),
+        ("task.kind=modular", {"task": ModularArithmetic()}),
         ("task={kind: custom, function: 'a:b'}", {"task": CustomTask(function="a:b")}),
     ],
 )
@@ -145,6 +146,18 @@ REFUSED = [
     (TWO, "arms.plain.phases.0.until=30", "arms.plain: phases must end one after the other"),
     (TWO, "arms.plain.task.heads=5", "arms.plain.task: heads=5 must divide width=128"),
     (TWO, "arms.plain.task.kind=vision", "arms.plain.task: Input tag 'vision' found using 'kind'"),
+    (
+        TWO,
+        "task.kind=images",
+        "task.kind cannot be changed alone, because the other settings are those of 'modular'; set "
+        "the whole task, as in --set 'task={kind: images, ...}'",
+    ),
+    (
+        OWN,
+        "arms.a.task.kind=modular",
+        "task.kind cannot be changed alone, because the other settings are those of 'custom'; set ",
+    ),
+    (TWO, "task.kind=[1]", "arms.plain.task: "),
     (OWN, "task.argument.width=3", "arms.a.task has no 'argument'. Did you mean arguments?"),
     (OWN, "task.arguments.new.lr=3", "arms.a.task.arguments has no 'new'. It has: width, deep"),
     (OWN, "task.arguments.deep.mr=3", "arms.a.task.arguments.deep has no 'mr'. It has: lr"),

@@ -54,7 +54,7 @@ def test_a_split_is_not_taken_for_another_whose_name_it_begins(tmp_path):
     assert names(tmp_path, "validation_matched") == ["validation_matched-00000-of-00001.parquet"]
 
 
-def test_shards_come_in_order_and_a_limit_cuts_across_them(tmp_path):
+def test_shards_come_in_order_and_rows_are_numbered_across_them(tmp_path):
     counted = iter(range(100))
     for shard in range(11):
         values = [next(counted) for _ in range(3)]
@@ -62,21 +62,50 @@ def test_shards_come_in_order_and_a_limit_cuts_across_them(tmp_path):
     split = find_split(tmp_path, "train")
     assert len(split.files) == 11
     assert split.read(["label"]) == {"label": list(range(33))}
+    for rows in ([0], [2, 3], [0, 17, 32], range(5, 30), range(33)):
+        assert split.read(["label"], rows)["label"] == list(rows)
     for limit in (1, 3, 4, 32, 33, 1000):
-        assert split.read(["label"], limit)["label"] == list(range(min(limit, 33)))
+        rows = split.spread(limit)
+        assert len(rows) == min(limit, 33) and rows == sorted(set(rows)) == split.spread(limit)
+        assert split.read(["label"], rows)["label"] == rows
+    assert split.spread(1000) == list(range(33))
+
+
+ORDERS = {
+    "sorted": [number // 1000 for number in range(4000)],
+    "in turns of two": [number % 2 for number in range(4000)],
+    "in turns of four": [number % 4 for number in range(4000)],
+    "in turns of ten": [number % 10 for number in range(4000)],
+}
+
+
+@pytest.mark.parametrize("labels", ORDERS.values(), ids=ORDERS)
+@pytest.mark.parametrize("limit", [400, 1000, 2000, 3999])
+def test_rows_over_a_split_hold_its_classes_as_the_split_does(tmp_path, labels, limit):
+    for shard in range(4):
+        part = labels[1000 * shard : 1000 * (shard + 1)]
+        write(tmp_path / f"test-{shard}.parquet", label=part, text=["x"] * 1000)
+    split = find_split(tmp_path, "test")
+    taken = split.read(["label"], split.spread(limit))["label"]
+    classes = len(set(labels))
+    for label in range(classes):
+        assert taken.count(label) == pytest.approx(limit / classes, rel=0.1)
 
 
 def test_only_the_files_that_are_needed_are_opened(tmp_path):
     write(tmp_path / "train-0.parquet", label=[1, 2], text=["a", "b"])
     (tmp_path / "train-1.parquet").write_bytes(b"no Parquet")
-    assert find_split(tmp_path, "train").read(["text"], 2) == {"text": ["a", "b"]}
+    split = find_split(tmp_path, "train")
+    assert split.read(["text"], [0, 1]) == {"text": ["a", "b"]}
+    with pytest.raises(ValueError, match=r"train-1\.parquet is no readable Parquet file"):
+        split.spread(2)  # but how many rows there are, all of them say
 
 
 def test_long_files_are_read_row_by_row_as_they_were_written(tmp_path):
     labels = [number % 7 for number in range(10_000)]
     texts = [f"text {number}" for number in range(10_000)]
     write(tmp_path / "train.parquet", text=texts, label=labels)
-    read = find_split(tmp_path, "train").read(["text", "label"], 9_000)
+    read = find_split(tmp_path, "train").read(["text", "label"], range(9_000))
     assert read == {"text": texts[:9_000], "label": labels[:9_000]}
 
 
@@ -226,7 +255,7 @@ def test_cifar10_is_found_with_images_of_its_size():
     found = find_split(SHARED / "cifar10", "test")
     assert found.text is None
     assert found.image is not None
-    read = found.read([found.image, found.label], 200)
+    read = found.read([found.image, found.label], found.spread(200))
     assert set(read[found.label]) == set(range(10))
     value = read[found.image][0]
     image = Image.open(io.BytesIO(value["bytes"] if isinstance(value, dict) else value))

@@ -227,6 +227,28 @@ def test_settings_in_a_file_stand_in_the_order_of_their_definition():
     assert keys == list(Experiment.model_fields)
 
 
+def test_a_file_that_is_not_there_is_answered_with_how_to_make_one(tmp_path):
+    path = tmp_path / "study.yaml"
+    with pytest.raises(FileNotFoundError) as refused:
+        read_experiment(path)
+    assert str(refused.value) == f"there is no file {path}; grokscope show NAME > {path} writes one"
+
+
+@pytest.mark.parametrize("kind", ["modular", "images", "custom"])
+def test_the_kind_of_a_task_is_no_part_of_the_path_of_a_mistake(kind):
+    with pytest.raises(ValidationError) as refused:
+        experiment(arms={"a": {"task": {"kind": kind, "function": "m:f", "withd": 3}, **LONG}})
+    assert "arms.a.task.withd: there is no such setting" in explain(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["frobenius", "spectral", "logit_scale"])
+def test_nor_is_that_of_a_constraint(kind):
+    phase = {"until": 10, "constraints": [{"kind": kind, "mots": 3}]}
+    with pytest.raises(ValidationError) as refused:
+        experiment(arms={"a": {"phases": [phase]}})
+    assert "arms.a.phases.0.constraints.0.mots: there is no such set" in explain(refused.value)
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 LABELS = ("label", "labels", "fine_label", "coarse_label")
+GOLDEN = (5**0.5 - 1) / 2  # its multiples spread over [0, 1), in step with no period
 TEXTS = ("text", "sentence")  # before any other column of strings, such as an id
 
 
@@ -27,20 +29,48 @@ class ParquetSplit:
     text: str | None
     image: str | None
 
-    def read(self, columns: list[str], limit: int | None = None) -> dict[str, list[Any]]:
-        """Values of some columns as Python lists, the first ``limit`` rows.
+    def spread(self, limit: int) -> list[int]:
+        """Numbers of ``limit`` rows over the whole split, or of all if there are no more.
+
+        One row of each of as many equal stretches, for labels may be sorted; not always at the same
+        place of its stretch, for labels may take turns. The same rows each time.
+
+        Raises:
+            ValueError: If a file cannot be read; names it.
+        """
+        total = sum(_count(path) for path in self.files)
+        limit = min(limit, total)
+        starts = [number * total // limit for number in range(limit)]
+        return [
+            start + int(number * GOLDEN % 1 * (end - start))
+            for number, (start, end) in enumerate(zip(starts, [*starts[1:], total], strict=True))
+        ]
+
+    def read(self, columns: list[str], rows: Sequence[int] | None = None) -> dict[str, list[Any]]:
+        """Values of some columns as Python lists.
+
+        Args:
+            columns: Their names.
+            rows: Which rows of the split, ascending; None: all.
 
         Raises:
             ValueError: If a file cannot be read or lacks a column; names it.
         """
+        import pyarrow as pa
+
         read: dict[str, list[Any]] = {name: [] for name in columns}
+        before = 0
         for path in self.files:
             try:
                 for batch in _batches(path, columns):
+                    start, before = before, before + len(batch)
+                    if rows is not None:
+                        asked = rows[bisect_left(rows, start) : bisect_left(rows, before)]
+                        batch = batch.take(pa.array([row - start for row in asked], pa.int64()))
                     for name in columns:
                         read[name] += batch.column(name).to_pylist()
-                    if limit is not None and len(read[columns[0]]) >= limit:
-                        return {name: values[:limit] for name, values in read.items()}
+                    if rows is not None and len(read[columns[0]]) == len(rows):
+                        return read
             except KeyError as error:
                 raise ValueError(f"{path} lacks the column {error}, which others have") from error
             except (OSError, ValueError) as error:  # pyarrow's own are ValueErrors
@@ -74,6 +104,15 @@ def find_split(folder: Path, split: str) -> ParquetSplit:
             "give the folder of one"
         )
     return _columns(tuple(files))
+
+
+def _count(path: Path) -> int:
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, ValueError) as error:  # pyarrow's own are ValueErrors
+        raise ValueError(f"{path} is no readable Parquet file: {error}") from error
 
 
 def _batches(path: Path, columns: list[str]) -> Iterator[Any]:

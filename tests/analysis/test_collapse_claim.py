@@ -55,9 +55,13 @@ def report(residual: float, kappa: float, bound: float):
     return found
 
 
-def test_the_headline_is_the_exact_check():
-    found = report(0.01, 1.0, 10.0).headline
-    assert found.verdict == "supported"
+def test_the_headline_is_of_this_run_and_the_exact_checks_follow():
+    made = report(0.5, 1.0, 10.0)
+    assert made.headline.basis == "trained networks"
+    assert (made.headline.verdict, made.headline.seeds) == ("undecided", 2)
+    assert [each.seeds for each in made.others] == [0, 0]
+    found = made.others[0]
+    assert (found.basis, found.verdict) == ("exact simplex heads", "supported")
     assert found.effect == pytest.approx(min(closed_slack(k, g, 0) for k in CLASSES for g in GAPS))
 
 
@@ -73,9 +77,7 @@ def test_the_headline_is_the_exact_check():
 def test_trained_networks_speak_only_where_the_assumptions_are_met(
     residual, kappa, bound, expected
 ):
-    found = next(
-        each for each in report(residual, kappa, bound).others if each.basis == "trained networks"
-    )
+    found = report(residual, kappa, bound).headline
     assert found.verdict == expected
     assert found.effect == pytest.approx(math.log10(bound / kappa))
     assert ("Assumptions not met" in found.reason) == (expected == "undecided")

@@ -53,11 +53,32 @@ def test_one_seed_has_no_interval():
     assert all(math.isnan(each) for each in bootstrap_interval([1.0, math.nan]))
 
 
-def test_three_equal_seeds_are_as_uncertain_as_their_own_noise():
-    draws = [np.random.default_rng(seed).normal(5, 0.3, 2000) for seed in range(3)]
-    assert bootstrap_interval([1.0, 1.0, 1.0]) == (1.0, 1.0)
-    low, high = bootstrap_interval([1.0, 1.0, 1.0], draws)
-    half = 1.96 * 0.3 / math.sqrt(3)
+@pytest.mark.parametrize("seeds", [2, 3, 4])
+@pytest.mark.parametrize("value", [0.0, 0.9, -3e9])
+def test_a_few_seeds_that_all_agree_have_no_interval(seeds, value):
+    draws = [np.random.default_rng(seed).normal(5, 0.3, 200) for seed in range(seeds)]
+    tied = [value] * (seeds - 1) + [value * (1 + 1e-15)]
+    assert all(math.isnan(each) for each in bootstrap_interval(tied))
+    assert all(math.isnan(each) for each in bootstrap_interval(tied, draws))
+    assert all(math.isnan(each) for each in correlation_over_seeds([1.0] * seeds, draws)[1])
+    agreed = paired_difference(dict.fromkeys(range(seeds), 0.9), dict.fromkeys(range(seeds), 0.94))
+    assert all(math.isnan(each) for each in agreed.interval)
+
+
+def test_ties_of_rounded_accuracies_are_not_taken_for_certainty():
+    rng = np.random.default_rng(0)
+    rounded = np.round(rng.normal(0, 0.03, size=(4000, 2)) * 360) / 360
+    tied = rounded[rounded[:, 0] == rounded[:, 1]]
+    assert len(tied) > 50
+    assert (np.abs(tied[:, 0]) > 0.03).any()  # there a zero width would be wrong and certain
+    assert not any(math.isfinite(bootstrap_interval(each, resamples=10)[0]) for each in tied)
+
+
+def test_five_equal_seeds_are_as_uncertain_as_their_own_noise():
+    draws = [np.random.default_rng(seed).normal(5, 0.3, 2000) for seed in range(5)]
+    assert bootstrap_interval([1.0] * 5) == (1.0, 1.0)
+    low, high = bootstrap_interval([1.0] * 5, draws)
+    half = 1.96 * 0.3 / math.sqrt(5)
     assert (low, high) == (pytest.approx(1 - half, abs=0.03), pytest.approx(1 + half, abs=0.03))
 
 
@@ -137,14 +158,31 @@ def test_the_interval_of_a_rank_correlation_covers_the_truth():
         low, high = correlation_interval(rank_correlation(x, 0.6 * x + 0.8 * e), 25)
         covered.append(low <= truth <= high)
     assert 0.91 <= np.mean(covered) <= 0.99
-    assert all(math.isnan(each) for each in correlation_interval(0.5, 3))
+
+
+@pytest.mark.parametrize("pairs", [3, 4, 5])
+def test_fewer_than_six_pairs_have_no_interval_even_in_perfect_order(pairs):
+    assert all(math.isnan(each) for each in correlation_interval(1.0, pairs))
+
+
+def test_six_pairs_are_rarely_called_strong_where_they_are_not():
+    rng = np.random.default_rng(0)
+    truth, covered, strong = 6 / math.pi * math.asin(0.65 / 2), [], []
+    for _ in range(600):
+        x, e = rng.normal(size=(2, 6))
+        y = 0.65 * x + math.sqrt(1 - 0.65**2) * e
+        low, high = correlation_interval(rank_correlation(x, y), 6)
+        covered.append(low <= truth <= high)
+        strong.append(low >= 0.7)
+    assert np.mean(covered) > 0.91
+    assert np.mean(strong) < 0.05
 
 
 def test_paired_differences_remove_what_seeds_share():
     base = {1: 10.0, 2: 100.0, 3: 1000.0, 4: 5.0}
     found = paired_difference({s: base[s] + 1 for s in (1, 2, 3)}, base)
     assert found.effect == pytest.approx(1)
-    assert found.interval == pytest.approx((1, 1))
+    assert all(math.isnan(each) for each in found.interval)
     assert [seed for seed, _ in found.per_seed] == [1, 2, 3]
     assert (found.above, found.below) == (3, 0)
     assert found.sign_probability == pytest.approx(0.25)

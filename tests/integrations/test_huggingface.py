@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from grokscope.cli import app
 from grokscope.integrations.huggingface import load_batches, measure_saved
+from grokscope.parquet import find_split
 from grokscope.probe import Measurement, Probe
 
 transformers = pytest.importorskip("transformers")
@@ -143,11 +144,26 @@ def test_a_model_that_answers_at_the_last_token_does_so_without_a_padding_token(
     assert_same(found, by_hand(model, *made_texts()))
 
 
-def test_the_first_examples_of_the_split_that_was_named_are_taken(saved, texts):
+def test_examples_from_all_over_the_split_that_was_named_are_taken(saved, tmp_path):
     model = transformers.BertForSequenceClassification.from_pretrained(saved / "bert")
-    sentences, labels = made_texts()
-    found = measure_saved(str(saved / "bert"), str(texts), split="train", max_examples=25)
-    assert_same(found, by_hand(model, sentences[::-1][:25], labels[:25]))
+    sentences, labels = made_texts(30)
+    labels.sort()  # ten of each class
+    write(tmp_path / "train.parquet", text=sentences, label=labels)
+    write(tmp_path / "test.parquet", text=sentences[:3], label=labels[:3])
+    rows = find_split(tmp_path, "train").spread(12)
+    found = measure_saved(str(saved / "bert"), str(tmp_path), split="train", max_examples=12)
+    taken = [labels[row] for row in rows]
+    assert_same(found, by_hand(model, [sentences[row] for row in rows], taken))
+    assert [taken.count(label) for label in range(3)] == [4, 4, 4]
+    assert "ncc" in found
+
+
+def test_a_row_is_named_by_its_place_in_the_split(saved, tmp_path):
+    rows = [*["good"] * 20, *[None] * 20]
+    write(tmp_path / "test.parquet", text=rows, label=[0] * 40)
+    first = next(row for row in find_split(tmp_path, "test").spread(7) if row >= 20)
+    told = refusal(saved / "bert", tmp_path, max_examples=7)
+    assert told.startswith(f"row {first} of the split")
 
 
 def test_texts_longer_than_the_model_are_cut_to_its_length(saved, tmp_path):

@@ -11,6 +11,7 @@ from cases import HEADS, make_head
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import conv2d, cross_entropy, scaled_dot_product_attention
+from torch.nn.utils.parametrizations import spectral_norm
 
 from grokscope.measures.curvature import (
     Estimate,
@@ -319,6 +320,8 @@ def test_wrong_settings_are_refused():
     for estimator in (estimate_relative_flatness, hessian_trace):
         with pytest.raises(ValueError, match="samples must be at least 2"):
             estimator(square, weight, samples=1)
+        with pytest.raises(ValueError, match=r"samples must be a whole number, got 2\.5"):
+            estimator(square, weight, samples=2.5)
     with pytest.raises(ValueError, match=r"pass a matrix \[out, in\]"):
         estimate_relative_flatness(square, torch.ones(3))
     with pytest.raises(ValueError, match="tolerance must be positive"):
@@ -361,3 +364,12 @@ def test_wrong_layers_and_batches_are_refused(net, batch):
         layer_loss(net, "fc", cross_entropy, batch)
     with pytest.raises(ValueError, match="batch must be a pair"):
         layer_loss(net, "head", cross_entropy, batch[0])
+
+
+def test_a_weight_that_is_computed_is_refused_and_left_alone():
+    model = nn.Sequential(nn.Linear(4, 5), spectral_norm(nn.Linear(5, 3), n_power_iterations=1))
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    with pytest.raises(ValueError, match="'1' is no submodule with a weight; this model has '0'"):
+        layer_loss(model, "1", nn.functional.mse_loss, (torch.ones(2, 4), torch.ones(2, 3)))
+    for name, each in model.state_dict().items():
+        assert torch.equal(each, before[name]), name

@@ -11,6 +11,7 @@ import pytest
 import torch
 from probe_models import CASES, ResNet, X, Y, mlp, normal
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
 from torch.utils.data import DataLoader, TensorDataset
 
 from grokscope.probe import Probe, measure_tensors
@@ -89,6 +90,31 @@ def test_shuffling_loaders_and_dropout_do_not_move_the_random_numbers(make):
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
     assert dict(Probe(model).measure(loader)) == dict(first)
     assert torch.equal(torch.randn(3), expected)
+
+
+class Dropped(nn.Module):
+    """A weight of which half is dropped while training."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return nn.functional.dropout(weight, 0.5, self.training)
+
+
+@pytest.mark.parametrize("kind", ["spectral norm", "weight dropout"])
+def test_a_head_whose_weight_is_computed_is_measured_as_it_evaluates(kind):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double().train()
+    if kind == "spectral norm":
+        parametrizations.spectral_norm(model[2], n_power_iterations=1)
+    else:
+        parametrize.register_parametrization(model[2], "weight", Dropped())
+    before, random_state = everything(model), torch.get_rng_state()
+    measured = Probe(model).measure([(X, Y)])
+    assert everything(model) == before
+    assert torch.equal(torch.get_rng_state(), random_state)
+    model.eval()
+    features = model[:2](X)
+    expected = means_by_torch(features, model[2](features), Y, model[2].weight)
+    assert {name: measured[name] for name in expected} == pytest.approx(expected)
 
 
 def test_training_with_looks_at_it_is_training_without():

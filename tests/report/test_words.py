@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from made_study import claims
@@ -82,6 +83,32 @@ def test_the_answer_names_every_claim_once_and_those_that_turn_on_the_measure() 
         "C2 depends on what is measured: contradicted by exact κ and the bound on κ, "
         "supported by the published value."
     )
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        ((3, 3, 3), "Of 3 claims tested with 3 seeds: "),
+        ((3, 0, 3), "Of 3 claims tested with 3 seeds: "),
+        ((1, 3, 0), "Of 3 claims tested with 1 to 3 seeds: "),
+        ((1, 1, 0), "Of 3 claims tested with 1 seed: "),
+        ((0, 0, 0), "Of 3 claims tested: "),
+    ],
+)
+def test_the_answer_says_how_many_seeds_each_claim_rests_on(seeds, said) -> None:
+    reports = [
+        replace(each, headline=replace(each.headline, seeds=own))
+        for each, own in zip(claims(), seeds, strict=True)
+    ]
+    assert answer(reports)[0].startswith(said)
+
+
+def test_what_rests_on_no_seed_is_no_other_basis() -> None:
+    reports = [
+        replace(each, others=tuple(replace(other, seeds=0) for other in each.others))
+        for each in claims()
+    ]
+    assert len(answer(reports)) == 1
 
 
 def test_without_claims_the_answer_says_so() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import queue
 from pathlib import Path
 
 import pytest
 
-from grokscope.runs.launch import Launch, RunFailedError, launch
+from grokscope.runs.launch import Launch, RunFailedError, _Pool, launch
 from grokscope.runs.plan import Plan
 from grokscope.runs.store import Store
+from grokscope.runs.worker import Progress
 from grokscope.spec import CustomTask, Optimizer, Phase
 from small_runs import experiment, run
 
@@ -84,7 +86,7 @@ def test_nothing_follows_a_run_that_diverged(tmp_path):
 
 
 def test_seeds_share_the_cores_they_have(monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(2)))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(2)), raising=False)
     assert Launch().processes(1) == 1
     assert Launch().processes(2) == 2
     assert Launch().processes(3) == 3  # 1.5 rounds, not 2
@@ -102,3 +104,70 @@ def test_a_plan_tells_time_left_from_what_has_run(tmp_path):
     assert (
         Plan(experiment(seeds=(9,), a=run(10)), Store(Path(tmp_path / "no"))).seconds_left() is None
     )
+
+
+def test_a_system_that_does_not_tell_which_cores_are_ours_has_all_of_them(monkeypatch):
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)  # as on macOS
+    for count, processes in ((4, 4), (None, 1)):
+        monkeypatch.setattr("os.cpu_count", lambda count=count: count)
+        assert Launch().processes(8) == processes
+
+
+class Told:
+    """A worker that says something at the moment it is seen to have ended."""
+
+    exitcode = 0
+
+    def __init__(self, pool, *words: Progress) -> None:
+        self.pool, self.words = pool, list(words)
+
+    def is_alive(self) -> bool:
+        while self.words:
+            self.pool.told.put(self.words.pop(0))
+        return False
+
+    def join(self, timeout: float | None = None) -> None: ...
+
+
+def test_what_a_worker_says_while_another_is_seen_off_is_heard(tmp_path):
+    parent, child = run(10, 20).segments(1)
+    (other,) = run(15).segments(1)
+    pool, started, heard = _Pool(Store(tmp_path), Launch(), 2), [], []
+    pool.told = queue.Queue()
+
+    def start(segment):
+        started.append(segment.id)
+        diverged = Progress(parent.id, 7, finished=True, diverged=True)
+        words = {other.id: [diverged, Progress(other.id, 15, finished=True)]}
+        pool.workers[segment.id] = Told(pool, *words.get(segment.id, []))
+
+    pool._start = start
+    assert pool.run([other, parent, child], heard.append) == ""
+    assert started == [other.id, parent.id]
+    assert [(each.segment, each.diverged) for each in heard] == [
+        (parent.id, True),
+        (other.id, False),
+    ]
+
+
+def launched(folder: Path, study, store: Store) -> str:
+    with pytest.raises(RunFailedError) as failed:
+        launch(study, store, Launch(workers=1), lambda _: None)
+    return str(failed.value)
+
+
+def test_a_mistake_is_told_as_its_sentence_and_an_error_in_a_task_with_its_place(
+    tmp_path, monkeypatch
+):
+    study, store = experiment(seeds=(1,), a=run(10)), Store(tmp_path / "out")
+    (segment,) = study.arms["a"].segments(1)
+    with store.lock(segment):
+        told = launched(tmp_path, study, store)
+        assert told.startswith(f"segment {segment.id} in ") and told.count("\n") == 0
+        monkeypatch.setenv("GROKSCOPE_TRACEBACK", "1")
+        assert launched(tmp_path, study, store).startswith("Traceback")
+        monkeypatch.delenv("GROKSCOPE_TRACEBACK")
+    (tmp_path / "task.py").write_text(BROKEN.replace("ZeroDivisionError", "ValueError"))
+    task = CustomTask(function=f"{tmp_path / 'task.py'}:broken", arguments={"after": 0})
+    told = launched(tmp_path, experiment(seeds=(1,), bad=run(10, task=task)), store)
+    assert told.startswith("Traceback") and "task.py" in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -153,3 +154,77 @@ def test_a_checkpoint_keeps_its_threads_whatever_is_asked_for_later(tmp_path):
         assert seen[0] == 2
     finally:
         torch.set_num_threads(before)
+
+
+DAMAGE = {
+    "empty": b"",
+    "cut off": b'{"step": 2',
+    "no object": b"[1]",
+    "no text": b"\xff\xfe\x00",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize("name", ["state.json", "environment.json", "metrics.parquet"])
+def test_a_damaged_file_of_a_finished_segment_is_named_with_the_cure(tmp_path, name, content):
+    study = experiment(seeds=(1,), a=run(10))
+    (of,) = study.arms["a"].segments(1)
+    store = finished(tmp_path, of)
+    path = tmp_path / "segments" / of.id / name
+    path.write_bytes(content)
+    read = {
+        "state.json": lambda: store.outcome(of),
+        "environment.json": lambda: store.environments(study),
+        "metrics.parquet": lambda: store.metrics(study),
+    }
+    with pytest.raises(ValueError) as refused:
+        read[name]()
+    told = str(refused.value)
+    assert told.startswith(f"{path} is damaged (") and "\n" not in told
+    assert told.endswith(f"); delete the folder {path.parent} to run this segment again")
+
+
+def test_a_state_that_lacks_a_fact_is_damaged(tmp_path):
+    of = segment(20)
+    store = finished(tmp_path, of)
+    (tmp_path / "segments" / of.id / "state.json").write_text('{"step": 20}')
+    with pytest.raises(ValueError, match=r"state\.json is damaged \(it lacks optimizer\)"):
+        store.outcome(of)
+
+
+def stopped(folder, of) -> Store:
+    store = Store(folder)
+    assert not run_segment(store, of, lambda _: None, lambda: True)
+    return store
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "state.json", "metrics.parquet"])
+def test_a_damaged_checkpoint_is_named_and_without_it_the_segment_starts_again(tmp_path, name):
+    of = segment(20)
+    store = stopped(tmp_path, of)
+    (folder,) = (tmp_path / "segments" / f"{of.id}.partial").iterdir()
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:5])
+    with pytest.raises(ValueError) as refused:
+        run_segment(store, of, lambda _: None, lambda: False)
+    assert str(refused.value).startswith(f"{path} is damaged (")
+    path.unlink()
+    with pytest.raises(ValueError) as refused:
+        run_segment(store, of, lambda _: None, lambda: False)
+    cure = f"; delete the folder {folder} to run this segment again"
+    assert str(refused.value) == f"{path} is missing{cure}"
+    shutil.rmtree(folder)
+    assert run_segment(store, of, lambda _: None, lambda: False)
+
+
+def test_a_lock_is_there_until_its_segment_is_finished(tmp_path):
+    of = segment(20)
+    lock = tmp_path / "segments" / f"{of.id}.lock"
+    store = stopped(tmp_path, of)
+    assert lock.is_file()  # another process may be waiting at it
+    with store.lock(of):
+        assert lock.is_file()
+    assert run_segment(store, of, lambda _: None, lambda: False)
+    assert not list(tmp_path.rglob("*.lock"))
+    assert run_segment(store, of, lambda _: None, lambda: False)
+    assert not list(tmp_path.rglob("*.lock"))

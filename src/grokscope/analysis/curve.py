@@ -18,6 +18,8 @@ Scale = Literal["linear", "log"]
 Array = NDArray[np.float64]
 
 WINDOW = 5  # points under one running median; odd
+INFLATION = 2.5  # of residuals, see `resampled`
+TYPICAL = 3.0  # deviations; a larger residual is a spike
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,18 @@ def smoothed(values: Array, window: int) -> Array:
 def resampled(curve: Prepared, resamples: int, seed: int) -> Array:
     """Curves that could have been measured instead, ``[resamples, points]``, scaled and turned.
 
-    The running median plus blocks of residuals drawn from the neighbourhood of each place.
+    The running median plus blocks of residuals drawn from the neighbourhood of each place,
+    enlarged: residuals about a median that has followed them are too small, and what noise
+    neighbours share stays in the median altogether. Up to `TYPICAL` deviations a residual counts
+    `INFLATION` times; what exceeds that is a spike, which no median follows, and counts once.
+
+    How far is calibrated, not derived. Made-up falls by 0.8 decades, 0.015, 0.05 and 0.12 wide,
+    noise of 0.01 to 0.1 decades with a correlation of 0.5 between neighbours, from 0.05 on with
+    spikes, on two grids, 100 curves each: the "90 %" interval of an onset covers it in 92 % of
+    curves, in 81 to 100 % by setting; least where the fall is slow (0.12: 81 to 95 %), for there
+    the baseline is off as well. As they are, residuals gave 67 to 95 %. The onset is that of the
+    threshold in use: where it was raised clear of the noise, the interval holds the tenth of the
+    change more rarely (0.1 decades of noise: 59 to 96 %).
     """
     count, block = len(curve.raw), curve.window
     if resamples == 0 or count < block:
@@ -105,7 +118,10 @@ def resampled(curve: Prepared, resamples: int, seed: int) -> Array:
     shifts = rng.integers(-3 * block, 3 * block + 1, size=(resamples, len(places)))
     sources = np.clip(places + shifts, 0, count - block)
     index = (sources[..., None] + np.arange(block)).reshape(resamples, -1)[:, :count]
-    return np.asarray(curve.smooth + (curve.raw - curve.smooth)[index], dtype=np.float64)
+    residuals = curve.raw - curve.smooth
+    limit = TYPICAL * deviation(residuals)
+    residuals = residuals + (INFLATION - 1) * np.clip(residuals, -limit, limit)
+    return np.asarray(curve.smooth + residuals[index], dtype=np.float64)
 
 
 def deviation(residuals: Array) -> float:

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from grokscope.analysis.curve import Array, Scale
-from grokscope.analysis.onset import Onset, detect_crossing, detect_onset
+from grokscope.analysis.curve import WINDOW, Array, Scale
+from grokscope.analysis.onset import LOST, Onset, detect_crossing, detect_onset
 
 MEMORISED = 0.99  # training accuracy
 GENERALISED = 0.95  # validation accuracy
@@ -42,12 +42,12 @@ MOVING: tuple[tuple[str, str, Scale], ...] = (
 
 
 def memorisation_step(steps: ArrayLike, train_accuracy: ArrayLike) -> Onset:
-    """When training accuracy passes 0.99 for good, single spikes aside."""
+    """When training accuracy passes 0.99 for good, single spikes aside; not when it is lost."""
     return detect_crossing(steps, train_accuracy, MEMORISED)
 
 
 def generalisation_step(steps: ArrayLike, validation_accuracy: ArrayLike) -> Onset:
-    """When validation accuracy passes 0.95 for good, single spikes aside."""
+    """When validation accuracy passes 0.95 for good, single spikes aside; not when it is lost."""
     return detect_crossing(steps, validation_accuracy, GENERALISED)
 
 
@@ -124,19 +124,27 @@ class Trace:
 
     @cached_property
     def fell_again(self) -> float:
-        """Share of later points at which a generalised network was lost."""
-        return stability(*self.get("accuracy", "validation"), self.generalised.step)
+        """Share of later points at which a generalised network was lost, even for good."""
+        steps, accuracy = self.get("accuracy", "validation")
+        reached = detect_crossing(steps, accuracy, GENERALISED, lasting=False, resamples=0)
+        return stability(steps, accuracy, reached.step)
 
     @property
     def unusable(self) -> str:
         """Why the run says nothing about the order of events; empty when it does."""
         if not self.memorised.found:
-            return "never memorised"
-        if not self.generalised.found:
+            lost = self.memorised.reason == LOST
+            return "memorised and lost it again" if lost else "never memorised"
+        steps, accuracy = self.get("accuracy", "validation")
+        lost = self.generalised.reason == LOST
+        if not (self.generalised.found or lost):
             return "never generalised"
+        # Lost at the very end: too few points for `LOST`, yet all of those that an onset ends on.
+        end = float(np.median(accuracy[-max(WINDOW, len(accuracy) // 10) :]))
+        if lost or (not self.onset.found and end < FELL_AGAIN):
+            return "generalised and lost it again"
         if not self.onset.found:
             return "generalised without a plateau"
-        steps, _ = self.get("accuracy", "validation")
         start, end = self.memorised.step, self.onset.step
         points = int(((steps >= start) & (steps <= end)).sum())
         if end < LEAST_PLATEAU * start or points < LEAST_PLATEAU_POINTS:
@@ -178,7 +186,8 @@ def plateau_table(metrics: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         ``arm, seed, memorised, onset, generalised, stable_after``; the last is the share of the
-        points after generalisation at which validation accuracy stayed at 0.9 or above.
+        points after validation accuracy first was there, even if it was lost for good, at which
+        it stayed at 0.9 or above.
     """
     columns = ["arm", "seed", "memorised", "onset", "generalised", "stable_after"]
     rows = [

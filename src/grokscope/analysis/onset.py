@@ -6,7 +6,8 @@ The algorithm, the same for every measure and every run:
 1. A running median over ``window`` points; one or two spikes cannot move it, a step stays sharp.
 2. Turned so that the curve rises. From its lowest level, held by five points of nine lest a
    group of spikes pass for one, to the median of its last points is the way it goes. Where it
-   has passed half of the way for good, it has changed.
+   has passed half of the way for good, it has changed; never before that lowest level, from
+   which it has yet to come.
 3. The baseline is the median of the points between first reaching that level and then which lie
    within ``margin`` of the way, or within the noise, of it: a plateau, or the tip of a peak. A
    change from baseline to end that is small beside the scatter about a monotone curve is none.
@@ -16,9 +17,12 @@ The algorithm, the same for every measure and every run:
    reaches that threshold, the threshold is raised clear of it (to half of the change at most):
    what cannot be told from noise has not visibly begun.
 5. Uncertainty: the two measuring points around the crossing, widened by a local block bootstrap
-   of the residuals (noise differs before and after memorisation, and spikes come in groups).
+   of the residuals (noise differs before and after memorisation, and spikes come in groups),
+   enlarged so that 90 % intervals cover the threshold's crossing about that often
+   (`grokscope.analysis.curve.resampled` has the numbers).
 
-A curve that does not move by more than its noise has no onset; it is never given one.
+A curve that does not move by more than its noise has no onset; it is never given one. Nor is one
+that lies short of its threshold again at more than a quarter of the points afterwards.
 """
 
 from __future__ import annotations
@@ -58,6 +62,7 @@ STAGE_WIDTH = 0.15  # decades of steps over which the steepness of a stage is ju
 STAGE_EDGE = 0.2  # of the greatest steepness: where a stage ends
 CONFIDENCE = 0.9
 LEAST_POINTS = 8
+LOST = "it passes the level and loses it again"
 
 
 @dataclass(frozen=True)
@@ -147,9 +152,17 @@ def locate(
     start = int(np.argmax(smooth <= half))
     middle = start + max(split_of(smooth[start:] > half), 1)
     band = band_of(raw - smooth, way, margin)
+    lowest_at = int(np.argmin(smoothed(raw, TIP)))
+    if lowest_at >= middle and (smooth[start:middle] > lowest + REACHED * band).all():
+        # It had changed, came back to a level lower still and left that once more.
+        middle = lowest_at + max(split_of(smooth[lowest_at:] > half), 1)
     calm = start + resting(smooth[start:middle], lowest, band)
-    if not len(calm) or middle == len(raw):
-        return _none("it does not change enough")
+    if middle == len(raw):
+        return _none(
+            "it does not pass half of its change for good" if way else "it does not change"
+        )
+    if not len(calm):
+        return _none("it does not rest at the level from which it changes")
     before = float(np.median(smooth[calm]))
     change = after - before
     if change <= 1e-9 * max(abs(after), abs(before), 1e-12) or change < least:
@@ -161,9 +174,15 @@ def locate(
     clear = CLEAR * deviation(raw[calm] - before) / change
     level = before + min(max(fraction, clear), max(fraction, 0.5)) * change
     found = crossing(time, smooth, level, persistence, int(calm[0]), middle + 1)
-    if found.bracket[1] <= time[-1] and (smooth[time >= found.bracket[1]] < level).mean() > LAPSES:
+    if lapsed(time, smooth, level, found):
         return _none("the change did not last", before, after)
     return replace(found, before=before, after=after)
+
+
+def lapsed(time: Array, smooth: Array, level: float, found: Located) -> bool:
+    """Whether too many points lie short of the level again once it was passed."""
+    later = smooth[time >= found.bracket[1]]
+    return bool(len(later)) and bool((later < level).mean() > LAPSES)
 
 
 def band_of(residuals: Array, way: float, margin: float = MARGIN) -> float:
@@ -300,6 +319,7 @@ def detect_crossing(
     persistence: int = PERSISTENCE,
     window: int = WINDOW,
     after: float | None = None,
+    lasting: bool = True,
     resamples: int = 200,
     seed: int = 0,
 ) -> Onset:
@@ -307,6 +327,20 @@ def detect_crossing(
 
     For good: more of the points before it lie short of the level, and more of those after it
     beyond, than for any other step. A curve that lies beyond from its first point passes it there.
+
+    Args:
+        steps: Optimiser steps, ``[points]``.
+        values: The curve, ``[points]``.
+        level: In the curve's own units.
+        direction: ``rise`` or ``fall``.
+        scale: ``log`` or ``linear``.
+        persistence: Measuring points that must follow.
+        window: Points under one running median; odd.
+        after: Points before this step are not looked at.
+        lasting: A level that more than a quarter of the points afterwards lie short of again was
+            lost, and is not found; False: whether or not it was lost.
+        resamples: Resampled curves for the interval.
+        seed: Of the resampling.
     """
     curve = prepare(steps, values, direction, scale, window)
     within = _within(curve.time, after, None)
@@ -314,6 +348,8 @@ def detect_crossing(
         return _onset(curve, _none(f"only {int(within.sum())} points"), np.empty(0))
     time, goal = curve.time[within], curve.scaled(level)
     found = crossing(time, curve.smooth[within], goal, persistence)
+    if lasting and not found.reason and lapsed(time, curve.smooth[within], goal, found):
+        found = _none(LOST)
     if found.reason:
         return _onset(curve, found, np.empty(0))
     many = smoothed(resampled(curve, resamples, seed), window)[:, within]

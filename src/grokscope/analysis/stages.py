@@ -33,6 +33,10 @@ class Fall:
         share_draws: ``[draws]``.
         position: Of the steepest stage, on the plateau; NaN without a fall.
         position_draws: ``[draws]``.
+        plateau_share: Of that fall, how far the median over the whole plateau lies below the
+            highest level; NaN without a fall. A measure that fell early and came back before
+            generalisation has a small ``share`` and a large one here.
+        plateau_share_draws: ``[draws]``.
         plateau: Median over the plateau relative to the highest level: a ratio on scale log, else
             a difference.
         remaining: From that median to the end: decades or own units; what fell after the plateau.
@@ -43,10 +47,23 @@ class Fall:
     size: float
     share: float
     share_draws: Array
+    plateau_share: float
+    plateau_share_draws: Array
     position: float
     position_draws: Array
     plateau: float
     remaining: float
+
+    @property
+    def why(self) -> str:
+        """Why there is no fall to share out; empty when there is one."""
+        if not self.first.found:
+            return self.first.reason
+        if not self.largest.found:
+            return f"no steepest stage: {self.largest.reason}"
+        if math.isfinite(self.share):
+            return ""
+        return "its end is no lower than its level around memorisation"
 
 
 def describe_fall(run: Trace, measure: str, split: str, scale: Scale) -> Fall:
@@ -61,19 +78,27 @@ def describe_fall(run: Trace, measure: str, split: str, scale: Scale) -> Fall:
     steps, values = run.get(measure, split)
     first = fall_onset(steps, values, scale)
     largest = fall_onset(steps, values, scale, "largest")
-    share, size, plateau, remaining, draws = _shares(run, steps, values, scale, first.found)
+    share, size, drop, draws = _shares(run, steps, values, scale, first.found)
     at, at_draws = _position(run, largest)
-    return Fall(first, largest, size, share, draws, at, at_draws, plateau, remaining)
+    whole = drop / size if first.found and size > 0 else math.nan
+    return Fall(
+        first, largest, size, share, draws[0], whole, draws[1], at, at_draws,
+        10**-drop if scale == "log" else -drop, size - drop,
+    )  # fmt: skip
 
 
 def _shares(
     run: Trace, steps: Array, values: Array, scale: Scale, found: bool
-) -> tuple[float, float, float, float, Array]:
-    """Share before generalisation, size, plateau level, what remains after it, draws."""
+) -> tuple[float, float, float, Array]:
+    """Share before generalisation, size, fall to the plateau's median, and ``[2, draws]``.
+
+    Draws are of the share before generalisation and of that of the whole plateau.
+    """
+    nothing = np.empty((2, 0))
     magnitude = values if scale == "log" else np.abs(values)
     curve = prepare(steps, magnitude, "fall", scale, WINDOW)
     if len(curve.time) < LEAST_POINTS:
-        return math.nan, math.nan, math.nan, math.nan, np.empty(0)
+        return math.nan, math.nan, math.nan, nothing
     start = math.log10(run.memorised.step)
 
     middle = (start + math.log10(run.onset.step)) / 2
@@ -94,14 +119,15 @@ def _shares(
 
     onset = math.log10(run.onset.step)
     share, size, drop = share_of(curve.smooth, curve.raw, onset)
-    level = 10**-drop if scale == "log" else -drop
     if not found:
-        return math.nan, size, level, size - drop, np.empty(0)
+        return math.nan, size, drop, nothing
     many = resampled(curve, len(run.onset.draws), seed=1)
     onsets = np.log10(run.onset.draws)[: len(many)]
     rows = zip(smoothed(many, WINDOW), many, onsets, strict=True)
-    draws = [share_of(*row)[0] for row in rows if math.isfinite(row[2])]
-    return share, size, level, size - drop, np.array(draws)
+    drawn = np.array([share_of(*row) for row in rows if math.isfinite(row[2])]).reshape(-1, 3).T
+    # A resampled curve without a fall has no share of it.
+    whole = np.divide(drawn[2], drawn[1], out=np.full_like(drawn[1], np.nan), where=drawn[1] > 0)
+    return share, size, drop, np.array([drawn[0], whole])
 
 
 def _position(run: Trace, onset: Onset) -> tuple[float, Array]:

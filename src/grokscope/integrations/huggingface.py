@@ -40,7 +40,8 @@ def measure_saved(
             `Probe.measure` takes them.
         head: Name of the head, if the probe doesn't find it.
         split: Of the data set in a folder.
-        max_examples: Use so many from the beginning of a folder's split.
+        max_examples: Use so many rows of a folder's split, spread evenly over it and always the
+            same: a split may be sorted by label.
         batch_size: Examples of a folder at a time.
 
     Raises:
@@ -132,7 +133,7 @@ def _text_batches(
     tokenizer, config = _tokenizer(model), _config(model)
     positions = config.get("max_position_embeddings") or config.get("n_positions") or LONGEST
     longest = min(tokenizer.model_max_length, positions, LONGEST)
-    texts, labels = _rows(split, split.text, limit)
+    texts, labels, _ = _rows(split, split.text, limit)
     for start in range(0, len(labels), batch_size):
         part = slice(start, start + batch_size)
         tokens = tokenizer(
@@ -159,11 +160,11 @@ def _image_batches(
         raise ValueError(
             f"{model} has no image processor that can be read: {_line(error)}"
         ) from error
-    values, labels = _rows(split, split.image, limit)
+    values, labels, rows = _rows(split, split.image, limit)
     for start in range(0, len(labels), batch_size):
         part = slice(start, start + batch_size)
         images = []
-        for row, value in enumerate(values[part], start):
+        for row, value in zip(rows[part], values[part], strict=True):
             content = value["bytes"] if isinstance(value, dict) else value
             try:
                 images.append(Image.open(io.BytesIO(content)).convert("RGB"))
@@ -174,15 +175,18 @@ def _image_batches(
         yield {"pixel_values": pixels, "labels": torch.tensor(labels[part])}
 
 
-def _rows(split: ParquetSplit, column: str | None, limit: int) -> tuple[list[Any], list[int]]:
-    """The first values of a column with their labels, none of them missing."""
+def _rows(
+    split: ParquetSplit, column: str | None, limit: int
+) -> tuple[list[Any], list[int], list[int]]:
+    """Values of a column from all over the split, none missing; their labels; numbers of rows."""
     assert column is not None
-    read = split.read([column, split.label], limit)
+    rows = split.spread(limit)
+    read = split.read([column, split.label], rows)
     for name, values in read.items():
         if None in values:
-            where = f"row {values.index(None)} of the split in {split.files[0].parent}"
+            where = f"row {rows[values.index(None)]} of the split in {split.files[0].parent}"
             raise ValueError(f"{where} has no {name}; leave such rows out")
-    return read[column], read[split.label]
+    return read[column], read[split.label], rows
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -246,7 +246,12 @@ def simplex_angle(num_classes: int) -> float:
 
     Returns:
         ``arccos(-1 / (num_classes - 1))`` in degrees. Cost: O(1).
+
+    Raises:
+        ValueError: If there are fewer than two corners: there is no angle then.
     """
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes!r}.")
     return math.degrees(math.acos(-1 / (num_classes - 1)))
 
 

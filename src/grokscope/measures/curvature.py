@@ -203,7 +203,8 @@ def layer_loss(
     Args:
         model: Any module. Its modes, gradients, parameters and buffers stay untouched.
         layer: Name of a submodule with a ``weight``, as in ``model.named_modules()``. A weight
-            tied to another layer is varied in this layer only.
+            tied to another layer is varied in this layer only. A weight that is computed, as
+            under ``spectral_norm``, is none.
         loss: ``loss(outputs, targets)``, scalar.
         batch: ``(inputs, targets)``; inputs are a tensor, a tuple of positional or a mapping of
             keyword arguments.
@@ -254,8 +255,10 @@ def check_samples(samples: int) -> None:
     """Check that a standard error exists.
 
     Raises:
-        ValueError: If fewer than two samples are asked for.
+        ValueError: If fewer than two samples are asked for, or no whole number of them.
     """
+    if int(samples) != samples:
+        raise ValueError(f"samples must be a whole number, got {samples!r}.")
     if samples < 2:
         raise ValueError(f"samples must be at least 2 to have a standard error, got {samples}.")
 
@@ -338,7 +341,8 @@ def _mean_of(sample: Callable[[], Tensor], samples: int) -> Estimate:
 
 
 def _has_weight(module: nn.Module) -> bool:
-    return isinstance(getattr(module, "weight", None), Tensor)
+    # To look at ``module.weight`` may compute it: a parametrised one is no parameter of its layer.
+    return any(name == "weight" for name, _ in module.named_parameters(recurse=False))
 
 
 def _as_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -38,14 +38,18 @@ MATCHED_LOSS = 0.1  # nats: the loss at which confidence is matched, well fitted
 PUBLISHED_TEMPERATURE = 2.0
 DIRECTIONS = 2  # pairs of displacements for each example; seeded, the same at every measurement
 
-# What can't be added up block by block, and why it is missing where blocks were not kept.
+# What can't be added up block by block, and the parts of the gap that come from it.
 NEED_ALL = (
     "feature_robustness",
     "matched_temperature",
     "nc4_agreement",
     "relative_flatness_matched",
 )
-LEFT_OUT = "features did not all fit in memory; give the Probe more memory=... (bytes)."
+GAP_NEEDS_ALL = ("feature_robustness", "representativeness", "representativeness_kde")
+# Why measures are missing.
+NOT_KEPT = "features did not all fit in memory; give the Probe more memory=... (bytes)."
+ONE_CLASS = "fewer than two classes have examples; pass data of several classes."
+SINGLE = "fewer than two classes have two examples or more; pass more data."
 
 # Every measure of the probe; the empty ones have no unit, or that of the features.
 UNITS = {
@@ -84,6 +88,7 @@ UNITS = {
     "representativeness_kde": "nats",
     "weight_norm": "",
 }
+NEED_CLASSES = tuple(each for each in UNITS if each.startswith(("nc", "coll")) or "angle" in each)
 
 
 class Block(NamedTuple):
@@ -103,27 +108,31 @@ class Measurement(Mapping[str, float]):
         examples: How many examples counted.
         moments: Class moments of the features, float64, on the CPU.
         kernel_robustness: As `measures.kernel_robustness`, for the gap of held-out data.
-        left_out: Measures that need all features at once, where these did not fit in memory.
+        left_out: Why, by name, measures are missing: features that did not fit in memory, or data
+            of fewer than two classes.
     """
 
     numbers: Mapping[str, float] = field(repr=False)
     examples: int
     moments: ClassMoments = field(repr=False)
     kernel_robustness: float = field(default=math.nan, repr=False)
-    left_out: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "numbers", MappingProxyType(dict(self.numbers)))
+        object.__setattr__(self, "left_out", MappingProxyType(dict(self.left_out)))
 
     def __reduce__(self) -> tuple[type[Measurement], tuple[object, ...]]:
         # A read-only view of a dict can't be pickled, a dict can.
-        values = vars(self) | {"numbers": dict(self.numbers)}
+        views = {"numbers": dict(self.numbers), "left_out": dict(self.left_out)}
+        values = vars(self) | views
         return Measurement, tuple(values.values())
 
     def __getitem__(self, name: str) -> float:
         if name in self.numbers:
             return self.numbers[name]
-        why = f": {LEFT_OUT}" if name in self.left_out else f"; there are {', '.join(self)}"
+        there = f"; there are {', '.join(self)}"
+        why = f": {self.left_out[name]}" if name in self.left_out else there
         raise KeyError(f"{name!r} was not measured{why}")
 
     def __iter__(self) -> Iterator[str]:
@@ -148,8 +157,9 @@ class Measurement(Mapping[str, float]):
         rows = [
             f"{name:<{wide}}  {value:>12.6g}  {self.unit(name)}" for name, value in self.items()
         ]
-        if self.left_out:
-            rows.append(f"not measured: {', '.join(self.left_out)}; {LEFT_OUT}")
+        for why in dict.fromkeys(self.left_out.values()):
+            names = ", ".join(name for name, own in self.left_out.items() if own == why)
+            rows.append(f"not measured: {names}; {why}")
         return "\n".join([f"{self.examples:,} examples", *(row.rstrip() for row in rows)])
 
 
@@ -177,8 +187,8 @@ def measure_tensors(
     """
     check_head(features, logits, head.weight)
     check_labels(labels, logits.shape[1], examples=len(features))
-    collector = Collector(head, extra=extra or {}, reference=reference, memory=2**62)
     with torch.no_grad():
+        collector = Collector(head, extra=extra or {}, reference=reference, memory=2**62)
         collector.add(Block(features, logits, labels))
         return collector.finish()
 
@@ -299,12 +309,24 @@ class Collector:
                 values["feature_robustness"], kernel = self._robustness(whole)
         if self.reference is not None:
             values |= gap_measures(self.reference, values["loss"])
-        left_out = set(NEED_ALL if self.streaming else ())
-        if self.reference is not None and "feature_robustness" in self.reference.left_out:
-            left_out |= {"feature_robustness", "representativeness", "representativeness_kde"}
-        left_out -= values.keys()
+        missing = sorted(self._reasons(moments).items())
+        left_out = {name: why for name, why in missing if name not in values}
         kept = moments.without_scatter().to(torch.device("cpu"))
-        return Measurement(values, self.examples, kept, kernel, tuple(sorted(left_out)))
+        return Measurement(values, self.examples, kept, kernel, left_out)
+
+    def _reasons(self, moments: ClassMoments) -> dict[str, str]:
+        """Why measures may be missing, by name."""
+        reasons = dict.fromkeys(NEED_ALL if self.streaming else (), NOT_KEPT)
+        if self.reference is not None:
+            if "feature_robustness" in self.reference.left_out:
+                reasons |= dict.fromkeys(GAP_NEEDS_ALL, NOT_KEPT)
+            if self.means is None:
+                reasons["nc4_agreement"] = f"of the training data {ONE_CLASS}"
+        if int((moments.count > 0).sum()) < 2:
+            reasons |= dict.fromkeys(NEED_CLASSES, ONE_CLASS)
+        elif int((moments.count > 1).sum()) < 2:
+            reasons["ncc_unbiased"] = SINGLE
+        return reasons
 
     def _collapse(self, moments: ClassMoments, whole: Block | None) -> dict[str, float]:
         if int((moments.count > 0).sum()) < 2:

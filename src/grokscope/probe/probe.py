@@ -87,9 +87,12 @@ class Probe:
 
         Cost: one forward pass per batch, and O(n * c * (c + d)) for the measures.
         """
-        collector = Collector(self.head, extra=self.extra, reference=reference, memory=self.memory)
         count = 0
         with self._undisturbed():
+            # Inside: a parametrised weight is computed whenever it is looked at.
+            collector = Collector(
+                self.head, extra=self.extra, reference=reference, memory=self.memory
+            )
             for count, batch in enumerate(batches, 1):
                 try:
                     collector.add(self._block(batch))

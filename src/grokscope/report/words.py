@@ -145,18 +145,27 @@ def answer(claims: Sequence[Any]) -> list[str]:
         for verdict, ids in by_verdict.items()
         if ids
     ]
-    seeds = max(each.headline.seeds for each in claims)
-    first = (
-        f"Of {count(len(claims), 'claim')} tested with {count(seeds, 'seed')}: {'; '.join(parts)}."
-    )
+    first = f"Of {count(len(claims), 'claim')} tested{_with_seeds(claims)}: {'; '.join(parts)}."
     turning = [_turns(each) for each in claims]
     return [first, *(sentence for sentence in turning if sentence)]
 
 
+def _with_seeds(claims: Sequence[Any]) -> str:
+    """`` with 3 seeds``, or `` with 1 to 3 seeds`` where claims differ; empty without any."""
+    seeds = sorted({each.headline.seeds for each in claims} - {0})
+    if not seeds:
+        return ""
+    least = f"{seeds[0]:,} to " if len(seeds) > 1 else ""
+    return f" with {least}{count(seeds[-1], 'seed')}"
+
+
 def _turns(report: Any) -> str:
-    """The sentence on a claim whose verdict depends on the basis; empty when it does not."""
-    findings = report.findings()
-    if len({each.verdict for each in findings}) == 1:
+    """The sentence on a claim whose verdict depends on the basis; empty when it does not.
+
+    What rests on no seed, not measured or not of this run, is no other basis.
+    """
+    findings = [each for each in report.findings() if each.seeds]
+    if len({each.verdict for each in findings}) <= 1:
         return ""
     parts = []
     for verdict in dict.fromkeys(each.verdict for each in findings):

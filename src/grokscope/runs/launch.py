@@ -11,7 +11,6 @@ import os
 import queue
 import signal
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
@@ -21,12 +20,12 @@ from pathlib import Path
 
 from grokscope.runs.plan import Plan
 from grokscope.runs.store import Store
-from grokscope.runs.worker import Progress, run_segment
+from grokscope.runs.worker import Progress, run_segment, told_of
 from grokscope.spec import Experiment, Segment
 
 
 class RunFailedError(RuntimeError):
-    """At least one segment raised; its traceback is the message."""
+    """At least one segment raised; the message is its error's, or its traceback (`told_of`)."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,17 @@ class Launch:
         along and the system shares the cores out: three segments on two cores take 1.5 rounds,
         not 2.
         """
-        cores = max(1, len(os.sched_getaffinity(0)) // self.threads)
+        cores = max(1, _cores() // self.threads)
         if self.workers is not None:
             return max(1, min(self.workers, segments))
         return min(segments, cores + segments % cores)
+
+
+def _cores() -> int:
+    """Cores that this process may use; where the system does not tell, all there are."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def launch(
@@ -101,7 +107,7 @@ class _Pool:
         self.workers: dict[str, SpawnProcess] = {}
 
     def run(self, segments: list[Segment], report: Callable[[Progress], None]) -> str:
-        """Run segments as their parents finish; returns the traceback of a failure, or ""."""
+        """Run segments as their parents finish; returns what a failure says, or ""."""
         waiting = {segment.id: segment for segment in segments}
         ended: set[str] = set()  # and so may not be waited for
         while waiting or self.workers:
@@ -114,13 +120,15 @@ class _Pool:
                     ended.add(segment.id)
                 elif len(self.workers) < self.size:
                     self._start(waiting.pop(segment.id))
+            # Seen to have ended before the listening, not after it: all they said is heard.
+            silent = [key for key, worker in self.workers.items() if not worker.is_alive()]
             for progress in self._listen():
                 if progress.failure:
                     return progress.failure
                 if progress.diverged:
                     ended.add(progress.segment)
                 report(progress)
-            failure = self._reap()
+            failure = self._reap(silent)
             if failure:
                 return failure
         return ""
@@ -143,15 +151,10 @@ class _Pool:
         except queue.Empty:
             return heard
 
-    def _reap(self) -> str:
-        for key, worker in list(self.workers.items()):
-            if worker.is_alive():
-                continue
-            for progress in self._listen():
-                if progress.failure:
-                    return progress.failure
+    def _reap(self, ended: list[str]) -> str:
+        for key in ended:
+            worker = self.workers.pop(key)
             worker.join()
-            del self.workers[key]
             if worker.exitcode:
                 cause = f"signal {-worker.exitcode}" if worker.exitcode < 0 else "an error"
                 return (
@@ -201,8 +204,8 @@ def _work(
             how.threads,
             how.device,
         )
-    except Exception:
-        told.put(Progress(segment.id, 0, failure=traceback.format_exc()))
+    except Exception as error:
+        told.put(Progress(segment.id, 0, failure=told_of(error)))
 
 
 class _Throttle:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from grokscope.engine.observe import Row
@@ -24,6 +26,7 @@ from grokscope.engine.state import State
 from grokscope.spec import Experiment, Segment, read_experiment, to_yaml
 
 COLUMNS = ["step", "epoch", "replica", "split", "measure", "value"]
+FACTS = ("step", "optimizer", "threads", "seconds", "diverged")
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,15 @@ class Store:
     # Finished segments.
 
     def outcome(self, segment: Segment) -> Outcome | None:
-        """How the segment ended, or None while it has not."""
+        """How the segment ended, or None while it has not.
+
+        Raises:
+            ValueError: If its file is damaged; names it and says how to go on, as all here do.
+        """
         path = self._final(segment) / "state.json"
         if not path.is_file():
             return None
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = _read_json(path, FACTS)
         return Outcome(facts["step"], facts["diverged"], facts["seconds"])
 
     def state(self, segment: Segment) -> State:
@@ -99,10 +106,23 @@ class Store:
 
     # Segments under way.
 
-    def lock(self, segment: Segment) -> FileLock:
-        """Held by whoever runs the segment; the system frees it when that process ends."""
+    @contextmanager
+    def lock(self, segment: Segment) -> Iterator[None]:
+        """Held by whoever runs the segment; the system frees it when that process ends.
+
+        Raises:
+            filelock.Timeout: If another process holds it.
+        """
         self.segments.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.segments / f"{segment.id}.lock", timeout=0)
+        path = self.segments / f"{segment.id}.lock"
+        with FileLock(path, timeout=0):
+            yield
+            # Who opened the file before it is gone and who makes a new one may then each hold a
+            # lock. That is harmless here and only here: whoever comes in finds the segment
+            # finished and writes nothing.
+            if (self._final(segment) / "state.json").is_file():
+                with suppress(OSError):  # Windows removes no file that is open
+                    path.unlink(missing_ok=True)
 
     def sweep(self, segment: Segment) -> None:
         """Remove what a killed process was still writing; only for who holds the lock."""
@@ -147,7 +167,7 @@ class Store:
             for segment in chain:
                 path = self._newest(segment) / "metrics.parquet"
                 if path.is_file():
-                    frame = pd.read_parquet(path).drop(columns="replica")
+                    frame = _read_metrics(path).drop(columns="replica")
                     frame.insert(0, "arm", arm)
                     frame.insert(1, "seed", seed)
                     frames.append(frame)
@@ -160,7 +180,7 @@ class Store:
         """The environment of every finished segment."""
         chains = [chain for _, _, chain in experiment.runs()]
         paths = {self._final(each) / "environment.json": None for chain in chains for each in chain}
-        return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+        return [_read_json(path) for path in paths if path.is_file()]
 
     def _newest(self, segment: Segment) -> Path:
         """The folder of the segment's end, or of its last checkpoint."""
@@ -233,8 +253,45 @@ def _write_state(
 
 
 def _read_state(folder: Path) -> tuple[State, list[Row], float]:
-    facts = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    tensors = load_file(folder / "state.safetensors")
+    facts = _read_json(folder / "state.json", FACTS)
+    with _reading(folder / "state.safetensors") as path:
+        tensors = load_file(path)
     state = State(facts["step"], tensors, facts["optimizer"], facts["threads"])
-    frame = pd.read_parquet(folder / "metrics.parquet")[list(Row._fields)]
+    frame = _read_metrics(folder / "metrics.parquet")[list(Row._fields)]
     return state, [Row(*values) for values in frame.itertuples(index=False)], facts["seconds"]
+
+
+def _read_json(path: Path, names: Sequence[str] = ()) -> dict[str, Any]:
+    """An object with at least these names."""
+    with _reading(path):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(facts, dict):
+            raise TypeError(f"it holds no object but {type(facts).__name__}")
+        for name in names:
+            if name not in facts:
+                raise KeyError(f"it lacks {name}")
+        return facts
+
+
+def _read_metrics(path: Path) -> pd.DataFrame:
+    with _reading(path):
+        frame = pd.read_parquet(path)
+        for name in COLUMNS:
+            if name not in frame:
+                raise KeyError(f"it lacks the column {name}")
+        return frame
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Path]:
+    """Name the file that is damaged, and the cure."""
+    try:
+        yield path
+    except PermissionError:
+        raise  # names its file, and there is nothing wrong with that
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        why = " ".join(str(error.args[0] if len(error.args) == 1 else error).split())
+        wrong = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({why})"
+        raise ValueError(
+            f"{path} {wrong}; delete the folder {path.parent} to run this segment again"
+        ) from error

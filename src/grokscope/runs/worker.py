@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,10 @@ from grokscope.engine.state import State
 from grokscope.runs.store import Store
 from grokscope.spec import Segment
 from grokscope.tasks import build_task
+
+
+class SegmentBusyError(RuntimeError):
+    """Another process is running this segment."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +65,15 @@ def run_segment(
         device: As of `find_device`.
 
     Raises:
-        ValueError: If the device isn't there.
-        RuntimeError: If another process is running this segment.
+        ValueError: If the device isn't there, or a file to go on from is damaged.
+        SegmentBusyError: If another process is running this segment.
     """
     try:
         with store.lock(segment):
             place = find_device(device)
             return _run(store, segment, report, stop, checkpoint_seconds, threads, place)
     except Timeout as error:
-        raise RuntimeError(
+        raise SegmentBusyError(
             f"segment {segment.id} in {store.folder} is being run by another process; "
             "wait for it, or choose another folder with --out"
         ) from error
@@ -118,6 +123,20 @@ def _run(
     store.finish(segment, training.state(), rows, seconds, facts, diverged)
     report(Progress(segment.id, training.step, finished=True, diverged=diverged))
     return True
+
+
+def told_of(error: Exception) -> str:
+    """What is told of an error in a segment: our own sentence, else where it happened, too.
+
+    A ValueError that comes from elsewhere may lie in the code of somebody's task, who needs the
+    traceback. ``GROKSCOPE_TRACEBACK=1`` asks for it always.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    here = Path(grokscope.__file__).parent
+    ours = isinstance(error, ValueError) and here in Path(frames[-1].filename).parents
+    if (ours or isinstance(error, SegmentBusyError)) and not os.environ.get("GROKSCOPE_TRACEBACK"):
+        return str(error)
+    return "".join(traceback.format_exception(error))
 
 
 def _latest(rows: list[Row]) -> dict[str, float]:

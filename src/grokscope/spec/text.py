@@ -6,13 +6,24 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
 
+from grokscope.interventions import Constraint
 from grokscope.settings import Settings
 from grokscope.spec.experiment import Experiment
+from grokscope.spec.tasks import Task
+
+
+def _kinds(union: Any) -> tuple[str, ...]:
+    """What tells the members of a union apart."""
+    members = get_args(get_args(union)[0])
+    return tuple(each.model_fields["kind"].default for each in members)
+
+
+TASK_KINDS, CONSTRAINT_KINDS = _kinds(Task), _kinds(Constraint)
 
 
 class _Loader(yaml.SafeLoader):
@@ -39,8 +50,11 @@ def read_experiment(path: Path) -> Experiment:
     """Read an experiment that `to_yaml` wrote.
 
     Raises:
+        FileNotFoundError: If there is no such file; says how to make one.
         ValueError: If the file is not such an experiment; names the file and the fields.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; grokscope show NAME > {path} writes one")
     try:
         return Experiment.model_validate(_parse(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
@@ -66,6 +80,7 @@ def override(experiment: Experiment, assignments: Sequence[str]) -> Experiment:
         starts = [[]] if keys[0] == "arms" else [["arms", arm] for arm in data["arms"]]
         try:
             for start in starts:
+                _check_kind(data, start + keys, _parse(text))
                 _assign(data, start + keys, _parse(text))
         except (yaml.YAMLError, ValueError) as error:
             raise ValueError(f"--set {assignment}: {explain(error)}") from error
@@ -98,18 +113,21 @@ def explain(error: Exception) -> str:
         return " ".join(str(error).split())
     problems: dict[str, None] = {}
     for item in error.errors():
-        # A task's kind stands in the place of a name there, but is none.
-        names = [
-            str(part)
-            for above, part in zip((None, *item["loc"]), item["loc"], strict=False)
-            if not (above == "task" and part in ("modular", "custom"))
-        ]
+        pairs = zip((None, *item["loc"]), item["loc"], strict=False)
+        names = [str(part) for above, part in pairs if not _is_kind(above, part)]
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "there is no such setting"
         shown = f" (got {item['input']!r})" if isinstance(item["input"], str | int | float) else ""
         problems[f"{'.'.join(names) or 'settings'}: {message}{shown}"] = None
     return "; ".join(problems)
+
+
+def _is_kind(above: Any, part: Any) -> bool:
+    """Whether a part of a location is a kind: it stands in the place of a name, but is none."""
+    if above == "task":
+        return part in TASK_KINDS
+    return isinstance(above, int) and part in CONSTRAINT_KINDS
 
 
 def _parse(text: str) -> Any:
@@ -122,6 +140,18 @@ def _keys(path: str, arms: Iterable[str]) -> list[str]:
         if f"{path}.".startswith(f"arms.{arm}."):
             return ["arms", arm, *path.split(".")[2 + arm.count(".") :]]
     return path.split(".")
+
+
+def _check_kind(data: Any, keys: Sequence[str], value: Any) -> None:
+    """Refuse another kind of task beside the settings of the one that is there."""
+    if len(keys) != 4 or keys[2:] != ["task", "kind"] or value not in TASK_KINDS:
+        return
+    task = data["arms"].get(keys[1], {}).get("task", {})
+    if task.get("kind", value) != value:
+        raise ValueError(
+            f"task.kind cannot be changed alone, because the other settings are those of "
+            f"{task['kind']!r}; set the whole task, as in --set 'task={{kind: {value}, ...}}'"
+        )
 
 
 def _assign(data: Any, keys: Sequence[str], value: Any) -> None:

@@ -26,7 +26,7 @@ class Finding:
         basis: What was measured, such as ``relative_flatness``.
         verdict: By a rule fixed in advance.
         effect: The mean over seeds; NaN when there is none.
-        interval: 95 % interval of the effect; NaN where seeds are too few for one.
+        interval: 95 % interval of the effect; NaN where seeds are too few for one, or a few agree.
         unit: Of the effect.
         seeds: How many runs the effect rests on.
         per_seed: (seed, effect).
@@ -141,11 +141,11 @@ def evaluate_claims(
         experiment: Its contrasts, for claims that compare arms.
 
     Returns:
-        A report for each claim.
+        A report for each claim; one about the course of one arm is undecided when there are
+        several.
 
     Raises:
-        ValueError: For a claim that is not registered, an arm without rows, missing columns, or a
-            claim about the course of one arm when there are several.
+        ValueError: For a claim that is not registered, an arm without rows, or missing columns.
 
     Cost: about half a second a seed and claim, for a hundred measuring points.
     """
@@ -159,7 +159,10 @@ def evaluate_claims(
 
 def _report(own: Claim, runs: Sequence[Trace], experiment: Experiment | None) -> ClaimReport:
     if not own.compares:
-        return _made(own, own.test(runs))
+        try:
+            return _made(own, own.test(runs))
+        except SeveralArmsError as error:
+            return _made(own, [undecided(own.id, "", "", str(error))])
     declared = comparisons(experiment, runs, own.id) if experiment is not None else []
     made = [each for each in declared if each.comparable or each.diverged]
     reason = "No seed has come to the end of the phase in both arms."
@@ -174,15 +177,21 @@ def _made(own: Claim, findings: Sequence[Finding]) -> ClaimReport:
     return ClaimReport(own.id, own.statement, headline, tuple(others), own.note)
 
 
-def one_arm(runs: Sequence[Trace], id: str) -> None:
+class SeveralArmsError(ValueError):
+    """A claim about the course of one arm was given the runs of several."""
+
+
+def one_arm(runs: Sequence[Trace]) -> None:
     """Refuse several arms: a seed in each of them would count as several seeds.
 
     Raises:
-        ValueError: If there is more than one arm.
+        SeveralArmsError: If there is more than one; `evaluate_claims` makes it a finding.
     """
     arms = sorted({run.arm for run in runs})
     if len(arms) > 1:
-        raise ValueError(f"{id} is about one arm, but metrics has {', '.join(arms)}; pass arm=")
+        raise SeveralArmsError(
+            f"It is about one arm, but there are {', '.join(arms)}; look at one at a time."
+        )
 
 
 def undecided(id: str, basis: str, unit: str, reason: str, context: str = "") -> Finding:
@@ -213,5 +222,5 @@ def between(interval: Interval) -> str:
     """`` (95 % interval 0.1 to 0.3)``; says so when there is none."""
     low, high = interval
     if math.isnan(low) or math.isnan(high):
-        return " (no interval: fewer than two seeds)"
+        return " (no interval: too few seeds, or a few that all agree)"
     return f" (95 % interval {low:.3g} to {high:.3g})"
