@@ -64,6 +64,10 @@ def patient_loss(logits, labels):
 
 def no_task(classes, seed):
     return "a task"
+
+
+def failing(classes, seed):
+    return 1 / 0
 '''
 
 
@@ -168,13 +172,19 @@ def test_your_own_task_is_trained_and_run_again_does_nothing_new(here, monkeypat
 
 
 def test_a_task_that_fails_is_told_in_the_last_line_below_where_it_did(here, monkeypatch, capsys):
-    line = "run my_study.py:experiment --out out --set task.function=my_study.py:no_task"
+    line = "run my_study.py:experiment --out out --set task.function=my_study.py:failing"
     assert grokscope(line, monkeypatch) == 2
     *trace, last = capsys.readouterr().err.strip().splitlines()
     assert trace[0] == "Traceback (most recent call last):"
-    assert last == (
-        "Error: ValueError: my_study.py:no_task returned str; it must return a grokscope Task"
-    )
+    assert "my_study.py" in "".join(trace) and "    return 1 / 0" in trace
+    assert last == "Error: ZeroDivisionError: division by zero"
+
+
+def test_a_task_that_is_none_is_told_in_one_line(here, monkeypatch, capsys):
+    line = "run my_study.py:experiment --out out --set task.function=my_study.py:no_task"
+    assert grokscope(line, monkeypatch) == 2
+    told = capsys.readouterr().err
+    assert told == "Error: my_study.py:no_task returned str; it must return a grokscope Task\n"
 
 
 def test_a_run_that_is_interrupted_says_how_to_go_on_and_goes_on(here, monkeypatch, capsys):

@@ -92,6 +92,12 @@ def test_rows_over_a_split_hold_its_classes_as_the_split_does(tmp_path, labels, 
         assert taken.count(label) == pytest.approx(limit / classes, rel=0.1)
 
 
+def test_a_split_without_rows_has_none_to_spread(tmp_path):
+    write(tmp_path / "test.parquet", label=pa.array([], pa.int64()))
+    split = find_split(tmp_path, "test")
+    assert split.spread(5) == [] and split.read(["label"], []) == {"label": []}
+
+
 def test_only_the_files_that_are_needed_are_opened(tmp_path):
     write(tmp_path / "train-0.parquet", label=[1, 2], text=["a", "b"])
     (tmp_path / "train-1.parquet").write_bytes(b"no Parquet")

@@ -40,11 +40,11 @@ class ParquetSplit:
         """
         total = sum(_count(path) for path in self.files)
         limit = min(limit, total)
-        starts = [number * total // limit for number in range(limit)]
-        return [
-            start + int(number * GOLDEN % 1 * (end - start))
-            for number, (start, end) in enumerate(zip(starts, [*starts[1:], total], strict=True))
-        ]
+        rows = []
+        for number in range(limit):
+            start, end = number * total // limit, (number + 1) * total // limit
+            rows.append(start + int(number * GOLDEN % 1 * (end - start)))
+        return rows
 
     def read(self, columns: list[str], rows: Sequence[int] | None = None) -> dict[str, list[Any]]:
         """Values of some columns as Python lists.

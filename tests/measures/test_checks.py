@@ -7,6 +7,7 @@ import torch
 from cases import make_head
 
 from grokscope.measures.checks import check_bias, check_finite
+from grokscope.measures.collapse import simplex_angle
 from grokscope.measures.flatness import (
     published_grokking_flatness,
     relative_flatness,
@@ -79,3 +80,9 @@ def test_a_bias_of_another_head_is_refused():
 def test_opposite_infinities_do_not_hide_each_other():
     with pytest.raises(ValueError, match="x holds 0 NaN and 2 infinite of 3"):
         check_finite("x", torch.tensor([float("inf"), -float("inf"), 1.0]))
+
+
+@pytest.mark.parametrize("classes", [1, 0, -3])
+def test_one_corner_alone_has_no_angle(classes):
+    with pytest.raises(ValueError, match=f"num_classes must be at least 2, got {classes}"):
+        simplex_angle(classes)

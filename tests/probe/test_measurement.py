@@ -70,6 +70,31 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are():
         measurement(loss=1.0, accuracy=0.5)["los"]
 
 
+def collapse_of(measured: Measurement) -> set[str]:
+    names = {"mean_class_angle", "angle_deviation"}
+    return {each for each in measured if each.startswith(("nc", "collapse_")) or each in names}
+
+
+@pytest.mark.parametrize("memory", [0, 2**30])
+def test_data_of_one_class_say_why_their_collapse_is_missing(memory):
+    model, inputs = mlp().double(), normal(30, 4)
+    batches = [(inputs, model.eval()(inputs).argmax(-1))]
+    probe = Probe(model, memory=memory)
+    whole, one = probe.measure(batches), probe.measure([(X, torch.zeros_like(Y))])
+    assert collapse_of(whole) <= set(one.left_out) and not collapse_of(one)
+    with pytest.raises(KeyError, match=r"'ncc' was not measured: fewer than two classes have exam"):
+        one["ncc"]
+    (line,) = [each for each in str(one).splitlines() if "two classes" in each]
+    assert line.startswith("not measured: angle_deviation, collapse_") and " ncc, " in line
+    held_out = probe.measure(batches, one)
+    assert "of the training data" in held_out.left_out["nc4_agreement"]
+
+
+def test_classes_of_one_example_have_no_variance_to_correct():
+    measured = Probe(mlp().double()).measure([(X[:3], torch.tensor([0, 1, 2]))])
+    assert "ncc" in measured and measured.left_out["ncc_unbiased"].startswith("fewer than two")
+
+
 def test_it_cannot_be_changed():
     numbers = {"loss": 1.0}
     measured = measurement(**numbers)

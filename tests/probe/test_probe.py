@@ -15,7 +15,7 @@ from grokscope.measures.checks import NotFiniteError
 from grokscope.measures.collapse import ncc, neural_collapse
 from grokscope.measures.moments import ClassMoments
 from grokscope.measures.theory import collapse_assumptions
-from grokscope.probe import Measurement, Probe
+from grokscope.probe import Probe
 
 
 def naive(features: Tensor, logits: Tensor, labels: Tensor, weight: Tensor) -> dict[str, float]:
@@ -273,30 +273,6 @@ def test_streaming_measures_the_same_and_says_what_it_leaves_out(memory):
     with pytest.raises(KeyError, match=r"'nc4_agreement' was not measured.* more memory="):
         streamed["nc4_agreement"]
     assert str(streamed).splitlines()[-1].startswith("not measured: feature_robustness, matched")
-
-
-def collapse_of(measured: Measurement) -> set[str]:
-    names = {"mean_class_angle", "angle_deviation"}
-    return {each for each in measured if each.startswith(("nc", "collapse_")) or each in names}
-
-
-@pytest.mark.parametrize("memory", [0, 2**30])
-def test_data_of_one_class_say_why_their_collapse_is_missing(memory):
-    model, batches = fitted()
-    probe = Probe(model, memory=memory)
-    whole, one = probe.measure(batches), probe.measure([(X, torch.zeros_like(Y))])
-    assert collapse_of(whole) <= set(one.left_out) and not collapse_of(one)
-    with pytest.raises(KeyError, match=r"'ncc' was not measured: fewer than two classes have exam"):
-        one["ncc"]
-    (line,) = [each for each in str(one).splitlines() if "two classes" in each]
-    assert line.startswith("not measured: angle_deviation, collapse_") and " ncc, " in line
-    held_out = probe.measure(batches, one)
-    assert "of the training data" in held_out.left_out["nc4_agreement"]
-
-
-def test_classes_of_one_example_have_no_variance_to_correct():
-    measured = Probe(mlp().double()).measure([(X[:3], torch.tensor([0, 1, 2]))])
-    assert "ncc" in measured and measured.left_out["ncc_unbiased"].startswith("fewer than two")
 
 
 def test_held_out_data_lack_what_their_streamed_reference_left_out():

@@ -16,6 +16,7 @@ from made_study import claims, metrics, study
 
 from grokscope.report import Counterpart, write_report
 from grokscope.report.page import milestone_table
+from grokscope.report.words import typeset
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -102,7 +103,7 @@ def test_the_page_tells_question_answer_verdicts_and_seeds(page: Page) -> None:
         assert report.statement in page.text
         for finding in (report.headline, *report.others):
             assert finding.verdict in page.text
-            assert finding.reason in page.text
+            assert typeset(finding.reason) in page.text
     for seed in (1, 42, 15213):
         assert f"(seed {seed})" in page.text
     assert "✗ contradicted" in page.text

@@ -257,7 +257,7 @@ def check_samples(samples: int) -> None:
     Raises:
         ValueError: If fewer than two samples are asked for, or no whole number of them.
     """
-    if int(samples) != samples:
+    if not hasattr(samples, "__index__"):
         raise ValueError(f"samples must be a whole number, got {samples!r}.")
     if samples < 2:
         raise ValueError(f"samples must be at least 2 to have a standard error, got {samples}.")

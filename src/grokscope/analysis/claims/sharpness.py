@@ -112,7 +112,7 @@ def due_to_flatness(made: Sequence[Comparison]) -> list[Finding]:
         accuracy = own.difference("accuracy", "validation")
         verdict: Verdict = "undecided"
         reason = f"{says(own)}: {_effects(own)}"
-        if accuracy.interval[1] >= -MARGIN:
+        if not accuracy.interval[1] < -MARGIN:  # NaN, too
             reason += ". It is not shown to lower accuracy, so there is no effect to explain"
         elif alike := [rival.name for rival in rivals if _does_as_much(rival, own)]:
             verdict = "contradicted"
