@@ -219,7 +219,7 @@ def measure(
     split: Annotated[str, typer.Option(help="Which split of the folder.")] = "test",
     head: Annotated[str | None, typer.Option(help="Name of the head, if it isn't found.")] = None,
     max_examples: Annotated[
-        int, typer.Option(min=2, help="Use the first so many of the folder.")
+        int, typer.Option(min=2, help="Use so many rows, spread over the split.")
     ] = 2048,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples of the folder at a time.")] = 64,
 ) -> None:

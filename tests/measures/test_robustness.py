@@ -352,6 +352,7 @@ def test_the_derivatives_are_exact(measure):
         ({"labels": make_head().labels[:5]}, "labels has 5 entries for 6 examples"),
         ({"labels": make_head().labels - 100}, "labels must lie in .* drop ignored"),
         ({"samples": 0}, "samples must be positive"),
+        ({"samples": 1.5}, "samples must be a whole number"),
         ({"reduction": "median"}, "reduction must be one of 'mean', 'sum', 'none'"),
     ],
 )

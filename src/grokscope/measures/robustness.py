@@ -270,6 +270,8 @@ def _loss_increase(
 ) -> Tensor:
     """Mean of loss(phi +- cloud) - loss(phi) over pairs of displacements, ``[examples]``."""
     check_positive("samples", samples)
+    if not hasattr(samples, "__index__"):
+        raise ValueError(f"samples must be a whole number, got {samples!r}.")
     with torch.autocast(device_type=logits.device.type, enabled=False):
         before = cross_entropy_of(logits, labels)
         total = torch.zeros_like(before)
