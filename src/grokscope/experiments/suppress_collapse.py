@@ -6,7 +6,7 @@ from grokscope.experiments.vision import PLAIN, Scale, presets, scale_of
 from grokscope.interventions import Penalty
 from grokscope.spec import Contrast, Experiment, PaperValue, Phase, Run
 
-PRESETS = presets(small="25 minutes")
+PRESETS = presets(small="about 15 minutes")
 EPOCHS = 250
 FIGURES = ("accuracies", "collapse_by_arm", "flatness_by_arm", "losses_by_arm", "outcomes")
 

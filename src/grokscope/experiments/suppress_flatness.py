@@ -14,7 +14,7 @@ from grokscope.experiments.vision import (
 from grokscope.interventions import Penalty, SharpnessAware
 from grokscope.spec import Contrast, Experiment, Optimizer, PaperValue, Phase, Run
 
-PRESETS = presets(small="50 minutes")
+PRESETS = presets(small="30 to 40 minutes")
 EPOCHS = 400
 FIGURES = ("accuracies", "flatness_by_arm", "outcomes", "collapse_by_arm", "losses_by_arm")
 # With a fifth of the epochs a cap of 50 swamps the loss before the training data are fitted.
