@@ -160,11 +160,7 @@ def removal(before: float, after: float) -> ClaimReport:
     first = arm("pushed", until=50, validation_accuracy=before)
     second = arm("pushed", validation_accuracy=after)
     both = pd.concat([first, second[second["step"] > 50]])
-    contrasts = [
-        Contrast(claim="C8", arm="pushed", phase=0, role="before"),
-        Contrast(claim="C8", arm="pushed"),
-    ]
-    return judged(arm("baseline"), both, contrasts=contrasts)
+    return judged(arm("baseline"), both, contrasts=[Contrast(claim="C8", arm="pushed")])
 
 
 @pytest.mark.parametrize(
@@ -315,6 +311,52 @@ def test_one_seed_gives_no_verdict():
         contrasts = [Contrast(claim=claim, arm="own", role=role)]
         report = judged(arm("baseline"), own, contrasts=contrasts)
         assert report.headline.verdict == "undecided", claim
+
+
+def test_each_arm_is_restored_from_its_own_level_before():
+    first, late = arm("a", until=50, validation_accuracy=0.4), arm("a", validation_accuracy=0.6)
+    lowered = pd.concat([first, late[late["step"] > 50]])
+    contrasts = [Contrast(claim="C8", arm="a"), Contrast(claim="C8", arm="b")]
+    report = judged(arm("baseline"), lowered, arm("b"), contrasts=contrasts)
+    assert [each.verdict for each in report.findings()] == ["supported", "undecided"]
+
+
+def test_without_a_phase_before_nothing_was_removed():
+    contrasts = [Contrast(claim="C8", arm="own")]
+    own = arm("own", validation_accuracy=0.6)
+    report = judged(arm("baseline"), own, contrasts=contrasts, phases=(100,))
+    assert report.headline.verdict == "undecided"
+
+
+def test_an_augmented_arm_is_held_against_no_other_plain_one_than_its_own():
+    contrasts = [
+        Contrast(claim="C6", arm="weak", role="plain"),
+        Contrast(claim="C6", arm="weak augmented", against="reference", role="augmented"),
+        Contrast(claim="C6", arm="strong", role="plain"),
+        Contrast(claim="C6", arm="strong augmented", against="reference", role="augmented"),
+    ]
+    frames = (
+        arm("baseline"), arm("reference"), arm("weak", train_ncc=0.5),
+        arm("weak augmented", train_ncc=0.5), arm("strong", train_ncc=50.0, until=60),
+        arm("strong augmented", train_ncc=0.5),
+    )  # fmt: skip
+    report = judged(*frames, contrasts=contrasts)
+    compared = [each for each in report.findings() if each.seeds]
+    assert [each.basis for each in compared] == ["weak augmented against reference"]
+
+
+def test_a_sweep_that_raises_accuracy_has_not_lowered_it():
+    contrasts = [Contrast(claim="C12", arm="own", role="lower")]
+    report = judged(arm("baseline"), arm("own", validation_accuracy=0.8), contrasts=contrasts)
+    assert report.headline.verdict == "contradicted"
+    assert "here it raises validation accuracy" in report.headline.reason
+
+
+@pytest.mark.parametrize("claim", ["C6", "C12", "C13"])
+def test_contrasts_without_their_role_are_told_and_do_not_end_the_report(claim):
+    report = judged(arm("baseline"), arm("own"), contrasts=[Contrast(claim=claim, arm="own")])
+    assert report.headline.verdict == "undecided"
+    assert "role" in report.headline.reason
 
 
 def test_an_experiment_without_contrasts_says_so():

@@ -27,12 +27,16 @@ class Comparison:
         pairs: Seed -> (run of the arm, run of the reference).
         start: The step at which the phase begins.
         stop: The step at which it ends.
+        place: Of the contrast among those that the experiment declares for its claim.
+        before: The same arms at the end of the phase before; None in the first.
     """
 
     contrast: Contrast
     pairs: dict[int, tuple[Trace, Trace]]
     start: int
     stop: int
+    place: int = 0
+    before: Comparison | None = None
 
     @property
     def name(self) -> str:
@@ -114,17 +118,20 @@ def comparisons(experiment: Experiment, runs: Sequence[Trace], claim: str) -> li
         claim: Such as ``C7``.
     """
     by_name = {(run.arm, run.seed): run for run in runs}
+    declared = [each for each in experiment.contrasts if each.claim == claim]
     found = []
-    for contrast in experiment.contrasts:
-        if contrast.claim != claim:
-            continue
+    for place, contrast in enumerate(declared):
         phases = experiment.arms[contrast.arm].phases
-        place = contrast.phase % len(phases)
         pairs = {
             seed: (by_name[contrast.arm, seed], by_name[contrast.against, seed])
             for seed in experiment.seeds
             if (contrast.arm, seed) in by_name and (contrast.against, seed) in by_name
         }
-        start = phases[place - 1].until if place else 0
-        found.append(Comparison(contrast, pairs, start, phases[place].until))
+        own: Comparison | None = None
+        start = 0
+        for phase in phases[: contrast.phase % len(phases) + 1]:
+            own = Comparison(contrast, pairs, start, phase.until, place, own)
+            start = phase.until
+        assert own is not None
+        found.append(own)
     return found

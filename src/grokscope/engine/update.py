@@ -53,7 +53,9 @@ class Update:
         self.memories: dict[int, Tensor] = {}
 
     def __call__(self, step: int, batch: Tensor) -> None:
-        """Make step ``step`` (from 1) on the examples ``batch``; nothing waits for the device.
+        """Make step ``step`` (from 1) on the examples ``batch``.
+
+        Nothing waits for the device but penalties, which look whether values are finite.
 
         Raises:
             NotFiniteError: If a penalty meets NaN or infinity.

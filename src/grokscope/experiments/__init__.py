@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -15,33 +15,37 @@ from grokscope.experiments import (
     suppress_collapse,
     suppress_flatness,
 )
-from grokscope.experiments.catalogue import Entry
+from grokscope.experiments.catalogue import Entry, Preset
 from grokscope.reference import is_reference, load
 from grokscope.spec import Experiment, explain, read_experiment
 
+
+def _entries(
+    presets: Mapping[str, Preset], *makers: Callable[[str], Experiment]
+) -> dict[str, Entry]:
+    """Functions that share their presets, by the names that a user types."""
+    return {each.__name__.replace("_", "-"): Entry(each, presets) for each in makers}
+
+
 EXPERIMENTS: Mapping[str, Entry] = {
-    "grokking": Entry(grokking.grokking, grokking.PRESETS),
-    "grokking-penalties": Entry(grokking_penalties.grokking_penalties, grokking_penalties.PRESETS),
-    **{
-        each.__name__.replace("_", "-"): Entry(each, suppress_collapse.PRESETS)
-        for each in (
-            suppress_collapse.suppress_collapse,
-            suppress_collapse.suppress_collapse_strength,
-            suppress_collapse.suppress_collapse_augmented,
-            suppress_collapse.encourage_collapse,
-        )
-    },
-    **{
-        each.__name__.replace("_", "-"): Entry(each, suppress_flatness.PRESETS)
-        for each in (
-            suppress_flatness.suppress_flatness,
-            suppress_flatness.suppress_flatness_early,
-            suppress_flatness.suppress_flatness_strength,
-            suppress_flatness.suppress_flatness_cap,
-            suppress_flatness.suppress_flatness_controls,
-            suppress_flatness.encourage_flatness,
-        )
-    },
+    **_entries(grokking.PRESETS, grokking.grokking),
+    **_entries(grokking_penalties.PRESETS, grokking_penalties.grokking_penalties),
+    **_entries(
+        suppress_collapse.PRESETS,
+        suppress_collapse.suppress_collapse,
+        suppress_collapse.suppress_collapse_strength,
+        suppress_collapse.suppress_collapse_augmented,
+        suppress_collapse.encourage_collapse,
+    ),
+    **_entries(
+        suppress_flatness.PRESETS,
+        suppress_flatness.suppress_flatness,
+        suppress_flatness.suppress_flatness_early,
+        suppress_flatness.suppress_flatness_strength,
+        suppress_flatness.suppress_flatness_cap,
+        suppress_flatness.suppress_flatness_controls,
+        suppress_flatness.encourage_flatness,
+    ),
 }
 YOUR_OWN = "path/to/file.py:name, or a YAML file that grokscope show wrote"
 

@@ -93,7 +93,6 @@ def _suppress_flatness(name: str, preset: str, title: str, removal: float) -> Ex
         contrasts=(
             Contrast(claim="C7", arm="kept", phase=0, label="at the removal"),
             Contrast(claim="C7", arm="kept", label="at the end"),
-            Contrast(claim="C8", arm="kept", phase=0, role="before"),
             Contrast(claim="C8", arm="removed + optimiser"),
             Contrast(claim="C8", arm="removed"),
             Contrast(claim="C8", arm="kept + optimiser"),
@@ -159,8 +158,8 @@ def suppress_flatness_cap(preset: str = "small") -> Experiment:
     """Figure 12: other caps on the head's norm, each with the published removal."""
     scale = scale_of("suppress-flatness-cap", preset)
     paper = {20: "lower", 100: "lower", 150: "fails", 200: "fails"}
-    # The smaller caps are ours; what the paper's 20 did is expected of them.
-    seen = paper if preset == "paper" else {10: "lower", 20: "lower", 50: "lower"}
+    # The paper's 50 is its main experiment; 10 is ours, so there is nothing to hold it against.
+    seen = paper if preset == "paper" else {10: "", 20: "lower", 50: "lower"}
     at, end = scale.steps(200), scale.steps(EPOCHS)
     arms = {
         f"cap {height}": scale.run(
@@ -186,9 +185,9 @@ def suppress_flatness_cap(preset: str = "small") -> Experiment:
             Contrast(claim=claim, arm=arm, phase=phase, role=role)
             for height, arm in zip(seen, arms, strict=True)
             for claim, phase, role in (
-                ("C12", 0, seen[height]), ("C7", 0, ""), ("C8", 0, "before"), ("C8", -1, ""),
-                ("C14", 0, ""),
+                ("C12", 0, seen[height]), ("C7", 0, ""), ("C8", -1, ""), ("C14", 0, ""),
             )
+            if claim != "C12" or role
         ),
         figures=FIGURES,
         paper=(

@@ -16,12 +16,11 @@ from collections.abc import Sequence
 from grokscope.analysis.claims.registry import Finding, Verdict, between, claim_on_contrasts
 from grokscope.analysis.claims.rules import (
     ACCURACY,
-    KAPPA_FACTOR,
     MARGIN,
     RATIO,
     direction,
     finding,
-    logs,
+    same_kappa,
     says,
     within,
 )
@@ -71,7 +70,7 @@ def angles_leave_the_simplex(made: Sequence[Comparison]) -> list[Finding]:
             f"{says(own)}: angles are {angle.effect:+.1f} degrees further from the simplex's"
             f"{between(angle.interval)}. {how}"
         )
-        found.append(finding("C5", own.name, verdict, angle, "degrees", reason, own, ""))
+        found.append(finding("C5", own.name, verdict, angle, "degrees", reason, own))
     return found
 
 
@@ -81,14 +80,14 @@ def angles_leave_the_simplex(made: Sequence[Comparison]) -> list[Finding]:
     "The effect is the ratio of NCC to its reference with augmentation, over that without.",
 )
 def augmentation_weakens(made: Sequence[Comparison]) -> list[Finding]:
-    """C6: each arm with the role ``augmented`` against the one with the role ``plain`` before."""
+    """C6: each arm with the role ``augmented`` and the ``plain`` one declared just before it."""
+    plain = {each.place: each for each in made if each.contrast.role == "plain"}
     found = []
-    plain = None
     for own in made:
-        if own.contrast.role != "augmented" or plain is None:
-            plain = own
+        beside = plain.get(own.place - 1)
+        if own.contrast.role != "augmented" or beside is None:
             continue
-        here, there = (_logs(each.ratio("ncc")) for each in (own, plain))
+        here, there = (_logs(each.ratio("ncc")) for each in (own, beside))
         weaker = paired_difference(here, there)
         verdict = direction((-weaker.interval[1], -weaker.interval[0]), math.log(1.25))
         back = Paired(
@@ -102,7 +101,7 @@ def augmentation_weakens(made: Sequence[Comparison]) -> list[Finding]:
         ratios = [math.exp(mean_of(list(each.values()))) for each in (there, here)]
         reason = (
             f"The regulariser multiplies NCC by {ratios[0]:.3g} without augmentation and by "
-            f"{ratios[1]:.3g} with it"
+            f"{ratios[1]:.3g} with it{between(back.interval)}"
         )
         found.append(finding("C6", own.name, verdict, back, "times the ratio without", reason, own))
     return found
@@ -121,9 +120,14 @@ def sweeps(made: Sequence[Comparison]) -> list[Finding]:
         accuracy = own.difference("accuracy", "validation")
         seen, verdict = _outcome(own, accuracy)
         expected = own.contrast.role
+        if expected not in PHRASES:
+            continue  # nothing to hold it against
         if verdict == "supported" and seen != expected:
             verdict = "contradicted"
-        reason = f"The paper saw that it {PHRASES[expected]}; here it {PHRASES[seen]}"
+        reason = (
+            f"The paper saw that it {PHRASES[expected]}; here it {PHRASES[seen]}"
+            f"{between(accuracy.interval)}"
+        )
         found.append(finding("C12", own.name, verdict, accuracy, ACCURACY, reason, own))
     return found
 
@@ -132,6 +136,7 @@ PHRASES = {
     "fails": "fails to fit the training data",
     "lower": "lowers validation accuracy",
     "unchanged": "leaves validation accuracy as it is",
+    "higher": "raises validation accuracy",
     "unclear": "changes validation accuracy by an amount that is not settled",
 }
 
@@ -143,12 +148,13 @@ def _outcome(own: Comparison, accuracy: Paired) -> tuple[str, Verdict]:
     settled: Verdict = "supported" if runs > 1 else "undecided"
     if failed > runs / 2:
         return "fails", settled
-    if len(fits) == 1:
-        return ("lower" if accuracy.effect < -MARGIN else "unchanged"), "undecided"
-    if within(accuracy.interval, MARGIN) == "supported":
+    low, high = accuracy.interval
+    if len(accuracy.per_seed) == 1:  # no interval: what was seen, without a verdict
+        low = high = accuracy.effect
+    if within((low, high), MARGIN) == "supported":
         return "unchanged", settled
-    if accuracy.interval[1] < -MARGIN:
-        return "lower", settled
+    if high < -MARGIN or low > MARGIN:
+        return ("lower" if high < -MARGIN else "higher"), settled
     return "unclear", "undecided"
 
 
@@ -165,19 +171,15 @@ def _moved(own: Comparison, up: bool) -> tuple[bool, str]:
 def _pushed(id: str, own: Comparison, up: bool) -> list[Finding]:
     moved, how = _moved(own, up)
     accuracy, kappa = own.difference("accuracy", "validation"), own.ratio("relative_flatness")
+    same = within(accuracy.interval, MARGIN)
     findings = []
-    for basis, paired, verdict, unit, said in (
-        ("validation accuracy", accuracy, within(accuracy.interval, MARGIN), ACCURACY,
-         f"validation accuracy changes by {accuracy.effect:+.3f}"),
-        ("relative_flatness", kappa, within(logs(kappa.interval), math.log(KAPPA_FACTOR)), RATIO,
-         f"exact kappa is {kappa.effect:.3g} times the reference's"),
-    ):  # fmt: skip
-        reason = f"{says(own)}: {said}{between(paired.interval)}. {how}"
-        name = basis if basis == "validation accuracy" else "exact κ"
-        label = f"{name}: {own.name}"
-        findings.append(
-            finding(id, label, verdict if moved else "undecided", paired, unit, reason, own, "")
-        )
+    for what, paired, verdict, unit, said in (
+        ("validation accuracy", accuracy, same, ACCURACY, f"changes by {accuracy.effect:+.3f}"),
+        ("exact κ", kappa, same_kappa(own), RATIO, f"is {kappa.effect:.3g} times the reference's"),
+    ):
+        reason = f"{says(own)}: {what} {said}{between(paired.interval)}. {how}"
+        told = verdict if moved else "undecided"
+        findings.append(finding(id, f"{what}: {own.name}", told, paired, unit, reason, own))
     return findings
 
 

@@ -169,7 +169,9 @@ def _report(own: Claim, runs: Sequence[Trace], experiment: Experiment | None) ->
     missing = [undecided(own.id, each.name, "", reason) for each in declared if each not in made]
     if not declared:
         missing = [undecided(own.id, "", "", "The experiment compares no arms for it.")]
-    return _made(own, [*(own.test(made) if made else []), *missing])
+    found = [*(own.test(made) if made else []), *missing]
+    reason = "No contrast has the role that this claim asks for; see its test."
+    return _made(own, found or [undecided(own.id, "", "", reason)])
 
 
 def _made(own: Claim, findings: Sequence[Finding]) -> ClaimReport:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from grokscope.analysis.claims.registry import Finding, Verdict, between
+from grokscope.analysis.claims.registry import Finding, Verdict
 from grokscope.analysis.contrasts import Comparison
 from grokscope.analysis.statistics import Interval, Paired
 
@@ -51,13 +51,16 @@ def left_out(own: Comparison) -> str:
     return "".join(clauses)
 
 
+def same_kappa(own: Comparison) -> Verdict:
+    """Whether exact kappa is within a factor of 3 of the reference's, the whole interval."""
+    return within(logs(own.ratio("relative_flatness").interval), math.log(KAPPA_FACTOR))
+
+
 def finding(
-    id: str, basis: str, verdict: Verdict, paired: Paired, unit: str, reason: str, own: Comparison,
-    interval: str | None = None,
-) -> Finding:  # fmt: skip
-    """A finding on one comparison; the interval stands at the end of the reason unless given."""
-    shown = between(paired.interval) if interval is None else interval
+    id: str, basis: str, verdict: Verdict, paired: Paired, unit: str, reason: str, own: Comparison
+) -> Finding:
+    """A finding on one comparison; runs that were left out are named behind the reason."""
     return Finding(
         id, basis, verdict, paired.effect, paired.interval, unit, len(paired.per_seed),
-        paired.per_seed, f"{reason}{shown}.{left_out(own)}",
+        paired.per_seed, f"{reason}.{left_out(own)}",
     )  # fmt: skip

@@ -24,8 +24,8 @@ from grokscope.analysis.claims.rules import (
     RATIO,
     direction,
     finding,
+    same_kappa,
     says,
-    within,
 )
 from grokscope.analysis.contrasts import Comparison
 from grokscope.analysis.statistics import mean_of, paired_difference
@@ -36,7 +36,7 @@ AGAINST: dict[Verdict, Verdict] = {
     "contradicted": "supported",
     "undecided": "undecided",
 }
-PENALTY, RIVAL, BEFORE = "penalty", "rival", "before"
+PENALTY, RIVAL = "penalty", "rival"
 
 
 @claim_on_contrasts(
@@ -60,7 +60,7 @@ def suppressing_flatness(made: Sequence[Comparison]) -> list[Finding]:
             f"{kappa.effect:.3g} times the reference's{between(kappa.interval)}, the published "
             f"value {published.effect:.3g} times"
         )
-        found.append(finding("C7", own.name, verdict, accuracy, ACCURACY, reason, own, ""))
+        found.append(finding("C7", own.name, verdict, accuracy, ACCURACY, reason, own))
     return found
 
 
@@ -72,14 +72,13 @@ def suppressing_flatness(made: Sequence[Comparison]) -> list[Finding]:
     "with the same change, must tell.",
 )
 def removal_restores(made: Sequence[Comparison]) -> list[Finding]:
-    """C8: each arm at its end, after one with the role ``before`` at the removal."""
+    """C8: each arm at the end of a phase, and at the end of the one before, where it was pushed."""
     found = []
-    low = math.nan
     for own in made:
         accuracy = own.difference("accuracy", "validation")
-        if own.contrast.role == BEFORE:
-            low = accuracy.interval[1]
-            continue
+        low = math.nan
+        if own.before is not None:
+            low = own.before.difference("accuracy", "validation").interval[1]
         verdict: Verdict = "undecided"
         blocked = ""
         if low < -MARGIN:
@@ -92,7 +91,7 @@ def removal_restores(made: Sequence[Comparison]) -> list[Finding]:
             f"{says(own)}, at the end: {trained(own)}; validation accuracy differs by "
             f"{accuracy.effect:+.3f}{between(accuracy.interval)}{blocked}"
         )
-        found.append(finding("C8", own.name, verdict, accuracy, ACCURACY, reason, own, ""))
+        found.append(finding("C8", own.name, verdict, accuracy, ACCURACY, reason, own))
     return found
 
 
@@ -121,11 +120,11 @@ def due_to_flatness(made: Sequence[Comparison]) -> list[Finding]:
             changes = [each.difference("accuracy", "validation").interval for each in rivals]
             if rivals and all(change[0] > -MARGIN for change in changes):
                 verdict = "supported"
-        found.append(finding("C13", own.name, verdict, accuracy, ACCURACY, reason, own, ""))
+        found.append(finding("C13", own.name, verdict, accuracy, ACCURACY, reason, own))
     for own in rivals:
         accuracy = own.difference("accuracy", "validation")
         reason = f"{says(own)}: {_effects(own)}"
-        found.append(finding("C13", own.name, "undecided", accuracy, ACCURACY, reason, own, ""))
+        found.append(finding("C13", own.name, "undecided", accuracy, ACCURACY, reason, own))
     return found
 
 
@@ -165,7 +164,7 @@ def _counterexample(own: Comparison, measure: str, context: str) -> Finding:
     without = sorted(own.pairs.keys() - {*seeds, *own.diverged, *own.unfinished})
     if seeds and without:
         reason += f". Without {name}: seed {', '.join(map(str, without))}"
-    made = finding("C14", own.name, verdict, kappa, RATIO, reason, own, "")
+    made = finding("C14", own.name, verdict, kappa, RATIO, reason, own)
     return Finding(**{**vars(made), "context": context})
 
 
@@ -189,13 +188,8 @@ def _does_as_much(rival: Comparison, penalty: Comparison) -> bool:
     more = paired_difference(
         rival.own("accuracy", "validation"), penalty.own("accuracy", "validation")
     )
-    kappa = rival.ratio("relative_flatness").interval
-    return fits(rival) and lowers and more.interval[1] < MARGIN and _same_kappa(kappa)
-
-
-def _same_kappa(interval: tuple[float, float]) -> bool:
-    low, high = (math.log(each) if each > 0 else math.nan for each in interval)
-    return within((low, high), math.log(KAPPA_FACTOR)) == "supported"
+    alike = same_kappa(rival) == "supported"
+    return fits(rival) and lowers and more.interval[1] < MARGIN and alike
 
 
 def _scales(own: Comparison) -> str:
