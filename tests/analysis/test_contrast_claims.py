@@ -10,7 +10,7 @@ import pytest
 
 from grokscope.analysis.claims import evaluate_claims
 from grokscope.analysis.claims.registry import ClaimReport
-from grokscope.analysis.contrasts import comparisons
+from grokscope.analysis.contrasts import comparisons, level
 from grokscope.analysis.milestones import traces
 from grokscope.spec import Contrast, Experiment, Phase, Run
 
@@ -376,6 +376,17 @@ def test_a_level_is_the_median_of_the_last_fifth_of_its_phase():
     assert (own.start, own.stop) == (0, 50)
     assert own.own("ncc") == {1: 7.0}  # of 1000, 7, 7
     assert own.ratio("ncc").effect == pytest.approx(14.0)
+
+
+def test_a_level_of_a_short_phase_is_the_median_of_its_last_five_points():
+    steps, values = np.array([0.0, 4, 8, 12, 16, 20]), np.array([9.0, 1, 2, 30, 4, 5])
+    assert level(steps, values, 0, 20) == 4.0  # of 1, 2, 30, 4, 5; the last fifth holds 16 and 20
+    assert math.isnan(level(steps, values, 12, 20))  # two points are too few
+
+
+def test_what_was_not_measured_towards_the_end_has_no_level():
+    steps = np.arange(0.0, 80, 5)
+    assert math.isnan(level(steps, steps, 0, 100))
 
 
 def test_a_seed_counts_where_both_arms_have_it():

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from made_study import claims
 
+from grokscope.analysis.claims import ClaimReport, Finding
 from grokscope.report.words import (
     answer,
     interval,
@@ -118,3 +119,12 @@ def test_without_claims_the_answer_says_so() -> None:
 def test_only_the_minus_of_a_number_is_set():
     text = "by -0.5 (95 % interval -1 to -.25), log-spaced, 1e-3, C1-4, seed -3"
     assert typeset(text) == ("by −0.5 (95 % interval −1 to −.25), log-spaced, 1e-3, C1-4, seed −3")
+
+
+def test_a_claim_that_compares_arms_turns_on_the_arm() -> None:
+    finding = Finding("C14", "kept, at the end", "contradicted", 9.0, (8.0, 10.0), "", 3, (), "")
+    other = replace(finding, basis="cap 50", verdict="undecided")
+    report = ClaimReport("C14", "S", finding, (other,), compares=True)
+    assert answer([report])[1] == (
+        "C14 depends on the arm: contradicted in “kept, at the end”; undecided in “cap 50”."
+    )

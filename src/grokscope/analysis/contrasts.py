@@ -1,7 +1,6 @@
 """Two arms compared seed by seed, at the end of a phase.
 
-A level is the median over the points in the last fifth of the phase, and over three at least;
-never one checkpoint.
+A level is the median over the points in the last fifth of the phase; never one checkpoint.
 """
 
 from __future__ import annotations
@@ -10,12 +9,36 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from grokscope.analysis.curve import Array
 from grokscope.analysis.milestones import Trace
 from grokscope.analysis.statistics import Paired, geometric_ratio, paired_difference, robust_level
 from grokscope.spec import Contrast, Experiment
 
 LAST_PART = 0.2  # of a phase, over which a level is taken
-LEAST_POINTS = 3
+FEW = 5  # points under one median, where the last part of a phase holds too few
+
+
+def level(steps: Array, values: Array, start: float, stop: float) -> float:
+    """Where a curve stands at the end of a phase.
+
+    Args:
+        steps: ``[points]``, ascending.
+        values: ``[points]``, finite.
+        start: The step at which the phase begins; not part of it.
+        stop: The step at which it ends.
+
+    Returns:
+        The median over the last fifth of the phase or, where that holds one point or two, over the
+        phase's last five. NaN where the curve ends before, or the phase holds fewer than three.
+    """
+    late = stop - LAST_PART * (stop - start)
+    inside = (steps > start) & (steps <= stop)
+    if not (steps[inside] >= late).any():
+        return math.nan
+    found = robust_level(steps, values, late, stop)
+    if math.isnan(found):
+        found = robust_level(steps[inside], values[inside], start, stop, last=FEW)
+    return found
 
 
 @dataclass(frozen=True)
@@ -101,12 +124,9 @@ class Comparison:
         return not len(steps) or bool(steps[-1] < self.stop)
 
     def _level(self, run: Trace, measure: str, split: str) -> float:
-        steps, values = run.get(measure, split)
-        inside = steps[(steps > self.start) & (steps <= self.stop)]
-        if self._short(run) or len(inside) < LEAST_POINTS:
+        if self._short(run):
             return math.nan
-        begin = min(self.stop - LAST_PART * (self.stop - self.start), inside[-LEAST_POINTS])
-        return robust_level(steps, values, begin, self.stop)
+        return level(*run.get(measure, split), self.start, self.stop)
 
 
 def comparisons(experiment: Experiment, runs: Sequence[Trace], claim: str) -> list[Comparison]:

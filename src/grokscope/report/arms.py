@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from grokscope.analysis.contrasts import LAST_PART
-from grokscope.analysis.statistics import geometric_ratio, robust_level
-from grokscope.report.curves import WINDOW, Curves, MissingMeasureError, running_median
+from grokscope.analysis.contrasts import level
+from grokscope.analysis.statistics import geometric_ratio
+from grokscope.report.curves import Curves, MissingMeasureError, running_median
 
 if TYPE_CHECKING:
     from grokscope.report.contents import Study
@@ -109,26 +109,17 @@ class Arm:
         return pd.concat([running_median(own) for _, own in curve.groupby(phase)]).dropna()
 
     def levels(self, measure: str, split: str, span: Span) -> dict[int, float]:
-        """Seed -> level at the end of a span; NaN for a run that ended before.
-
-        Where the last part of the span holds but one or two points, the level is the median of the
-        span's last few points.
-        """
+        """Seed -> level at the end of a span, as claims have it; NaN for a run that ended early."""
         if not self.has(measure, split):
             return {}
-        curve = self.get(measure, split)
-        stop = span.stop * (1 + SAME)
-        curve = curve[(curve.index > span.start * (1 + SAME)) & (curve.index <= stop)]
-        late = (stop - LAST_PART * (span.stop - span.start)) * (1 - 2 * SAME)
+        curve = self.curves.get(measure, split)
+        start, stop = (round(each * self.epoch_steps) for each in (span.start, span.stop))
         found = {}
         for seed in map(int, curve.columns):
             own = curve[seed].dropna()
-            level = math.nan
-            if self.came_to(span.stop, seed) and (own.index >= late).any():
-                level = robust_level(own.index, own, late, stop)
-                if math.isnan(level):
-                    level = robust_level(own.index, own, 0, stop, last=WINDOW)
-            found[seed] = level
+            known = self.came_to(span.stop, seed)
+            steps, values = own.index.to_numpy(dtype=float), own.to_numpy(dtype=float)
+            found[seed] = level(steps, values, start, stop) if known else math.nan
         return found
 
     def came_to(self, epoch: float, seed: int) -> bool:

@@ -167,8 +167,11 @@ def _turns(report: Any) -> str:
     findings = [each for each in report.findings() if each.seeds]
     if len({each.verdict for each in findings}) <= 1:
         return ""
+    what, by, name, between = "what is measured", "by", the, ", "
+    if report.compares:  # names of arms hold commas themselves
+        what, by, name, between = "the arm", "in", "“{}”".format, "; "
     parts = []
     for verdict in dict.fromkeys(each.verdict for each in findings):
-        bases = [the(each.basis) for each in findings if each.verdict == verdict]
-        parts.append(f"{verdict} by {listed(bases)}")
-    return f"{report.claim} depends on what is measured: {', '.join(parts)}."
+        bases = [name(each.basis) for each in findings if each.verdict == verdict]
+        parts.append(f"{verdict} {by} {listed(bases)}")
+    return f"{report.claim} depends on {what}: {between.join(parts)}."

@@ -57,6 +57,7 @@ class ClaimReport:
         headline: The finding that counts.
         others: The same question on other bases, and looked at otherwise.
         note: What to keep in mind when reading the verdict.
+        compares: Whether a basis is a pair of arms and not a measure.
     """
 
     claim: str
@@ -64,6 +65,7 @@ class ClaimReport:
     headline: Finding
     others: tuple[Finding, ...] = ()
     note: str = ""
+    compares: bool = False
 
     def findings(self, context: str = "") -> list[Finding]:
         """Findings of one context, the headline first."""
@@ -176,7 +178,7 @@ def _report(own: Claim, runs: Sequence[Trace], experiment: Experiment | None) ->
 
 def _made(own: Claim, findings: Sequence[Finding]) -> ClaimReport:
     headline, *others = findings
-    return ClaimReport(own.id, own.statement, headline, tuple(others), own.note)
+    return ClaimReport(own.id, own.statement, headline, tuple(others), own.note, own.compares)
 
 
 class SeveralArmsError(ValueError):
