@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -28,6 +29,16 @@ def values_are_readable(*tensors: Tensor) -> bool:
         tensor.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
         for tensor in tensors
     )
+
+
+def is_differentiated(tensor: Tensor) -> bool:
+    """Whether operations on a tensor may have to be remembered or transformed.
+
+    That is under autograd, in forward mode, under functorch and compile: no buffer may be reused.
+    """
+    if not values_are_readable(tensor) or tensor.requires_grad:
+        return True
+    return forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def check_floating(name: str, tensor: Tensor, shape: tuple[str, ...]) -> None:

@@ -17,10 +17,11 @@ from grokscope.measures.checks import (
     check_features,
     check_labels,
     check_same_device,
+    is_differentiated,
 )
 
-# Elements of one float64 temporary: 512 KiB, which stay in a core's cache and in the allocator.
-CHUNK_ELEMENTS = 2**16
+# Elements of one float64 temporary: 1 MiB, two of which stay in a core's cache.
+CHUNK_ELEMENTS = 2**17
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +60,9 @@ class ClassMoments:
             ValueError: If the features are not finite ``[examples, width]``, or the labels do not
                 fit them.
 
-        Cost: O(examples * width), and O(examples * width^2) with ``scatter``; temporaries of at
-        most 512 KiB (plus what autograd keeps). Source: the shifted one-pass algorithm (Chan, Golub
-        and LeVeque 1983), the shift being an example of the class itself.
+        Cost: O(examples * width), and O(examples * width^2) with ``scatter``; two temporaries of
+        1 MiB (autograd keeps all of them). Source: the shifted one-pass algorithm (Chan, Golub and
+        LeVeque 1983), the shift being an example of the class itself.
         """
         check_features(features)
         check_at_least_two_classes("num_classes", num_classes)
@@ -89,14 +90,25 @@ class ClassMoments:
         square = total.sum(dim=-1)
         outer = origin.new_zeros(width, width) if scatter else None
         rows = max(1, CHUNK_ELEMENTS // width)
+        watched = is_differentiated(features)
+        shape = (2, 0 if watched else min(rows, examples), width)
+        deviation, squares = torch.empty(shape, dtype=torch.float64, device=features.device)
         for part, index in zip(features.split(rows), labels.split(rows), strict=True):
-            deviation = part - origin.index_select(0, index)  # in float64
+            if watched:  # autograd keeps every temporary
+                deviation = part - origin.index_select(0, index)  # in float64
+                squares = deviation.square()
+            else:  # the same numbers in two buffers: fresh memory costs more than the sums
+                if len(part) < len(deviation):
+                    deviation, squares = deviation[: len(part)], squares[: len(part)]
+                torch.index_select(origin, 0, index, out=squares)
+                deviation.copy_(part).sub_(squares)
+                torch.mul(deviation, deviation, out=squares)
             total.index_add_(0, index, deviation)
-            square.index_add_(0, index, deviation.square().sum(dim=-1))
+            square.index_add_(0, index, squares.sum(dim=-1))
             if outer is not None:
                 outer = outer + deviation.mT @ deviation
         shift = total / count.clamp(min=1)[:, None]
-        mean = torch.where(count[:, None] > 0, origin + shift, torch.zeros_like(origin))
+        mean = (origin + shift).masked_fill(count[:, None] == 0, 0.0)
         within = (square - (total * shift).sum(dim=-1)).clamp(min=0)
         return cls(count, mean, within, None if outer is None else outer - total.mT @ shift)
 
