@@ -99,6 +99,7 @@ OTHERWISE = {
     "radius of SAM": phase(sharpness_aware=SharpnessAware(radius=0.1)),
     "label smoothing": phase(label_smoothing=0.1),
     "temperature": phase(temperature=2.0),
+    "precision": phase(precision="bfloat16"),
     "images": changed(task=Images()),
     "images, source": changed(task=Images(source="digits")),
     "images, size": changed(task=Images(size=32)),
@@ -127,7 +128,7 @@ def test_every_setting_of_a_run_is_among_those():
         ModularArithmetic, Images, CustomTask, Optimizer, Phase, Observation, Seeds, Run,
         Penalty, FrobeniusCap, SpectralCap, LogitScaleCap, SharpnessAware,
     )  # fmt: skip
-    expected = (9, 12, 3, 8, 7, 4, 3, 5, 7, 4, 4, 4, 3)
+    expected = (9, 12, 3, 8, 8, 4, 3, 5, 7, 4, 4, 4, 3)
     assert tuple(len(model.model_fields) for model in models) == expected
 
 

@@ -47,6 +47,8 @@ class Training:
         half = -(-len(task.train) // 2)
         self.batch_size = min(run.batch_size, half)
         self.steps_per_epoch = -(-len(task.train) // self.batch_size)
+        self.until = phase.until
+        self.points = set(run.observation.points(phase.until))
         self.fresh = state is None
         if state is None:
             self.step = 0
@@ -68,29 +70,34 @@ class Training:
 
         A run whose features or logits are no longer finite ends there, with a tick that says so.
         """
-        until = self.segment.phase.until
-        points = set(self.segment.run.observation.points(until))
-        if self.fresh:  # a state, even one of step 0, was measured when it was made
-            yield Tick(0, self.observer.rows(0, 0.0))
-        batches = self._batches()
-        self.task.model.train()
-        while self.step < until:
+        yield from self.first()
+        batches = self.batches()
+        while self.step < self.until:
             rows: list[Row] = []
             try:
                 batch = next(batches)  # before the step counts: epochs are told by it
                 self.step += 1
                 self.update(self.step, batch)
-                if self.step in points:
-                    rows = self._look()
+                if self.step in self.points:
+                    rows = self.look()
             except NotFiniteError:
-                epoch = self.step / self.steps_per_epoch
-                ended = Row(self.step, epoch, "train", "diverged", 1.0)
-                yield Tick(self.step, [ended], diverged=True)
+                yield self.diverged()
                 return
             if rows or self.step % STEPS_PER_TICK == 0:
                 yield Tick(self.step, rows)
 
-    def _batches(self) -> Iterator[Tensor]:
+    def first(self) -> Iterator[Tick]:
+        """Get ready; yields what was measured, if the run begins here."""
+        if self.fresh:  # a state, even one of step 0, was measured when it was made
+            yield Tick(0, self.observer.rows(0, 0.0))
+        self.task.model.train()
+
+    def diverged(self) -> Tick:
+        """The end of a run that is no longer finite."""
+        ended = Row(self.step, self.step / self.steps_per_epoch, "train", "diverged", 1.0)
+        return Tick(self.step, [ended], diverged=True)
+
+    def batches(self) -> Iterator[Tensor]:
         """Indices of the coming batches, from the present step on."""
         while True:
             epoch, done = divmod(self.step, self.steps_per_epoch)
@@ -98,9 +105,10 @@ class Training:
                 self.batch_size
             )[done:]
 
-    def _look(self) -> list[Row]:
+    def look(self) -> list[Row]:
+        """What there is to measure at this step."""
         epoch = self.step / self.steps_per_epoch
-        last = self.step == self.segment.phase.until
+        last = self.step == self.until
         # In training mode, while the weights moved: not comparable, so under their own names.
         running = self.update.take_means()
         return [

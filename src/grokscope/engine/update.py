@@ -5,23 +5,20 @@ The interventions' own values are added up under their own names; they are never
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
-from inspect import signature
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from grokscope.engine.objective import BATCH_LOSS, Objective, Outcome
 from grokscope.interventions import Penalty
 from grokscope.interventions.constraints import constrain
-from grokscope.interventions.penalties import penalty_value, remember_means
+from grokscope.interventions.penalties import remember_means
 from grokscope.interventions.sharpness import batch_norm_frozen, moved_up
-from grokscope.probe.head import find_head
 from grokscope.spec import Optimizer, Phase
 from grokscope.tasks import Task
 
-BATCH_LOSS = "minibatch_loss"
 SUMS, MEMORY = "running_sums", "memory/"
 
 
@@ -39,17 +36,13 @@ class Update:
         self.task, self.phase, self.start, self.seed = task, phase, start, seed
         self.parameters = [each for each in task.model.parameters() if each.requires_grad]
         self.optimizer = build_optimizer(self.parameters, phase.optimizer)
-        self.head: nn.Linear | None = None
-        if phase.penalties or phase.constraints:
-            self.head = find_head(task.model)[1]
-        if phase.label_smoothing and "label_smoothing" not in signature(task.loss).parameters:
-            raise ValueError(
-                "the phase has label_smoothing, but the task's loss takes no argument of that name"
-            )
+        self.objective = Objective(task, phase)
         self.names = [BATCH_LOSS, *dict.fromkeys(each.name for each in phase.penalties)]
         # What training itself saw since the last look: sums, and over how many steps.
         device = self.parameters[0].device
         self.sums = torch.zeros(2, len(self.names), dtype=torch.float64, device=device)
+        weights = [penalty.weight for penalty in phase.penalties]
+        self.weights = torch.tensor(weights, dtype=torch.float64, device=device)
         self.memories: dict[int, Tensor] = {}
 
     def __call__(self, step: int, batch: Tensor) -> None:
@@ -60,24 +53,16 @@ class Update:
         Raises:
             NotFiniteError: If a penalty meets NaN or infinity.
         """
-        phase = self.phase
-        rate = phase.optimizer.rate(step, self.start, phase.until)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        inputs, labels = self._examples(step, batch)
-        features = self._backward(step, inputs, labels)
-        sam = phase.sharpness_aware
+        inputs, labels = self.examples(step, batch)
+        outcome = self._backward(step, inputs, labels)
+        sam = self.phase.sharpness_aware
         if sam is not None and sam.active(step):
             with moved_up(self.parameters, sam.radius), batch_norm_frozen(self.task.model):
-                self._backward(step, inputs, labels, count=False)
-        self.optimizer.step()
-        if features is not None and self.head is not None:
-            self._remember(step, features, labels)
-            for constraint in phase.constraints:
-                if constraint.active(step):
-                    constrain(constraint, self.head, features)
+                self._backward(step, inputs, labels)
+        self.apply(step, labels, outcome.values, outcome.features)
 
-    def _examples(self, step: int, batch: Tensor) -> tuple[Tensor, Tensor]:
+    def examples(self, step: int, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of a batch, augmented where the task does that."""
         inputs, labels = self.task.train.inputs[batch], self.task.train.labels[batch]
         if self.task.augment is None:
             return inputs, labels
@@ -85,53 +70,52 @@ class Update:
         generator = torch.Generator().manual_seed(int(mixed >> 1))
         return self.task.augment(inputs, generator), labels
 
-    def _backward(
-        self, step: int, inputs: Tensor, labels: Tensor, count: bool = True
-    ) -> Tensor | None:
-        """Gradients of loss and penalties; returns what the head saw, where that matters."""
-        task, phase = self.task, self.phase
-        seen: list[Tensor] = []
-        with ExitStack() as hooks:
-            if self.head is not None:
-                watch = self.head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-                hooks.callback(watch.remove)
-            logits = task.model(inputs)
-        cooled = logits if phase.temperature == 1 else logits / phase.temperature
-        smoothing = {"label_smoothing": phase.label_smoothing} if phase.label_smoothing else {}
-        loss = task.loss(cooled, labels, **smoothing)
-        values = {BATCH_LOSS: loss.detach()}
-        if self.head is not None and not seen:
-            raise ValueError(
-                f"{type(task.model).__name__} did not call its head {self.head}, so penalties and "
-                "constraints would have no effect; call it as a module, self.head(features)"
-            )
-        features = seen[-1].flatten(0, -2) if seen else None
-        if features is not None and self.head is not None:
-            flat, own = logits.flatten(0, -2), labels.flatten()
-            for place, penalty in enumerate(phase.penalties):
-                if penalty.active(step) and _is_defined(penalty, own):
-                    weight, memory = self.head.weight, self.memories.get(place)
-                    value = penalty_value(penalty, features, flat, own, weight, memory)
-                    loss = loss + penalty.weight * value
-                    values[penalty.name] = value.detach()
-        self.optimizer.zero_grad()
-        loss.backward()
-        if count:
-            places = [place for place, name in enumerate(self.names) if name in values]
-            now = torch.stack([values[self.names[place]].double() for place in places])
-            self.sums[:, places] += torch.stack([now, torch.ones_like(now)])
-        return None if features is None else features.detach()
+    def active(self, step: int, labels: Tensor) -> tuple[int, ...]:
+        """Places of the penalties that count at a step."""
+        return tuple(
+            place
+            for place, penalty in enumerate(self.phase.penalties)
+            if penalty.active(step) and _is_defined(penalty, labels.flatten())
+        )
 
-    def _remember(self, step: int, features: Tensor, labels: Tensor) -> None:
-        assert self.head is not None
+    def _backward(self, step: int, inputs: Tensor, labels: Tensor) -> Outcome:
+        """Gradients of loss and penalties."""
+        active = self.active(step, labels)
+        outcome: Outcome = self.objective(inputs, labels, self.weights, active, self.memories)
+        self.optimizer.zero_grad()
+        outcome.total.backward()
+        return outcome
+
+    def apply(
+        self, step: int, labels: Tensor, values: Mapping[str, Tensor], features: Tensor | None
+    ) -> None:
+        """Finish a step whose gradients are there: count, update, remember, constrain.
+
+        Args:
+            step: As in the call.
+            labels: Of the batch.
+            values: What training saw, as of `Outcome`.
+            features: As of `Outcome`.
+        """
+        places = [place for place, name in enumerate(self.names) if name in values]
+        now = torch.stack([values[self.names[place]].double() for place in places])
+        self.sums[:, places] += torch.stack([now, torch.ones_like(now)])
+        rate = self.phase.optimizer.rate(step, self.start, self.phase.until)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        if features is not None:
+            head = self.objective.heads[0]
+            self._remember(step, features, labels, head.out_features)
+            for constraint in self.phase.constraints:
+                if constraint.active(step):
+                    constrain(constraint, head, features)
+
+    def _remember(self, step: int, features: Tensor, labels: Tensor, classes: int) -> None:
         for place, penalty in enumerate(self.phase.penalties):
             if penalty.memory and penalty.active(step):
                 self.memories[place] = remember_means(
-                    self.memories.get(place),
-                    features,
-                    labels.flatten(),
-                    self.head.out_features,
-                    penalty.memory,
+                    self.memories.get(place), features, labels.flatten(), classes, penalty.memory
                 )
 
     def take_means(self) -> dict[str, float]:
