@@ -85,7 +85,7 @@ def looks_table() -> Table:
     run = find_experiment("grokking").arms["grokking"]
     segment = run.segments(1)[0]
     training = Training(build_task(run.task, segment.run.seeds), segment)
-    batches = training._batches()
+    batches = training.batches()
 
     def advance() -> None:
         batch = next(batches)

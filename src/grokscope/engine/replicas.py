@@ -76,6 +76,7 @@ class Replicas:
         self.parameters, self.constants = stack(models)
         # [replicas, penalties]
         self.weights = torch.stack([training.update.weights for training in self.trainings])
+        self._batches = [training.batches() for training in self.trainings]
         self._try()
 
     def state(self, place: int) -> State:
@@ -93,12 +94,8 @@ class Replicas:
         firsts = [list(training.first()) for training in self.trainings]
         if any(firsts):
             yield {place: ticks[0] for place, ticks in enumerate(firsts) if ticks}
-        batches = [training.batches() for training in self.trainings]
         while self.alive and self._step() < self.trainings[0].until:
-            drawn = [next(each) for each in batches]
-            for training in self.trainings:
-                training.step += 1
-            ticks = self._advance(drawn)
+            ticks = self.advance()
             step = self._step()
             for place in self.alive:
                 if place not in ticks and step in self.trainings[place].points:
@@ -121,8 +118,11 @@ class Replicas:
         except NotFiniteError:
             return training.diverged()
 
-    def _advance(self, drawn: Sequence[Tensor]) -> dict[int, Tick]:
+    def advance(self) -> dict[int, Tick]:
         """One step of all; returns the last ticks of those that a penalty found not finite."""
+        drawn = [next(each) for each in self._batches]  # before the step counts
+        for training in self.trainings:
+            training.step += 1
         step = self._step()
         examples = [
             training.update.examples(step, batch)

@@ -1,0 +1,148 @@
+"""Many runs at once: processes beside each other, and replicas in one process."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from benchmarks.crew import Crew
+from benchmarks.step import plain_loop
+from benchmarks.timing import Table, Timed
+from grokscope.engine.replicas import Replicas
+from grokscope.experiments import find_experiment
+from grokscope.spec import Images, Optimizer, Phase, Run, override
+from grokscope.tasks import build_task
+
+CORES = 2
+COUNTS = (1, 2, 4, 8)
+Prepare = Callable[[], Callable[[], object]]
+
+
+def tables() -> list[Table]:
+    """Steps of the grokking task and of ResNet-18, by how many runs go on at once."""
+    return [grokking_table(), images_table()]
+
+
+def grokking(replicas: int, precision: str = "float32", threads: int = 1) -> Callable[[], object]:
+    """A step of so many runs of the default experiment with both answers, in one process."""
+    changes = ["task.answers=2", f"phases.0.precision={precision}"]
+    run = override(find_experiment("grokking"), changes).arms["grokking"]
+    return together(run, replicas, threads)
+
+
+def images(replicas: int, threads: int = 1) -> Callable[[], object]:
+    """A step of so many ResNets of the small experiments, on 32x32 pictures of digits."""
+    task = Images(source="digits", size=32, width=16, train_examples=1000, validation_examples=100)
+    phase = Phase(until=10**6, optimizer=Optimizer(name="sgd", lr=0.01))
+    return together(Run(task=task, batch_size=64, phases=(phase,)), replicas, threads)
+
+
+def together(run: Run, replicas: int, threads: int) -> Callable[[], object]:
+    torch.set_num_threads(threads)
+    segments = [run.segments(seed)[0] for seed in range(replicas)]
+    tasks = [build_task(each.run.task, each.run.seeds) for each in segments]
+    return Replicas(tasks, segments, [None] * replicas).advance
+
+
+def solo(run: Run) -> Callable[[], object]:
+    """A step of one run, as the engine makes it."""
+    from grokscope.engine.loop import Training
+
+    segment = run.segments(1)[0]
+    training = Training(build_task(segment.run.task, segment.run.seeds), segment)
+    batches = training.batches()
+    training.task.model.train()
+
+    def step() -> None:
+        batch = next(batches)
+        training.step += 1
+        training.update(training.step, batch)
+
+    return step
+
+
+def solo_grokking(precision: str = "float32") -> Callable[[], object]:
+    changes = ["task.answers=2", f"phases.0.precision={precision}"]
+    return solo(override(find_experiment("grokking"), changes).arms["grokking"])
+
+
+def solo_images() -> Callable[[], object]:
+    task = Images(source="digits", size=32, width=16, train_examples=1000, validation_examples=100)
+    phase = Phase(until=10**6, optimizer=Optimizer(name="sgd", lr=0.01))
+    return solo(Run(task=task, batch_size=64, phases=(phase,)))
+
+
+def measured(contenders: dict[str, tuple[Prepare, int, int]], rounds: int) -> dict[str, Timed]:
+    """Seconds of one step of one run: contenders take turns, their processes wait meanwhile.
+
+    Args:
+        contenders: Name -> (what makes the step, processes, runs in each).
+        rounds: Turns of each.
+    """
+    crews = {name: Crew(prepare, size) for name, (prepare, size, _) in contenders.items()}
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    steps = {name: max(2, round(1.5 / crew(2) * 2)) for name, crew in crews.items()}
+    for _ in range(rounds):
+        for name, crew in crews.items():
+            _, size, runs = contenders[name]
+            times[name].append(crew(steps[name]) / steps[name] / size / runs)
+    for crew in crews.values():
+        crew.close()
+    return {name: Timed(statistics.median(own), min(own), max(own)) for name, own in times.items()}
+
+
+def grokking_table() -> Table:
+    table = Table(
+        "grokking replicas",
+        "one step of one run of the grokking task (batch 512, both answers), when several go on "
+        f"at once on {CORES} threads",
+        "the paper's loop",
+    )
+    one: dict[str, tuple[Prepare, int, int]] = {
+        table.baseline: (plain_loop, 1, 1),
+        "the paper's loop, 2 processes": (plain_loop, CORES, 1),
+        "grokscope": (solo_grokking, 1, 1),
+        "grokscope, 2 processes": (solo_grokking, CORES, 1),
+        "grokscope, 2 processes, bfloat16": (partial(solo_grokking, "bfloat16"), CORES, 1),
+    }
+    one |= {
+        f"grokscope, replicas in one process: {count}": (
+            partial(grokking, count, threads=CORES), 1, count,
+        )
+        for count in COUNTS
+    }  # fmt: skip
+    one["grokscope, 2 processes of 4 replicas"] = (partial(grokking, 4), CORES, 4)
+    table.times = measured(one, rounds=5)
+    table.notes.append(rates(table, "Steps"))
+    return table
+
+
+def images_table() -> Table:
+    table = Table(
+        "image replicas",
+        "one step of one ResNet-18 of width 16 (7x7 stem) on 64 images of 32x32, when several go "
+        f"on at once on {CORES} threads",
+        "grokscope",
+    )
+    contenders: dict[str, tuple[Prepare, int, int]] = {
+        table.baseline: (solo_images, 1, 1),
+        "grokscope, 2 processes": (solo_images, CORES, 1),
+    }
+    contenders |= {
+        f"grokscope, replicas in one process: {count}": (
+            partial(images, count, threads=CORES), 1, count,
+        )
+        for count in COUNTS
+    }  # fmt: skip
+    table.times = measured(contenders, rounds=5)
+    table.notes.append(rates(table, "Steps"))
+    return table
+
+
+def rates(table: Table, noun: str) -> str:
+    """What is made in a second by all runs together."""
+    each = (f"{name} {1 / timed.median:,.0f}" for name, timed in table.times.items())
+    return f"{noun} a second, all runs together: {'; '.join(each)}."
