@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import queue
 from pathlib import Path
 
 import pytest
 
-from grokscope.runs.launch import Launch, RunFailedError, _Pool, launch
+from grokscope.runs.launch import Launch, RunFailedError, launch
 from grokscope.runs.plan import Plan
+from grokscope.runs.schedule import Schedule, work_off
 from grokscope.runs.store import Store
 from grokscope.runs.worker import Progress
 from grokscope.spec import CustomTask, Optimizer, Phase
@@ -114,40 +114,80 @@ def test_a_system_that_does_not_tell_which_cores_are_ours_has_all_of_them(monkey
 
 
 class Told:
-    """A worker that says something at the moment it is seen to have ended."""
+    """A crew of one place after the other, that says all at the moment a job is seen to end."""
 
-    exitcode = 0
+    def __init__(self, words: dict[str, list[Progress]]) -> None:
+        self.words, self.started, self.under_way = words, [], []
 
-    def __init__(self, pool, *words: Progress) -> None:
-        self.pool, self.words = pool, list(words)
+    @property
+    def free(self) -> int:
+        return 1 - len(self.under_way)
 
-    def is_alive(self) -> bool:
-        while self.words:
-            self.pool.told.put(self.words.pop(0))
-        return False
+    def start(self, job) -> None:
+        self.started += [segment.id for segment in job]
+        self.under_way.append(job)
 
-    def join(self, timeout: float | None = None) -> None: ...
+    def listen(self) -> list[Progress]:
+        return [word for job in self.under_way for each in job for word in self.words[each.id]]
+
+    def leave(self) -> list:
+        gone, self.under_way = self.under_way, []
+        return gone
 
 
-def test_what_a_worker_says_while_another_is_seen_off_is_heard(tmp_path):
+def test_what_follows_a_segment_that_diverged_is_not_started(tmp_path):
     parent, child = run(10, 20).segments(1)
     (other,) = run(15).segments(1)
-    pool, started, heard = _Pool(Store(tmp_path), Launch(), 2), [], []
-    pool.told = queue.Queue()
-
-    def start(segment):
-        started.append(segment.id)
-        diverged = Progress(parent.id, 7, finished=True, diverged=True)
-        words = {other.id: [diverged, Progress(other.id, 15, finished=True)]}
-        pool.workers[segment.id] = Told(pool, *words.get(segment.id, []))
-
-    pool._start = start
-    assert pool.run([other, parent, child], heard.append) == ""
-    assert started == [other.id, parent.id]
+    crew, heard = (
+        Told(
+            {
+                other.id: [Progress(other.id, 15, finished=True)],
+                parent.id: [Progress(parent.id, 7, finished=True, diverged=True)],
+            }
+        ),
+        [],
+    )
+    schedule = Schedule([other, parent, child], Store(tmp_path))
+    work_off(schedule, crew, heard.append, heard.append)
+    assert crew.started == [other.id, parent.id]
     assert [(each.segment, each.diverged) for each in heard] == [
-        (parent.id, True),
         (other.id, False),
+        (parent.id, True),
     ]
+
+
+def test_a_segment_that_turns_out_to_be_busy_is_tried_again(tmp_path):
+    (one,) = run(10).segments(1)
+    answers = iter([[Progress(one.id, 0, busy=True)], [Progress(one.id, 10, finished=True)]])
+
+    class Busy(Told):
+        def listen(self) -> list[Progress]:
+            return next(answers) if self.under_way else []
+
+    crew, heard = Busy({}), []
+    work_off(Schedule([one], Store(tmp_path)), crew, heard.append, lambda _: None)
+    assert crew.started == [one.id, one.id]
+    assert [each.finished for each in heard] == [True]
+
+
+def test_jobs_are_of_one_shape_and_leave_no_place_empty(tmp_path):
+    store = Store(tmp_path)
+    alike = [run(10).segments(seed)[0] for seed in range(5)]
+    others = [run(12).segments(seed)[0] for seed in range(2)]
+
+    def sizes(segments, replicas: int, free: int) -> list[int]:
+        jobs, _ = Schedule(segments, store, replicas).next(free)
+        assert all(len({each.phase.until for each in job}) == 1 for job in jobs)
+        return [len(job) for job in jobs]
+
+    assert sizes(alike, 1, 2) == [1, 1]
+    assert sizes(alike, 8, 1) == [5]
+    assert sizes(alike, 8, 2) == [3, 2]
+    assert sizes(alike, 2, 9) == [1] * 5
+    assert sizes(alike + others, 8, 1) == [5]
+    assert sizes(alike + others, 8, 2) == [4, 1]
+    assert sizes(alike + others, 3, 9) == [1] * 7
+    assert sizes(alike, 8, 0) == []
 
 
 def launched(folder: Path, study, store: Store) -> str:
@@ -159,14 +199,16 @@ def launched(folder: Path, study, store: Store) -> str:
 def test_a_mistake_is_told_as_its_sentence_and_an_error_in_a_task_with_its_place(
     tmp_path, monkeypatch
 ):
-    study, store = experiment(seeds=(1,), a=run(10)), Store(tmp_path / "out")
-    (segment,) = study.arms["a"].segments(1)
-    with store.lock(segment):
-        told = launched(tmp_path, study, store)
-        assert told.startswith(f"segment {segment.id} in ") and told.count("\n") == 0
-        monkeypatch.setenv("GROKSCOPE_TRACEBACK", "1")
-        assert launched(tmp_path, study, store).startswith("Traceback")
-        monkeypatch.delenv("GROKSCOPE_TRACEBACK")
+    store = Store(tmp_path / "out")
+    launch(experiment(seeds=(1,), a=run(10)), store, Launch(workers=1), lambda _: None)
+    (state,) = (tmp_path / "out").rglob("state.safetensors")
+    state.write_bytes(b"")
+    study = experiment(seeds=(1,), a=run(10, 20))
+    told = launched(tmp_path, study, store)
+    assert told.startswith(f"{state} is damaged") and told.count("\n") == 0
+    monkeypatch.setenv("GROKSCOPE_TRACEBACK", "1")
+    assert launched(tmp_path, study, store).startswith("Traceback")
+    monkeypatch.delenv("GROKSCOPE_TRACEBACK")
     (tmp_path / "task.py").write_text(BROKEN.replace("ZeroDivisionError", "ValueError"))
     task = CustomTask(function=f"{tmp_path / 'task.py'}:broken", arguments={"after": 0})
     told = launched(tmp_path, experiment(seeds=(1,), bad=run(10, task=task)), store)

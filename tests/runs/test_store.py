@@ -105,7 +105,7 @@ def test_what_a_killed_writer_left_is_swept_away(tmp_path):
 def test_a_segment_is_run_by_one_process_at_a_time(tmp_path):
     of = segment(20)
     store = Store(tmp_path)
-    with store.lock(of), pytest.raises(RuntimeError, match=r"being run by another process.*--out"):
+    with store.lease(of), pytest.raises(RuntimeError, match=r"being run by another process.*--out"):
         run_segment(store, of, lambda _: None, lambda: False)
 
 
@@ -217,14 +217,11 @@ def test_a_damaged_checkpoint_is_named_and_without_it_the_segment_starts_again(t
     assert run_segment(store, of, lambda _: None, lambda: False)
 
 
-def test_a_lock_is_there_until_its_segment_is_finished(tmp_path):
+def test_no_lease_is_left_behind(tmp_path):
     of = segment(20)
-    lock = tmp_path / "segments" / f"{of.id}.lock"
     store = stopped(tmp_path, of)
-    assert lock.is_file()  # another process may be waiting at it
-    with store.lock(of):
-        assert lock.is_file()
+    assert store.is_free(of)
+    with store.lease(of):
+        assert not Store(tmp_path).is_free(of)
     assert run_segment(store, of, lambda _: None, lambda: False)
-    assert not list(tmp_path.rglob("*.lock"))
-    assert run_segment(store, of, lambda _: None, lambda: False)
-    assert not list(tmp_path.rglob("*.lock"))
+    assert not list(tmp_path.rglob("*.lock*"))

@@ -222,6 +222,23 @@ class Replicas:
             tensor.copy_(constants[name])
 
 
+class Solo:
+    """One run with the interface of `Replicas`."""
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+
+    def state(self, place: int) -> State:
+        """A copy of the state; ``place`` is 0."""
+        assert place == 0
+        return self.training.state()
+
+    def run(self) -> Iterator[dict[int, Tick]]:
+        """Train to the end of the phase."""
+        for tick in self.training.run():
+            yield {0: tick}
+
+
 def check_alike(
     tasks: Sequence[Task], segments: Sequence[Segment], states: Sequence[State | None]
 ) -> None:

@@ -19,13 +19,14 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from grokscope.runs.plan import Plan
+from grokscope.runs.schedule import Job, RunFailedError, Schedule, work_off
 from grokscope.runs.store import Store
-from grokscope.runs.worker import Progress, run_segment, told_of
-from grokscope.spec import Experiment, Segment
+from grokscope.runs.worker import Progress, run_job, told_of
+from grokscope.spec import Experiment
 
+__all__ = ["Launch", "RunFailedError", "launch"]
 
-class RunFailedError(RuntimeError):
-    """At least one segment raised; the message is its error's, or its traceback (`told_of`)."""
+REPLICAS = 32  # on a GPU, at most
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,24 @@ class Launch:
         threads: CPU threads of each.
         checkpoint_seconds: Work that is lost at most when a process is killed.
         device: Where models and data are; ``auto`` is CUDA where there is any.
+        replicas: Segments of one shape that one process trains together, at most and as far as
+            memory goes; None: one on a CPU, where processes beside each other are faster
+            (docs/benchmarks.md), and `REPLICAS` on a GPU.
     """
 
     workers: int | None = None
     threads: int = 1
     checkpoint_seconds: float = 30.0
     device: str = "auto"
+    replicas: int | None = None
+
+    def together(self) -> int:
+        """How many segments of one shape may make one job."""
+        if self.replicas is not None:
+            return self.replicas
+        from grokscope.runs.worker import find_device
+
+        return REPLICAS if find_device(self.device).type == "cuda" else 1
 
     def processes(self, segments: int) -> int:
         """How many workers to start for so many segments.
@@ -69,14 +82,18 @@ def launch(
     store: Store,
     how: Launch,
     report: Callable[[Progress], None],
+    tell: Callable[[str], None] = print,
 ) -> bool:
     """Run every missing segment; returns whether all are finished now.
+
+    Several processes may do so on one store: each segment is run by one of them.
 
     Args:
         experiment: What is asked for; remembered in the store.
         store: Where results go.
         how: Processes, threads, checkpoints.
         report: Called in this process with every worker's progress.
+        tell: Called with a sentence when there is nothing left but to wait for another process.
 
     Raises:
         RunFailedError: If a segment raised, after the others have been stopped with a checkpoint.
@@ -86,63 +103,42 @@ def launch(
     missing = Plan(experiment, store).missing()
     if not missing:
         return True
-    pool = _Pool(store, how, how.processes(len(missing)))
+    together = how.together()
+    crew = _Processes(store, how, how.processes(-(-len(missing) // together)))
     try:
-        failure = pool.run(missing, report)
+        work_off(Schedule(missing, store, together), crew, report, tell)
     finally:
-        pool.close()
-    if failure:
-        raise RunFailedError(failure)
+        crew.close()
     return not Plan(experiment, store).missing()
 
 
-class _Pool:
-    """Worker processes, one for each segment under way, and what they tell."""
+class _Processes:
+    """Worker processes, one for each job under way, and what they tell."""
 
     def __init__(self, store: Store, how: Launch, size: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.context, self.store, self.how, self.size = context, store, how, size
         self.told: Queue[Progress] = context.Queue()
         self.stop: Event = context.Event()
-        self.workers: dict[str, SpawnProcess] = {}
+        self.workers: list[tuple[Job, SpawnProcess]] = []
+        self.silent: list[tuple[Job, SpawnProcess]] = []
 
-    def run(self, segments: list[Segment], report: Callable[[Progress], None]) -> str:
-        """Run segments as their parents finish; returns what a failure says, or ""."""
-        waiting = {segment.id: segment for segment in segments}
-        ended: set[str] = set()  # and so may not be waited for
-        while waiting or self.workers:
-            for segment in list(waiting.values()):
-                parent = segment.parent
-                if parent is not None and (parent.id in waiting or parent.id in self.workers):
-                    continue
-                if parent is not None and parent.id in ended:
-                    del waiting[segment.id]  # its parent diverged
-                    ended.add(segment.id)
-                elif len(self.workers) < self.size:
-                    self._start(waiting.pop(segment.id))
-            # Seen to have ended before the listening, not after it: all they said is heard.
-            silent = [key for key, worker in self.workers.items() if not worker.is_alive()]
-            for progress in self._listen():
-                if progress.failure:
-                    return progress.failure
-                if progress.diverged:
-                    ended.add(progress.segment)
-                report(progress)
-            failure = self._reap(silent)
-            if failure:
-                return failure
-        return ""
+    @property
+    def free(self) -> int:
+        return self.size - len(self.workers)
 
-    def _start(self, segment: Segment) -> None:
+    def start(self, job: Job) -> None:
         worker = self.context.Process(
             target=_work,
-            args=(self.store.folder, segment, self.how, self.told, self.stop, os.getpid()),
-            name=f"grokscope-{segment.id}",
+            args=(self.store.folder, job, self.how, self.told, self.stop, os.getpid()),
+            name=f"grokscope-{job[0].id}",
         )
         worker.start()
-        self.workers[segment.id] = worker
+        self.workers.append((job, worker))
 
-    def _listen(self) -> list[Progress]:
+    def listen(self) -> list[Progress]:
+        # Seen to have ended before the listening, not after it: all they said is heard.
+        self.silent = [each for each in self.workers if not each[1].is_alive()]
         heard = []
         try:
             heard.append(self.told.get(timeout=0.2))
@@ -151,25 +147,29 @@ class _Pool:
         except queue.Empty:
             return heard
 
-    def _reap(self, ended: list[str]) -> str:
-        for key in ended:
-            worker = self.workers.pop(key)
+    def leave(self) -> list[Job]:
+        for each in self.silent:
+            self.workers.remove(each)
+            job, worker = each
             worker.join()
             if worker.exitcode:
                 cause = f"signal {-worker.exitcode}" if worker.exitcode < 0 else "an error"
-                return (
-                    f"the process of segment {key} ended by {cause} (exit code {worker.exitcode}; "
-                    "signal 9 is often lack of memory). Run the same command again to go on."
+                names = ", ".join(segment.id for segment in job)
+                raise RunFailedError(
+                    f"the process of segment {names} ended by {cause} (exit code "
+                    f"{worker.exitcode}; signal 9 is often lack of memory). Run the same command "
+                    "again to go on."
                 )
-        return ""
+        gone, self.silent = [job for job, _ in self.silent], []
+        return gone
 
     def close(self) -> None:
         """Ask the workers to stop and wait for their checkpoints, however often Ctrl-C comes."""
         self.stop.set()
         previous = _ignore_interrupts()
-        for worker in self.workers.values():
+        for _, worker in self.workers:
             while worker.is_alive():
-                self._listen()  # a worker can't end while the pipe of its queue is full
+                self.listen()  # a worker can't end while the pipe of its queue is full
                 worker.join(timeout=0.1)
         if previous is not None:
             signal.signal(signal.SIGINT, previous)
@@ -185,7 +185,7 @@ def _ignore_interrupts() -> signal.Handlers | Callable[..., object] | int | None
 
 def _work(
     folder: Path,
-    segment: Segment,
+    job: Job,
     how: Launch,
     told: Queue[Progress],
     stop: Event,
@@ -195,9 +195,9 @@ def _work(
     _ignore_interrupts()
     throttle = _Throttle(told)
     try:
-        run_segment(
+        run_job(
             Store(folder),
-            segment,
+            job,
             throttle,
             lambda: stop.is_set() or os.getppid() != parent,
             how.checkpoint_seconds,
@@ -205,7 +205,7 @@ def _work(
             how.device,
         )
     except Exception as error:
-        told.put(Progress(segment.id, 0, failure=told_of(error)))
+        told.put(Progress(job[0].id, 0, failure=told_of(error)))
 
 
 class _Throttle:
@@ -217,6 +217,6 @@ class _Throttle:
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
-        if progress.values or progress.finished or progress.diverged or now - self.last > 0.2:
+        if progress != Progress(progress.segment, progress.step) or now - self.last > 0.2:
             self.told.put(progress)
             self.last = now

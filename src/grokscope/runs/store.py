@@ -11,13 +11,13 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
+from filelock import SoftFileLease, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -26,6 +26,7 @@ from grokscope.engine.state import State
 from grokscope.spec import Experiment, Segment, read_experiment, to_yaml
 
 COLUMNS = ["step", "epoch", "replica", "split", "measure", "value"]
+LEASE = 30.0  # seconds; the same for everyone on a store
 FACTS = ("step", "optimizer", "threads", "seconds", "diverged")
 
 
@@ -48,6 +49,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self.segments = self.folder / "segments"
+        self._asked: dict[str, SoftFileLease] = {}  # they remember since when nothing was renewed
 
     # The experiment that was asked for last.
 
@@ -106,26 +108,44 @@ class Store:
 
     # Segments under way.
 
-    @contextmanager
-    def lock(self, segment: Segment) -> Iterator[None]:
-        """Held by whoever runs the segment; the system frees it when that process ends.
+    def lease(self, segment: Segment) -> SoftFileLease:
+        """Held by whoever runs the segment; a context manager.
+
+        It is renewed while its process lives, also on network file systems. Of a process that is
+        gone from this machine it is free at once, of one on another machine after `LEASE` seconds.
+        A holder that stood still for so long may find it taken over, and must not write any more:
+        see `holds`.
 
         Raises:
-            filelock.Timeout: If another process holds it.
+            filelock.Timeout: On entering, if another process holds it.
         """
         self.segments.mkdir(parents=True, exist_ok=True)
         path = self.segments / f"{segment.id}.lock"
-        with FileLock(path, timeout=0):
-            yield
-            # Who opened the file before it is gone and who makes a new one may then each hold a
-            # lock. That is harmless here and only here: whoever comes in finds the segment
-            # finished and writes nothing.
-            if (self._final(segment) / "state.json").is_file():
-                with suppress(OSError):  # Windows removes no file that is open
-                    path.unlink(missing_ok=True)
+        return SoftFileLease(path, lease_duration=LEASE, timeout=0)
+
+    def holds(self, lease: SoftFileLease) -> bool:
+        """Whether a lease that was entered is still its holder's; asked before every write."""
+        if lease.compromise is not None or lease.token is None:
+            return False
+        try:
+            return lease.token in Path(lease.lock_file).read_text(encoding="utf-8")
+        except OSError:
+            return False
+
+    def is_free(self, segment: Segment) -> bool:
+        """Whether no other process runs the segment.
+
+        Ask again and again: of a holder on another machine, only time tells that it is gone.
+        """
+        lease = self._asked.setdefault(segment.id, self.lease(segment))
+        try:
+            with lease:
+                return True
+        except Timeout:
+            return False
 
     def sweep(self, segment: Segment) -> None:
-        """Remove what a killed process was still writing; only for who holds the lock."""
+        """Remove what a killed process was still writing; only for who holds the lease."""
         folders = (self.segments, self._partial(segment))
         for folder, name in zip(folders, (segment.id, "step-*"), strict=True):
             for left in folder.glob(f".{name}.*.tmp"):

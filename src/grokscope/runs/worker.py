@@ -1,4 +1,4 @@
-"""One segment, run to its end in this process: state in, checkpoints and result out."""
+"""Segments run to their end in this process: states in, checkpoints and results out."""
 
 from __future__ import annotations
 
@@ -8,21 +8,26 @@ import platform
 import subprocess
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import Timeout
+from filelock import SoftFileLease, Timeout
 
 import grokscope
 from grokscope.engine.loop import Training
+from grokscope.engine.memory import bytes_of, free_bytes
 from grokscope.engine.observe import Row
+from grokscope.engine.replicas import Replicas, Solo, UnlikeError
 from grokscope.engine.state import State
 from grokscope.runs.store import Store
 from grokscope.spec import Segment
-from grokscope.tasks import build_task
+from grokscope.tasks import Task, build_task
+
+SHARE_OF_MEMORY = 0.8  # of what is free, for replicas
 
 
 class SegmentBusyError(RuntimeError):
@@ -38,6 +43,7 @@ class Progress:
     values: dict[str, float] = field(default_factory=dict)  # "split/measure" -> latest value
     finished: bool = False
     diverged: bool = False
+    busy: bool = False  # another process runs it
     failure: str = ""
 
 
@@ -52,13 +58,44 @@ def run_segment(
 ) -> bool:
     """Run what is missing of a segment; returns whether it is finished now.
 
-    Goes on from its last checkpoint, else from the end of its parent, else from the start.
+    As `run_job` with one segment.
+
+    Raises:
+        SegmentBusyError: If another process is running this segment.
+    """
+    busy: list[Progress] = []
+
+    def heard(progress: Progress) -> None:
+        (busy.append if progress.busy else report)(progress)
+
+    run_job(store, (segment,), heard, stop, checkpoint_seconds, threads, device)
+    if busy:
+        raise SegmentBusyError(
+            f"segment {segment.id} in {store.folder} is being run by another process; "
+            "wait for it, or choose another folder with --out"
+        )
+    return store.outcome(segment) is not None
+
+
+def run_job(
+    store: Store,
+    segments: Sequence[Segment],
+    report: Callable[[Progress], None],
+    stop: Callable[[], bool],
+    checkpoint_seconds: float = 30.0,
+    threads: int = 1,
+    device: str = "cpu",
+) -> None:
+    """Run what is missing of segments of one shape, together as far as they can be.
+
+    Each goes on from its last checkpoint, else from the end of its parent, else from the start.
+    Those at different steps, or whose model cannot be batched, run one after the other.
 
     Args:
         store: Where states and results live.
-        segment: What to run; its parent must be finished.
-        report: Called at every tick.
-        stop: Asked at every tick; a true answer makes a checkpoint and returns.
+        segments: What to run; their parents must be finished.
+        report: Called at every tick; with ``busy`` for a segment that another process holds.
+        stop: Asked at every tick; a true answer makes checkpoints and returns.
         checkpoint_seconds: Work that a killed process loses, at most, in seconds (plus the time
             to the next tick).
         threads: CPU threads. A checkpoint's own number wins: sums depend on it in the last bit.
@@ -66,63 +103,139 @@ def run_segment(
 
     Raises:
         ValueError: If the device isn't there, or a file to go on from is damaged.
-        SegmentBusyError: If another process is running this segment.
     """
-    try:
-        with store.lock(segment):
-            place = find_device(device)
-            return _run(store, segment, report, stop, checkpoint_seconds, threads, place)
-    except Timeout as error:
-        raise SegmentBusyError(
-            f"segment {segment.id} in {store.folder} is being run by another process; "
-            "wait for it, or choose another folder with --out"
-        ) from error
+    place = find_device(device)
+    begun: list[_Begun] = []
+    with ExitStack() as held:
+        for segment in segments:
+            try:
+                lease = held.enter_context(store.lease(segment))
+            except Timeout:
+                report(Progress(segment.id, segment.start, busy=True))
+                continue
+            outcome = store.outcome(segment)
+            if outcome is not None:  # finished by another process in the meantime
+                report(Progress(segment.id, outcome.step, finished=True, diverged=outcome.diverged))
+                continue
+            begun.append(_Begun(store, segment, lease, threads))
+        alike: dict[tuple[int, int], list[_Begun]] = {}
+        for each in begun:
+            alike.setdefault((each.step, each.threads), []).append(each)
+        for group in alike.values():
+            if not _Run(store, report, stop, checkpoint_seconds, place).all_of(group):
+                return
 
 
-def _run(
-    store: Store,
-    segment: Segment,
-    report: Callable[[Progress], None],
-    stop: Callable[[], bool],
-    checkpoint_seconds: float,
-    threads: int,
-    device: torch.device,
-) -> bool:
-    if store.outcome(segment) is not None:  # finished by another process in the meantime
-        report(Progress(segment.id, segment.phase.until, finished=True))
+class _Begun:
+    """A segment whose lease is held, and where it goes on."""
+
+    def __init__(self, store: Store, segment: Segment, lease: SoftFileLease, threads: int) -> None:
+        self.segment, self.lease, self.threads = segment, lease, threads
+        self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.state: State | None = None
+        self.rows: list[Row] = []
+        self.seconds = 0.0  # of work, before this process
+        store.sweep(segment)
+        checkpoint = store.last_checkpoint(segment)
+        if checkpoint is not None:
+            self.state, self.rows, self.seconds = checkpoint
+            self.threads = self.state.threads
+        elif segment.parent is not None:
+            self.state = store.state(segment.parent)
+        self.step = 0 if self.state is None else self.state.step
+
+    def task(self, device: torch.device) -> Task:
+        return build_task(self.segment.run.task, self.segment.run.seeds).to(device)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """How segments are run, whichever they are."""
+
+    store: Store
+    report: Callable[[Progress], None]
+    stop: Callable[[], bool]
+    checkpoint_seconds: float
+    device: torch.device
+
+    def all_of(self, group: Sequence[_Begun]) -> bool:
+        """Run segments at one step; false if asked to stop."""
+        torch.set_num_threads(group[0].threads)
+        size = self._size(group)
+        for first in range(0, len(group), size):
+            together = group[first : first + size]
+            try:
+                trainer = self._trainer(together)
+            except UnlikeError:
+                return all(self._train(self._trainer([each]), [each]) for each in group[first:])
+            if not self._train(trainer, together):
+                return False
         return True
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    store.sweep(segment)
-    state: State | None = None
-    rows: list[Row] = []
-    seconds = 0.0
-    checkpoint = store.last_checkpoint(segment)
-    if checkpoint is not None:
-        state, rows, seconds = checkpoint
-        threads = checkpoint[0].threads
-    elif segment.parent is not None:
-        state = store.state(segment.parent)
-    torch.set_num_threads(threads)
-    task = build_task(segment.run.task, segment.run.seeds).to(device)
-    training = Training(task, segment, state)
-    begin = saved = time.monotonic()
-    diverged = False
-    for tick in training.run():
-        rows += tick.rows
-        diverged = tick.diverged
-        report(Progress(segment.id, tick.step, _latest(tick.rows), diverged=diverged))
-        now = time.monotonic()
-        stopping = stop()
-        if stopping or now - saved >= checkpoint_seconds:
-            store.checkpoint(segment, training.state(), rows, seconds + now - begin)
-            saved = now
-        if stopping:
+
+    def _size(self, group: Sequence[_Begun]) -> int:
+        """How many of a group memory has room for at once."""
+        if len(group) == 1:
+            return 1
+        first = group[0]
+        needed = bytes_of(Training(first.task(self.device), first.segment, first.state))
+        free = free_bytes(self.device)
+        return len(group) if free is None else max(1, int(SHARE_OF_MEMORY * free / needed))
+
+    def _trainer(self, group: Sequence[_Begun]) -> Replicas | Solo:
+        tasks = [each.task(self.device) for each in group]
+        if len(group) == 1:
+            return Solo(Training(tasks[0], group[0].segment, group[0].state))
+        segments, states = [each.segment for each in group], [each.state for each in group]
+        return Replicas(tasks, segments, states)
+
+    def _train(self, trainer: Replicas | Solo, group: Sequence[_Begun]) -> bool:
+        """Train to the end of the phase; false if asked to stop."""
+        begin = saved = time.monotonic()
+        under_way = set(range(len(group)))
+
+        def seconds(place: int) -> float:
+            return group[place].seconds + (time.monotonic() - begin) / len(group)
+
+        def is_ours(place: int) -> bool:
+            if self.store.holds(group[place].lease):
+                return True
+            under_way.discard(place)
+            self.report(Progress(group[place].segment.id, 0, busy=True))
             return False
-    seconds += time.monotonic() - begin
-    facts = environment(segment, started, seconds, device)
-    store.finish(segment, training.state(), rows, seconds, facts, diverged)
-    report(Progress(segment.id, training.step, finished=True, diverged=diverged))
-    return True
+
+        def finish(place: int, step: int, diverged: bool) -> None:
+            if not is_ours(place):
+                return
+            under_way.discard(place)
+            own = group[place]
+            facts = environment(own.segment, own.started, seconds(place), self.device)
+            facts["replicas"] = len(group)
+            state = trainer.state(place)
+            self.store.finish(own.segment, state, own.rows, seconds(place), facts, diverged)
+            self.report(Progress(own.segment.id, step, finished=True, diverged=diverged))
+
+        for ticks in trainer.run():
+            for place in sorted(under_way & ticks.keys()):
+                tick = ticks[place]
+                own = group[place]
+                own.rows += tick.rows
+                values = _latest(tick.rows)
+                self.report(Progress(own.segment.id, tick.step, values, diverged=tick.diverged))
+                if tick.diverged:
+                    finish(place, tick.step, diverged=True)
+            stopping = self.stop()
+            if stopping or time.monotonic() - saved >= self.checkpoint_seconds:
+                for place in sorted(under_way):
+                    own = group[place]
+                    if is_ours(place):
+                        state = trainer.state(place)
+                        self.store.checkpoint(own.segment, state, own.rows, seconds(place))
+                saved = time.monotonic()
+            if stopping or not under_way:
+                return not stopping
+        for place in sorted(under_way):
+            finish(place, group[place].segment.phase.until, diverged=False)
+        return True
 
 
 def told_of(error: Exception) -> str:
@@ -134,7 +247,7 @@ def told_of(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     here = Path(grokscope.__file__).parent
     ours = isinstance(error, ValueError) and here in Path(frames[-1].filename).parents
-    if (ours or isinstance(error, SegmentBusyError)) and not os.environ.get("GROKSCOPE_TRACEBACK"):
+    if ours and not os.environ.get("GROKSCOPE_TRACEBACK"):
         return str(error)
     return "".join(traceback.format_exception(error))
 

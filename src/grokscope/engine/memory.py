@@ -1,0 +1,60 @@
+"""How much memory a run takes while it trains, told before it is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from grokscope.engine.loop import Training
+
+BUFFERS = {"adamw": 2, "sgd": 1}  # of the optimiser, in multiples of the parameters
+MEMINFO = Path("/proc/meminfo")
+
+
+def bytes_of(training: Training) -> int:
+    """Bytes that one more run of this kind takes: an estimate, on the high side.
+
+    Parameters, gradients and the optimiser's buffers are counted; what a step keeps for its
+    backward pass is what autograd saves on one batch, taken twice for the gradients of it. Data
+    count as if every run held its own.
+
+    Cost: one forward pass.
+    """
+    model, update = training.task.model, training.update
+    held = [*model.parameters(), *model.buffers()]
+    weights = sum(tensor.nbytes for tensor in held)
+    trained = sum(tensor.nbytes for tensor in update.parameters)
+    splits = [training.task.train, training.task.validation]
+    data = sum(tensor.nbytes for split in splits for tensor in (split.inputs, split.labels))
+    own = {tensor.untyped_storage().data_ptr() for tensor in held}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    batch = torch.arange(min(training.batch_size, len(training.task.train)))
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        outcome = update.objective(*update.examples(1, batch), update.weights, (), {})
+    del outcome
+    with torch.no_grad():
+        for buffer, before in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+    kept = BUFFERS[training.segment.phase.optimizer.name]
+    return weights + (1 + kept) * trained + 2 * sum(saved.values()) + data
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that can still be had there; None where the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if not MEMINFO.is_file():
+        return None
+    lines = (line.split() for line in MEMINFO.read_text(encoding="utf-8").splitlines())
+    return next((int(parts[1]) * 1024 for parts in lines if parts[0] == "MemAvailable:"), None)
