@@ -121,6 +121,14 @@ def run(
     device: Annotated[
         str, typer.Option(help="cpu, cuda, cuda:1; auto: CUDA where there is any.")
     ] = "auto",
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Runs that train together in one process, at most; default: 1 on a CPU, "
+            "as many as its memory holds on a GPU.",
+        ),
+    ] = None,
     beside: Beside = None,
 ) -> None:
     """Run what is missing of an experiment, then write its report. Ctrl-C is safe."""
@@ -152,7 +160,8 @@ def run(
     console.print(escape(f"{experiment.title} ({plan.summary()}) in {folder}"), soft_wrap=True)
     try:
         with SegmentBars(plan, console) as bars:
-            launch(experiment, store, Launch(workers, threads, checkpoint_seconds, device), bars)
+            how = Launch(workers, threads, checkpoint_seconds, device, replicas)
+            launch(experiment, store, how, bars, lambda words: console.print(escape(words)))
     except KeyboardInterrupt:
         console.print("\nStopped; everything up to here is kept. To go on, run this again:")
         console.print(escape(f"  {_command_line()}"), soft_wrap=True)

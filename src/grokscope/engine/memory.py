@@ -17,9 +17,9 @@ MEMINFO = Path("/proc/meminfo")
 def bytes_of(training: Training) -> int:
     """Bytes that one more run of this kind takes: an estimate, on the high side.
 
-    Parameters, gradients and the optimiser's buffers are counted; what a step keeps for its
-    backward pass is what autograd saves on one batch, taken twice for the gradients of it. Data
-    count as if every run held its own.
+    Parameters, gradients and the optimiser's buffers are counted; what autograd saves of one batch
+    is taken four times, for its gradients and the workspace of batched convolutions. Data count as
+    if every run held its own.
 
     Cost: one forward pass.
     """
@@ -47,7 +47,7 @@ def bytes_of(training: Training) -> int:
         for buffer, before in zip(model.buffers(), buffers, strict=True):
             buffer.copy_(before)
     kept = BUFFERS[training.segment.phase.optimizer.name]
-    return weights + (1 + kept) * trained + 2 * sum(saved.values()) + data
+    return weights + (1 + kept) * trained + 4 * sum(saved.values()) + data
 
 
 def free_bytes(device: torch.device) -> int | None:
