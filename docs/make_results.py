@@ -69,7 +69,8 @@ def _section(name: str, store: Store) -> Iterator[str]:
     facts = common(store.environments(experiment))
     yield f"## {name}"
     yield ""
-    yield f"{experiment.title}. {experiment.question}"
+    stop = "" if experiment.title.endswith("?") else "."
+    yield f"{experiment.title}{stop} {experiment.question}"
     yield ""
     seeds = len(experiment.seeds)
     yield (
