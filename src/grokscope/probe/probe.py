@@ -45,7 +45,8 @@ class Probe:
         group: Processes of ``torch.distributed`` that measure together, as
             ``torch.distributed.group.WORLD``; each passes its own part of the data and gets the
             measurement of all of it. Then `measure` is a collective call: every process of the
-            group makes it. None: this process measures alone, so one may do so by itself.
+            group makes it, or the others wait for it until the group's timeout. None: this process
+            measures alone, so that rank 0 can do so by itself.
 
     Raises:
         ValueError: If the head cannot be found.
@@ -93,8 +94,8 @@ class Probe:
         Raises:
             ValueError: If a batch has another form, labels are out of range, or the head's output
                 is not what the model returns; names the batch. `NotFiniteError`, a ValueError, if
-                features or logits hold NaN or infinity. With a group, every process raises what
-                the first to fail raised, with its rank (RuntimeError if that was no ValueError).
+                features or logits hold NaN or infinity. With a group, every process raises that of
+                the lowest rank that failed, and names it (RuntimeError if it was no ValueError).
 
         Cost: one forward pass per batch, and O(n * c * (c + d)) for the measures; with a group,
         every process holds the features of all if they fit into ``memory``.
