@@ -62,6 +62,15 @@ def test_your_own_measure_task_and_experiment_run_as_written(tmp_path):
     assert {"plain", "decayed", "train", "validation"} <= set(table.split())
 
 
+def test_a_training_on_two_processes_runs_as_written(tmp_path):
+    programs = blocks(ROOT / "docs" / "your-own.md", "python")
+    (own,) = [each for each in programs if each.startswith("# file: my_training.py")]
+    (tmp_path / "my_training.py").write_text(own, encoding="utf-8")
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+    printed = called(tmp_path, *torchrun, "--nproc-per-node", "2", "my_training.py")
+    assert [line.split()[:2] for line in printed.splitlines()] == [[e, "200"] for e in "012"]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_settings_that_a_page_names_exist(page, tmp_path):
     for command in commands(page):

@@ -239,10 +239,13 @@ class Collector:
             self.sums = {name: self.sums.get(name, 0) + value for name, value in sums.items()}
         self.examples += len(block.labels)
         self.bytes += sum(tensor.nbytes for tensor in block)
-        if self.bytes <= self.memory:
-            self.kept.append(block)
-            return
-        for own in (*self.kept, block):
+        self.kept.append(block)
+        if self.bytes > self.memory:
+            self.stream()
+
+    def stream(self) -> None:
+        """Turn the blocks kept so far into moments, which add up in any amount."""
+        for own in self.kept:
             moments = self._moments(own, scatter=True)
             self.streamed = moments if self.streamed is None else self.streamed + moments
         self.kept = []

@@ -5,15 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from grokscope.measures.checks import NotFiniteError, check_all_finite, check_labels
 from grokscope.measures.curvature import modes_kept
+from grokscope.probe.distributed import added_up, warn_of_one_share
 from grokscope.probe.head import aligned, find_head, logits_of, recorded, unwrapped
 from grokscope.probe.measurement import MEMORY, Block, Collector, Extra, Measurement
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 IGNORED = -100  # label of positions that do not count, as in PyTorch's cross-entropy
 LABELS = ("labels", "label", "targets", "target")
@@ -38,6 +42,11 @@ class Probe:
         memory: Bytes of features and logits to keep. Beyond it everything streams, and what needs
             all of them at once is left out: matched temperature, feature robustness, NC4 against
             the batch's own means.
+        group: Processes of ``torch.distributed`` that measure together, as
+            ``torch.distributed.group.WORLD``; each passes its own part of the data and gets the
+            measurement of all of it. Then `measure` is a collective call: every process of the
+            group makes it, or the others wait for it until the group's timeout. None: this process
+            measures alone, so that rank 0 can do so by itself.
 
     Raises:
         ValueError: If the head cannot be found.
@@ -58,6 +67,7 @@ class Probe:
         extra: Mapping[str, Extra] | None = None,
         shift_labels: bool | None = None,
         memory: int = MEMORY,
+        group: ProcessGroup | None = None,
     ) -> None:
         self.model = unwrapped(model)
         self.name, self.head = find_head(self.model, head)
@@ -65,6 +75,7 @@ class Probe:
         causal = type(self.model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
         self.shift_labels = causal if shift_labels is None else shift_labels
         self.memory = memory
+        self.group = group
 
     def measure(self, batches: Iterable[Any], reference: Measurement | None = None) -> Measurement:
         """Measure on all batches together.
@@ -83,23 +94,27 @@ class Probe:
         Raises:
             ValueError: If a batch has another form, labels are out of range, or the head's output
                 is not what the model returns; names the batch. `NotFiniteError`, a ValueError, if
-                features or logits hold NaN or infinity.
+                features or logits hold NaN or infinity. With a group, every process raises that of
+                the lowest rank that failed, and names it (RuntimeError if it was no ValueError).
 
-        Cost: one forward pass per batch, and O(n * c * (c + d)) for the measures.
+        Cost: one forward pass per batch, and O(n * c * (c + d)) for the measures; with a group,
+        every process holds the features of all if they fit into ``memory``.
         """
-        count = 0
+        if self.group is None:
+            warn_of_one_share(batches)
         with self._undisturbed():
             # Inside: a parametrised weight is computed whenever it is looked at.
             collector = Collector(
                 self.head, extra=self.extra, reference=reference, memory=self.memory
             )
-            for count, batch in enumerate(batches, 1):
-                try:
-                    collector.add(self._block(batch))
-                except ValueError as error:
-                    kind = NotFiniteError if isinstance(error, NotFiniteError) else ValueError
-                    raise kind(f"batch {count}: {error}") from error
-            if not count:
+            with added_up(collector, self.group):
+                for count, batch in enumerate(batches, 1):
+                    try:
+                        collector.add(self._block(batch))
+                    except ValueError as error:
+                        kind = NotFiniteError if isinstance(error, NotFiniteError) else ValueError
+                        raise kind(f"batch {count}: {error}") from error
+            if not collector.examples:
                 raise ValueError(
                     "there are no batches to measure: the loader is empty, or a generator that was "
                     "read before; pass at least one batch."
