@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from grokscope.runs.launch import Launch
     from grokscope.runs.store import Store
     from grokscope.spec import Experiment
 
@@ -49,6 +50,25 @@ Beside = Annotated[
     Path | None,
     typer.Option(help="Another run, drawn beside; default FOLDER-paper, if there is one."),
 ]
+
+
+Grid = Annotated[
+    list[str],
+    typer.Option(
+        metavar="PATH=A,B,C",
+        help="Values of a setting, paths as in --set; can be repeated: all combinations are run.",
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder of results; default runs/NAME or runs/NAME-PRESET.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes at once; default: by cores.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads of each process.")]
+CheckpointSeconds = Annotated[
+    float, typer.Option(min=0, help="Seconds of work lost at most if a process is killed.")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto: CUDA where there is any.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run; start nothing.")]
 
 
 def _version(asked: bool) -> None:
@@ -108,56 +128,42 @@ def run(
     preset: Preset = "default",
     set_: Sets = None,
     seeds: Seeds = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of results; default runs/NAME or runs/NAME-PRESET.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes at once; default: by cores.")
-    ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each process.")] = 1,
-    checkpoint_seconds: Annotated[
-        float, typer.Option(min=0, help="Seconds of work lost at most if a process is killed.")
-    ] = 30.0,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1; auto: CUDA where there is any.")
-    ] = "auto",
+    out: Out = None,
+    workers: Workers = None,
+    threads: Threads = 1,
+    checkpoint_seconds: CheckpointSeconds = 30.0,
+    device: Device = "auto",
     beside: Beside = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Run what is missing of an experiment, then write its report. Ctrl-C is safe."""
-    experiment = _experiment(name, preset, set_, seeds)
-    variant = "" if experiment.preset == "default" else f"-{experiment.preset}"
-    folder = out or Path("runs") / f"{experiment.name}{variant}"
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; name another with --out")
-    from grokscope.console import SegmentBars
-    from grokscope.runs.launch import Launch, launch
-    from grokscope.runs.plan import Plan
-    from grokscope.runs.store import Store
-    from grokscope.runs.worker import find_device
-    from grokscope.tasks import check_task
+    from grokscope.runs.launch import Launch
 
-    find_device(device)
-    if beside:
-        Store(beside).experiment()  # not there is better known before the work than after it
-    store = Store(folder)
-    if out is None and _replaces(experiment, store):
-        raise ValueError(
-            f"{folder} holds a run with other settings, whose report would be replaced; "
-            "name a folder with --out"
-        )
-    plan = Plan(experiment, store)
-    tasks = {each.run.task.model_dump_json(): each.run.task for each in plan.missing()}
-    for task in tasks.values():
-        check_task(task)
-    console.print(escape(f"{experiment.title} ({plan.summary()}) in {folder}"), soft_wrap=True)
-    try:
-        with SegmentBars(plan, console) as bars:
-            launch(experiment, store, Launch(workers, threads, checkpoint_seconds, device), bars)
-    except KeyboardInterrupt:
-        console.print("\nStopped; everything up to here is kept. To go on, run this again:")
-        console.print(escape(f"  {_command_line()}"), soft_wrap=True)
-        raise typer.Exit(130) from None
-    _write_report(folder, beside)
+    how = Launch(workers, threads, checkpoint_seconds, device)
+    _run(_experiment(name, preset, set_, seeds), out, how, beside, dry_run)
+
+
+@app.command()
+def sweep(
+    name: Name,
+    grid: Grid,
+    preset: Preset = "default",
+    set_: Sets = None,
+    seeds: Seeds = None,
+    out: Out = None,
+    workers: Workers = None,
+    threads: Threads = 1,
+    checkpoint_seconds: CheckpointSeconds = 30.0,
+    device: Device = "auto",
+    beside: Beside = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Run an experiment at every point of a grid of settings, then write one report."""
+    from grokscope.runs.launch import Launch
+    from grokscope.spec import sweep as crossed
+
+    how = Launch(workers, threads, checkpoint_seconds, device)
+    _run(crossed(_experiment(name, preset, set_, seeds), grid), out, how, beside, dry_run)
 
 
 @app.command()
@@ -258,6 +264,50 @@ def _experiment(
     experiment = find_experiment(name, preset)
     experiment = override(experiment, assignments or [])
     return experiment if seeds is None else with_seeds(experiment, seeds)
+
+
+def _run(
+    experiment: Experiment, out: Path | None, how: Launch, beside: Path | None, dry_run: bool
+) -> None:
+    """Run what is missing, or show it; what ``run`` and ``sweep`` have in common."""
+    variant = "" if experiment.preset == "default" else f"-{experiment.preset}"
+    folder = out or Path("runs") / f"{experiment.name}{variant}"
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; name another with --out")
+    from grokscope.console import SegmentBars, dry_run_table
+    from grokscope.runs.estimate import runs_summary
+    from grokscope.runs.launch import launch
+    from grokscope.runs.plan import Plan
+    from grokscope.runs.store import Store
+    from grokscope.runs.worker import find_device
+    from grokscope.tasks import check_task
+
+    find_device(how.device)
+    if beside:
+        Store(beside).experiment()  # not there is better known before the work than after it
+    store = Store(folder)
+    if out is None and _replaces(experiment, store):
+        raise ValueError(
+            f"{folder} holds a run with other settings, whose report would be replaced; "
+            "name a folder with --out"
+        )
+    plan = Plan(experiment, store)
+    tasks = {each.run.task.model_dump_json(): each.run.task for each in plan.missing()}
+    for task in tasks.values():
+        check_task(task)
+    if dry_run:
+        console.print(dry_run_table(plan, store, how))
+        return
+    about = f"{experiment.title} ({runs_summary(plan)}; {plan.summary()}) in {folder}"
+    console.print(escape(about), soft_wrap=True)
+    try:
+        with SegmentBars(plan, console) as bars:
+            launch(experiment, store, how, bars)
+    except KeyboardInterrupt:
+        console.print("\nStopped; everything up to here is kept. To go on, run this again:")
+        console.print(escape(f"  {_command_line()}"), soft_wrap=True)
+        raise typer.Exit(130) from None
+    _write_report(folder, beside)
 
 
 def _replaces(experiment: Experiment, store: Store) -> bool:

@@ -16,7 +16,9 @@ from rich.table import Table
 if TYPE_CHECKING:
     from grokscope.analysis.claims import ClaimReport
     from grokscope.experiments.catalogue import Entry
+    from grokscope.runs.launch import Launch
     from grokscope.runs.plan import Plan
+    from grokscope.runs.store import Store
     from grokscope.runs.worker import Progress as SegmentProgress
 
 SHOWN = {
@@ -75,6 +77,10 @@ class SegmentBars:
 
     def __call__(self, heard: SegmentProgress) -> None:
         entry = self.entries[heard.segment]
+        if heard.busy:
+            text = f"{entry.label}: another process runs it; it is waited for"
+            self.console.print(escape(text), soft_wrap=True)
+            return
         self.latest[heard.segment].update(heard.values)
         done = heard.step - entry.segment.start
         values = self._values(heard.segment)
@@ -148,6 +154,32 @@ def plan_table(plan: Plan) -> Table:
     left = plan.seconds_left()
     if left is not None:
         table.caption = f"about {clock(left)} of work left, by the speed of the finished segments"
+    return table
+
+
+def dry_run_table(plan: Plan, store: Store, how: Launch) -> Table:
+    """Every run with its state, and what the missing ones will take with so many workers."""
+    from grokscope.runs.estimate import estimate, run_states, runs_summary
+
+    table = Table(title=runs_summary(plan), title_justify="left", caption_justify="left")
+    for column in ("arm", "seed", "state"):
+        table.add_column(column, justify="right" if column == "seed" else "left")
+    for arm, seed, state in run_states(plan):
+        table.add_row(escape(arm), str(seed), state)
+    missing = len(plan.missing())
+    if not missing:
+        table.caption = "Nothing is left to run."
+        return table
+    workers = how.processes(missing)
+    left = estimate(plan, store, workers)
+    if left.seconds is None or left.disk is None:
+        kinds = ", ".join(left.unknown)
+        table.caption = f"Time and disk are not known: no segment of {kinds} has finished here."
+    else:
+        table.caption = (
+            f"About {clock(left.seconds)} with {workers} workers and {left.disk / 1e6:,.1f} MB "
+            "of disk, by the finished segments here."
+        )
     return table
 
 

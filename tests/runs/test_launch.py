@@ -150,9 +150,9 @@ def test_what_a_worker_says_while_another_is_seen_off_is_heard(tmp_path):
     ]
 
 
-def launched(folder: Path, study, store: Store) -> str:
+def launched(how: Launch, study, store: Store) -> str:
     with pytest.raises(RunFailedError) as failed:
-        launch(study, store, Launch(workers=1), lambda _: None)
+        launch(study, store, how, lambda _: None)
     return str(failed.value)
 
 
@@ -160,14 +160,13 @@ def test_a_mistake_is_told_as_its_sentence_and_an_error_in_a_task_with_its_place
     tmp_path, monkeypatch
 ):
     study, store = experiment(seeds=(1,), a=run(10)), Store(tmp_path / "out")
-    (segment,) = study.arms["a"].segments(1)
-    with store.lock(segment):
-        told = launched(tmp_path, study, store)
-        assert told.startswith(f"segment {segment.id} in ") and told.count("\n") == 0
-        monkeypatch.setenv("GROKSCOPE_TRACEBACK", "1")
-        assert launched(tmp_path, study, store).startswith("Traceback")
-        monkeypatch.delenv("GROKSCOPE_TRACEBACK")
+    how = Launch(workers=1, device="nowhere")
+    told = launched(how, study, store)
+    assert told.startswith("--device nowhere ") and told.count("\n") == 0
+    monkeypatch.setenv("GROKSCOPE_TRACEBACK", "1")
+    assert launched(how, study, store).startswith("Traceback")
+    monkeypatch.delenv("GROKSCOPE_TRACEBACK")
     (tmp_path / "task.py").write_text(BROKEN.replace("ZeroDivisionError", "ValueError"))
     task = CustomTask(function=f"{tmp_path / 'task.py'}:broken", arguments={"after": 0})
-    told = launched(tmp_path, experiment(seeds=(1,), bad=run(10, task=task)), store)
+    told = launched(Launch(workers=1), experiment(seeds=(1,), bad=run(10, task=task)), store)
     assert told.startswith("Traceback") and "task.py" in told

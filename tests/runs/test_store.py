@@ -46,7 +46,7 @@ def test_nothing_on_the_disk_is_a_pickle(tmp_path):
     finished(tmp_path, of)
     for path in tmp_path.rglob("*"):
         if path.is_file():
-            assert path.suffix in {".yaml", ".parquet", ".safetensors", ".json", ".lock"}
+            assert path.suffix in {".yaml", ".parquet", ".safetensors", ".json"}
             content = path.read_bytes()
             assert not content.startswith(b"\x80") and b"PK\x03\x04" not in content[:4]
 
@@ -217,14 +217,12 @@ def test_a_damaged_checkpoint_is_named_and_without_it_the_segment_starts_again(t
     assert run_segment(store, of, lambda _: None, lambda: False)
 
 
-def test_a_lock_is_there_until_its_segment_is_finished(tmp_path):
+def test_a_lease_is_there_while_a_segment_is_run(tmp_path):
     of = segment(20)
-    lock = tmp_path / "segments" / f"{of.id}.lock"
+    lease = tmp_path / "segments" / f"{of.id}.lease"
     store = stopped(tmp_path, of)
-    assert lock.is_file()  # another process may be waiting at it
+    assert not lease.exists()
     with store.lock(of):
-        assert lock.is_file()
+        assert lease.is_file()
     assert run_segment(store, of, lambda _: None, lambda: False)
-    assert not list(tmp_path.rglob("*.lock"))
-    assert run_segment(store, of, lambda _: None, lambda: False)
-    assert not list(tmp_path.rglob("*.lock"))
+    assert not list(tmp_path.rglob("*.lease"))

@@ -18,6 +18,7 @@ from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
+from grokscope.runs.lease import Lease, SegmentBusyError
 from grokscope.runs.plan import Plan
 from grokscope.runs.store import Store
 from grokscope.runs.worker import Progress, run_segment, told_of
@@ -72,6 +73,9 @@ def launch(
 ) -> bool:
     """Run every missing segment; returns whether all are finished now.
 
+    Segments that other processes run are left to them and waited for; those of a process that is
+    gone are taken over.
+
     Args:
         experiment: What is asked for; remembered in the store.
         store: Where results go.
@@ -105,15 +109,22 @@ class _Pool:
         self.told: Queue[Progress] = context.Queue()
         self.stop: Event = context.Event()
         self.workers: dict[str, SpawnProcess] = {}
+        self.busy: dict[str, tuple[Segment, Lease]] = {}  # run by other processes
+        self.looked = 0.0
 
     def run(self, segments: list[Segment], report: Callable[[Progress], None]) -> str:
         """Run segments as their parents finish; returns what a failure says, or ""."""
         waiting = {segment.id: segment for segment in segments}
+        known = dict(waiting)
         ended: set[str] = set()  # and so may not be waited for
-        while waiting or self.workers:
+        while waiting or self.workers or self.busy:
             for segment in list(waiting.values()):
                 parent = segment.parent
-                if parent is not None and (parent.id in waiting or parent.id in self.workers):
+                if segment.id in self.workers:
+                    continue  # it has said that another process runs it, and is about to end
+                if parent is not None and any(
+                    parent.id in each for each in (waiting, self.workers, self.busy)
+                ):
                     continue
                 if parent is not None and parent.id in ended:
                     del waiting[segment.id]  # its parent diverged
@@ -127,7 +138,17 @@ class _Pool:
                     return progress.failure
                 if progress.diverged:
                     ended.add(progress.segment)
+                if progress.busy:
+                    of = known[progress.segment]
+                    self.busy[of.id] = (of, self.store.lease(of))
                 report(progress)
+            for progress in self._look():
+                if progress.diverged:
+                    ended.add(progress.segment)
+                if progress.finished:
+                    report(progress)
+                else:
+                    waiting[progress.segment] = known[progress.segment]
             failure = self._reap(silent)
             if failure:
                 return failure
@@ -141,6 +162,24 @@ class _Pool:
         )
         worker.start()
         self.workers[segment.id] = worker
+
+    def _look(self) -> list[Progress]:
+        """The segments of others that are finished, or free, once a second."""
+        if time.monotonic() - self.looked < 1:
+            return []
+        self.looked = time.monotonic()
+        seen = []
+        for key, (segment, lease) in list(self.busy.items()):
+            outcome = self.store.outcome(segment)
+            if outcome is not None:
+                seen.append(Progress(key, outcome.step, finished=True, diverged=outcome.diverged))
+            elif lease.take():
+                lease.free()  # for the worker, which holds it as long as it runs
+                seen.append(Progress(key, segment.start))
+            else:
+                continue
+            del self.busy[key]
+        return seen
 
     def _listen(self) -> list[Progress]:
         heard = []
@@ -204,6 +243,8 @@ def _work(
             how.threads,
             how.device,
         )
+    except SegmentBusyError:
+        told.put(Progress(segment.id, segment.start, busy=True))
     except Exception as error:
         told.put(Progress(segment.id, 0, failure=told_of(error)))
 

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from grokscope.engine.observe import Row
 from grokscope.engine.state import State
-from grokscope.spec import Experiment, Segment, read_experiment, to_yaml
+from grokscope.runs.lease import Lease, LeaseLostError, SegmentBusyError
+from grokscope.spec import Experiment, Segment, read_experiment, read_run, to_yaml
 
 COLUMNS = ["step", "epoch", "replica", "split", "measure", "value"]
 FACTS = ("step", "optimizer", "threads", "seconds", "diverged")
@@ -38,6 +39,16 @@ class Outcome:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Finished:
+    """What a finished segment of any experiment took."""
+
+    kind: str  # of its task
+    steps: int
+    seconds: float
+    bytes: int
+
+
 class Store:
     """The results of experiments in one folder.
 
@@ -48,6 +59,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self.segments = self.folder / "segments"
+        self._leases: dict[str, Lease] = {}  # those that this object holds
 
     # The experiment that was asked for last.
 
@@ -84,6 +96,16 @@ class Store:
         facts = _read_json(path, FACTS)
         return Outcome(facts["step"], facts["diverged"], facts["seconds"])
 
+    def finished(self) -> Iterator[Finished]:
+        """What every finished segment in the folder took, whichever experiment it is of."""
+        for path in sorted(self.segments.glob("*/spec.yaml")):
+            segment = Segment(run=read_run(path))
+            outcome = self.outcome(segment)
+            if outcome is not None and outcome.step > segment.start:
+                size = sum(each.stat().st_size for each in path.parent.iterdir())
+                steps = outcome.step - segment.start
+                yield Finished(segment.run.task.kind, steps, outcome.seconds, size)
+
     def state(self, segment: Segment) -> State:
         """The state at the end of a finished segment."""
         return _read_state(self._final(segment))[0]
@@ -98,7 +120,7 @@ class Store:
         diverged: bool = False,
     ) -> None:
         """Store the end of a segment and drop its checkpoints."""
-        with _Replacing(self._final(segment)) as folder:
+        with _Replacing(self._final(segment), lambda: self.confirm(segment)) as folder:
             _write_state(folder, state, rows, seconds, diverged)
             _write_text(folder / "spec.yaml", to_yaml(segment.run))
             _write_text(folder / "environment.json", json.dumps(environment, indent=2))
@@ -106,23 +128,44 @@ class Store:
 
     # Segments under way.
 
+    def lease(self, segment: Segment) -> Lease:
+        """The lease of the segment, not yet taken."""
+        self.segments.mkdir(parents=True, exist_ok=True)
+        return Lease(self.segments / f"{segment.id}.lease")
+
     @contextmanager
     def lock(self, segment: Segment) -> Iterator[None]:
-        """Held by whoever runs the segment; the system frees it when that process ends.
+        """Held by whoever runs the segment; see `Lease` for when others may take it.
 
         Raises:
-            filelock.Timeout: If another process holds it.
+            SegmentBusyError: If another process holds it.
         """
-        self.segments.mkdir(parents=True, exist_ok=True)
-        path = self.segments / f"{segment.id}.lock"
-        with FileLock(path, timeout=0):
+        lease = self.lease(segment)
+        if not lease.take():
+            raise SegmentBusyError(
+                f"segment {segment.id} in {self.folder} is being run by another process; "
+                "wait for it, or choose another folder with --out"
+            )
+        self._leases[segment.id] = lease
+        try:
             yield
-            # Who opened the file before it is gone and who makes a new one may then each hold a
-            # lock. That is harmless here and only here: whoever comes in finds the segment
-            # finished and writes nothing.
-            if (self._final(segment) / "state.json").is_file():
-                with suppress(OSError):  # Windows removes no file that is open
-                    path.unlink(missing_ok=True)
+        finally:
+            del self._leases[segment.id]
+            lease.free()
+
+    def confirm(self, segment: Segment) -> None:
+        """Check that a segment which this object runs is still its own.
+
+        Raises:
+            LeaseLostError: If another process has taken it over.
+        """
+        lease = self._leases.get(segment.id)
+        if lease is not None and not lease.held():
+            raise LeaseLostError(
+                f"segment {segment.id} in {self.folder} was taken over by another process, because "
+                f"this one had not renewed its lease for {lease.expiry:g} s; nothing more is "
+                "written here"
+            )
 
     def sweep(self, segment: Segment) -> None:
         """Remove what a killed process was still writing; only for who holds the lock."""
@@ -138,7 +181,7 @@ class Store:
         partial = self._partial(segment)
         partial.mkdir(parents=True, exist_ok=True)
         newest = partial / f"step-{state.step:010d}"
-        with _Replacing(newest) as folder:
+        with _Replacing(newest, lambda: self.confirm(segment)) as folder:
             _write_state(folder, state, rows, seconds, diverged=False)
         for other in partial.iterdir():
             if other != newest:
@@ -198,9 +241,9 @@ class Store:
 class _Replacing:
     """A folder that appears under its name only when everything in it has been written."""
 
-    def __init__(self, target: Path) -> None:
-        self.target = target
-        self.temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    def __init__(self, target: Path, confirm: Callable[[], None]) -> None:
+        self.target, self.confirm = target, confirm
+        self.temporary = _beside(target)
 
     def __enter__(self) -> Path:
         shutil.rmtree(self.temporary, ignore_errors=True)
@@ -211,12 +254,26 @@ class _Replacing:
         if failure is None:
             for path in self.temporary.iterdir():
                 _flush(path)
+            self._confirm()
             # A target can be there only from a process that was killed after its rename and
             # before it could say so; what it holds is the same, bit for bit.
             shutil.rmtree(self.target, ignore_errors=True)
             os.rename(self.temporary, self.target)
         else:
             shutil.rmtree(self.temporary, ignore_errors=True)
+            self.confirm()  # a successor sweeps what we were writing: then that is the cause
+
+    def _confirm(self) -> None:
+        try:
+            self.confirm()
+        except BaseException:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+            raise
+
+
+def _beside(path: Path) -> Path:
+    """A temporary name; process ids of two machines may be the same."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def _flush(path: Path) -> None:
@@ -225,7 +282,7 @@ def _flush(path: Path) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 

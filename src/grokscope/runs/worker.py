@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import Timeout
 
 import grokscope
 from grokscope.engine.loop import Training
@@ -23,10 +22,6 @@ from grokscope.engine.state import State
 from grokscope.runs.store import Store
 from grokscope.spec import Segment
 from grokscope.tasks import build_task
-
-
-class SegmentBusyError(RuntimeError):
-    """Another process is running this segment."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +33,7 @@ class Progress:
     values: dict[str, float] = field(default_factory=dict)  # "split/measure" -> latest value
     finished: bool = False
     diverged: bool = False
+    busy: bool = False  # another process runs it
     failure: str = ""
 
 
@@ -66,17 +62,11 @@ def run_segment(
 
     Raises:
         ValueError: If the device isn't there, or a file to go on from is damaged.
-        SegmentBusyError: If another process is running this segment.
+        SegmentBusyError: If another process is running this segment, or has taken it over.
     """
-    try:
-        with store.lock(segment):
-            place = find_device(device)
-            return _run(store, segment, report, stop, checkpoint_seconds, threads, place)
-    except Timeout as error:
-        raise SegmentBusyError(
-            f"segment {segment.id} in {store.folder} is being run by another process; "
-            "wait for it, or choose another folder with --out"
-        ) from error
+    with store.lock(segment):
+        place = find_device(device)
+        return _run(store, segment, report, stop, checkpoint_seconds, threads, place)
 
 
 def _run(
@@ -88,8 +78,9 @@ def _run(
     threads: int,
     device: torch.device,
 ) -> bool:
-    if store.outcome(segment) is not None:  # finished by another process in the meantime
-        report(Progress(segment.id, segment.phase.until, finished=True))
+    outcome = store.outcome(segment)
+    if outcome is not None:  # finished by another process in the meantime
+        report(Progress(segment.id, outcome.step, finished=True, diverged=outcome.diverged))
         return True
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     store.sweep(segment)
@@ -108,6 +99,7 @@ def _run(
     begin = saved = time.monotonic()
     diverged = False
     for tick in training.run():
+        store.confirm(segment)
         rows += tick.rows
         diverged = tick.diverged
         report(Progress(segment.id, tick.step, _latest(tick.rows), diverged=diverged))
@@ -134,7 +126,7 @@ def told_of(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     here = Path(grokscope.__file__).parent
     ours = isinstance(error, ValueError) and here in Path(frames[-1].filename).parents
-    if (ours or isinstance(error, SegmentBusyError)) and not os.environ.get("GROKSCOPE_TRACEBACK"):
+    if ours and not os.environ.get("GROKSCOPE_TRACEBACK"):
         return str(error)
     return "".join(traceback.format_exception(error))
 
