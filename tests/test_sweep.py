@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
+from grokscope.cli import main
 from grokscope.interventions import Penalty
 from grokscope.runs.estimate import estimate, runs_summary
 from grokscope.runs.plan import Plan
@@ -103,3 +106,18 @@ def test_runs_that_are_there_are_found_and_the_rest_is_estimated(tmp_path):
     assert estimate(plan, store, 2).seconds == pytest.approx(outcome.seconds)
     files = (tmp_path / "segments" / done.id).iterdir()
     assert left.disk == 2 * sum(each.stat().st_size for each in files)
+
+
+@pytest.mark.parametrize("grid", [[], ["--grid", "batch_size=256,512"]])
+def test_a_dry_run_shows_the_plan_and_starts_nothing(tmp_path, monkeypatch, capsys, grid):
+    monkeypatch.chdir(tmp_path)
+    command = "sweep" if grid else "run"
+    line = ["grokscope", command, "grokking", "--preset", "tiny", "--seeds", "1", *grid]
+    monkeypatch.setattr(sys, "argv", [*line, "--dry-run"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 0
+    said = capsys.readouterr().out
+    assert ("2 runs: 2 new" if grid else "1 run: 1 new") in said
+    assert "not known" in said
+    assert not list(tmp_path.iterdir())

@@ -137,10 +137,11 @@ def run(
     dry_run: DryRun = False,
 ) -> None:
     """Run what is missing of an experiment, then write its report. Ctrl-C is safe."""
+    experiment = _experiment(name, preset, set_, seeds)
     from grokscope.runs.launch import Launch
 
     how = Launch(workers, threads, checkpoint_seconds, device)
-    _run(_experiment(name, preset, set_, seeds), out, how, beside, dry_run)
+    _run(experiment, out, how, beside, dry_run)
 
 
 @app.command()
@@ -159,11 +160,13 @@ def sweep(
     dry_run: DryRun = False,
 ) -> None:
     """Run an experiment at every point of a grid of settings, then write one report."""
-    from grokscope.runs.launch import Launch
     from grokscope.spec import sweep as crossed
 
+    experiment = crossed(_experiment(name, preset, set_, seeds), grid)
+    from grokscope.runs.launch import Launch
+
     how = Launch(workers, threads, checkpoint_seconds, device)
-    _run(crossed(_experiment(name, preset, set_, seeds), grid), out, how, beside, dry_run)
+    _run(experiment, out, how, beside, dry_run)
 
 
 @app.command()
