@@ -277,7 +277,7 @@ def _run(
     folder = out or Path("runs") / f"{experiment.name}{variant}"
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is no folder; name another with --out")
-    from grokscope.console import SegmentBars, dry_run_table
+    from grokscope.console import SegmentBars, estimate_line, runs_table
     from grokscope.runs.estimate import runs_summary
     from grokscope.runs.launch import launch
     from grokscope.runs.plan import Plan
@@ -298,11 +298,12 @@ def _run(
     tasks = {each.run.task.model_dump_json(): each.run.task for each in plan.missing()}
     for task in tasks.values():
         check_task(task)
-    if dry_run:
-        console.print(dry_run_table(plan, store, how))
-        return
     about = f"{experiment.title} ({runs_summary(plan)}; {plan.summary()}) in {folder}"
     console.print(escape(about), soft_wrap=True)
+    if dry_run:
+        console.print(runs_table(plan))
+        console.print(escape(estimate_line(plan, store, how)), soft_wrap=True)
+        return
     try:
         with SegmentBars(plan, console) as bars:
             launch(experiment, store, how, bars)

@@ -157,30 +157,35 @@ def plan_table(plan: Plan) -> Table:
     return table
 
 
-def dry_run_table(plan: Plan, store: Store, how: Launch) -> Table:
-    """Every run with its state, and what the missing ones will take with so many workers."""
-    from grokscope.runs.estimate import estimate, run_states, runs_summary
+def runs_table(plan: Plan) -> Table:
+    """Every run, an arm with a seed, and its state."""
+    from grokscope.runs.estimate import run_states
 
-    table = Table(title=runs_summary(plan), title_justify="left", caption_justify="left")
+    table = Table()
     for column in ("arm", "seed", "state"):
         table.add_column(column, justify="right" if column == "seed" else "left")
     for arm, seed, state in run_states(plan):
         table.add_row(escape(arm), str(seed), state)
+    return table
+
+
+def estimate_line(plan: Plan, store: Store, how: Launch) -> str:
+    """What the missing segments will take with the workers of ``how``, or why that is unknown."""
+    from grokscope.runs.estimate import estimate
+
     missing = len(plan.missing())
     if not missing:
-        table.caption = "Nothing is left to run."
-        return table
+        return "Nothing is left to run."
     workers = how.processes(missing)
     left = estimate(plan, store, workers)
     if left.seconds is None or left.disk is None:
         kinds = ", ".join(left.unknown)
-        table.caption = f"Time and disk are not known: no segment of {kinds} has finished here."
-    else:
-        table.caption = (
-            f"About {clock(left.seconds)} with {workers} workers and {left.disk / 1e6:,.1f} MB "
-            "of disk, by the finished segments here."
-        )
-    return table
+        return f"Time and disk are not known: no segment of {kinds} has finished here."
+    noun = "worker" if workers == 1 else "workers"
+    return (
+        f"About {clock(left.seconds)} with {workers} {noun} and {left.disk / 1e6:,.1f} MB of "
+        "disk, by the finished segments here."
+    )
 
 
 def claims_table(claims: Iterable[ClaimReport]) -> Table:
