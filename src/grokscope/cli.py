@@ -298,8 +298,9 @@ def _run(
     tasks = {each.run.task.model_dump_json(): each.run.task for each in plan.missing()}
     for task in tasks.values():
         check_task(task)
-    about = f"{experiment.title} ({runs_summary(plan)}; {plan.summary()}) in {folder}"
+    about = f"{experiment.title} ({plan.summary()}) in {folder}"
     console.print(escape(about), soft_wrap=True)
+    console.print(runs_summary(plan), soft_wrap=True)
     if dry_run:
         console.print(runs_table(plan))
         console.print(escape(estimate_line(plan, store, how)), soft_wrap=True)
