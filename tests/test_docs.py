@@ -71,12 +71,22 @@ def test_a_training_on_two_processes_runs_as_written(tmp_path):
     assert [line.split()[:2] for line in printed.splitlines()] == [[e, "200"] for e in "012"]
 
 
+def test_a_sweep_in_python_is_made_as_written(tmp_path):
+    program = "\n".join(blocks(ROOT / "docs" / "sweeps.md", "python"))
+    arms = called(tmp_path, sys.executable, "-c", program).splitlines()
+    assert [each.rpartition(", ")[2] for each in arms] == ["lr=0.001", "lr=0.003"]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_settings_that_a_page_names_exist(page, tmp_path):
     for command in commands(page):
         if command[0] == "run" and ":" not in command[1] and not command[1].endswith("yaml"):
             where = command.index("--out") if "--out" in command else len(command)
             called(tmp_path, GROKSCOPE, "show", *command[1:where], *command[where + 2 :])
+        if command[0] == "sweep":
+            called(
+                tmp_path, GROKSCOPE, *command, *([] if "--dry-run" in command else ["--dry-run"])
+            )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

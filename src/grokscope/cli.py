@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from grokscope.runs.launch import Launch
     from grokscope.runs.store import Store
     from grokscope.spec import Experiment
 
@@ -49,6 +50,32 @@ Beside = Annotated[
     Path | None,
     typer.Option(help="Another run, drawn beside; default FOLDER-paper, if there is one."),
 ]
+Grid = Annotated[
+    list[str],
+    typer.Option(
+        metavar="PATH=A,B,C",
+        help="Values of a setting, paths as in --set; can be repeated: all combinations are run.",
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder of results; default runs/NAME or runs/NAME-PRESET.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes at once; default: by cores.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads of each process.")]
+CheckpointSeconds = Annotated[
+    float, typer.Option(min=0, help="Seconds of work lost at most if a process is killed.")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto: CUDA where there is any.")]
+ReplicasOption = Annotated[
+    int | None,
+    typer.Option(
+        "--replicas",
+        min=1,
+        help="Runs that train together in one process, at most; default: 1 on a CPU, as many as "
+        "memory holds on a GPU.",
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run; start nothing.")]
 
 
 def _version(asked: bool) -> None:
@@ -108,65 +135,47 @@ def run(
     preset: Preset = "default",
     set_: Sets = None,
     seeds: Seeds = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of results; default runs/NAME or runs/NAME-PRESET.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes at once; default: by cores.")
-    ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each process.")] = 1,
-    checkpoint_seconds: Annotated[
-        float, typer.Option(min=0, help="Seconds of work lost at most if a process is killed.")
-    ] = 30.0,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1; auto: CUDA where there is any.")
-    ] = "auto",
-    replicas: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Runs that train together in one process, at most; default: 1 on a CPU, "
-            "as many as its memory holds on a GPU.",
-        ),
-    ] = None,
+    out: Out = None,
+    workers: Workers = None,
+    threads: Threads = 1,
+    checkpoint_seconds: CheckpointSeconds = 30.0,
+    device: Device = "auto",
+    replicas: ReplicasOption = None,
     beside: Beside = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Run what is missing of an experiment, then write its report. Ctrl-C is safe."""
     experiment = _experiment(name, preset, set_, seeds)
-    variant = "" if experiment.preset == "default" else f"-{experiment.preset}"
-    folder = out or Path("runs") / f"{experiment.name}{variant}"
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; name another with --out")
-    from grokscope.console import SegmentBars
-    from grokscope.runs.launch import Launch, launch
-    from grokscope.runs.plan import Plan
-    from grokscope.runs.store import Store
-    from grokscope.runs.worker import find_device
-    from grokscope.tasks import check_task
+    from grokscope.runs.launch import Launch
 
-    find_device(device)
-    if beside:
-        Store(beside).experiment()  # not there is better known before the work than after it
-    store = Store(folder)
-    if out is None and _replaces(experiment, store):
-        raise ValueError(
-            f"{folder} holds a run with other settings, whose report would be replaced; "
-            "name a folder with --out"
-        )
-    plan = Plan(experiment, store)
-    tasks = {each.run.task.model_dump_json(): each.run.task for each in plan.missing()}
-    for task in tasks.values():
-        check_task(task)
-    console.print(escape(f"{experiment.title} ({plan.summary()}) in {folder}"), soft_wrap=True)
-    try:
-        with SegmentBars(plan, console) as bars:
-            how = Launch(workers, threads, checkpoint_seconds, device, replicas)
-            launch(experiment, store, how, bars, lambda words: console.print(escape(words)))
-    except KeyboardInterrupt:
-        console.print("\nStopped; everything up to here is kept. To go on, run this again:")
-        console.print(escape(f"  {_command_line()}"), soft_wrap=True)
-        raise typer.Exit(130) from None
-    _write_report(folder, beside)
+    how = Launch(workers, threads, checkpoint_seconds, device, replicas)
+    _run(experiment, out, how, beside, dry_run)
+
+
+@app.command()
+def sweep(
+    name: Name,
+    grid: Grid,
+    preset: Preset = "default",
+    set_: Sets = None,
+    seeds: Seeds = None,
+    out: Out = None,
+    workers: Workers = None,
+    threads: Threads = 1,
+    checkpoint_seconds: CheckpointSeconds = 30.0,
+    device: Device = "auto",
+    replicas: ReplicasOption = None,
+    beside: Beside = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Run an experiment at every point of a grid of settings, then write one report."""
+    from grokscope.spec import sweep as crossed
+
+    experiment = crossed(_experiment(name, preset, set_, seeds), grid)
+    from grokscope.runs.launch import Launch
+
+    how = Launch(workers, threads, checkpoint_seconds, device, replicas)
+    _run(experiment, out, how, beside, dry_run)
 
 
 @app.command()
@@ -267,6 +276,54 @@ def _experiment(
     experiment = find_experiment(name, preset)
     experiment = override(experiment, assignments or [])
     return experiment if seeds is None else with_seeds(experiment, seeds)
+
+
+def _run(
+    experiment: Experiment, out: Path | None, how: Launch, beside: Path | None, dry_run: bool
+) -> None:
+    """Run what is missing, or show it; what ``run`` and ``sweep`` have in common."""
+    variant = "" if experiment.preset == "default" else f"-{experiment.preset}"
+    folder = out or Path("runs") / f"{experiment.name}{variant}"
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; name another with --out")
+    from grokscope.console import SegmentBars, estimate_line, runs_table
+    from grokscope.runs.estimate import runs_summary
+    from grokscope.runs.launch import launch
+    from grokscope.runs.plan import Plan
+    from grokscope.runs.store import Store
+    from grokscope.runs.worker import find_device
+    from grokscope.spec.sweep import SWEEP
+    from grokscope.tasks import check_task
+
+    find_device(how.device)
+    if beside:
+        Store(beside).experiment()  # not there is better known before the work than after it
+    store = Store(folder)
+    if out is None and _replaces(experiment, store):
+        raise ValueError(
+            f"{folder} holds a run with other settings, whose report would be replaced; "
+            "name a folder with --out"
+        )
+    plan = Plan(experiment, store)
+    tasks = {each.run.task.model_dump_json(): each.run.task for each in plan.missing()}
+    for task in tasks.values():
+        check_task(task)
+    about = f"{experiment.title} ({plan.summary()}) in {folder}"
+    console.print(escape(about), soft_wrap=True)
+    if dry_run or experiment.name.endswith(SWEEP):
+        console.print(runs_summary(plan), soft_wrap=True)
+    if dry_run:
+        console.print(runs_table(plan))
+        console.print(escape(estimate_line(plan, store, how)), soft_wrap=True)
+        return
+    try:
+        with SegmentBars(plan, console) as bars:
+            launch(experiment, store, how, bars, lambda words: console.print(escape(words)))
+    except KeyboardInterrupt:
+        console.print("\nStopped; everything up to here is kept. To go on, run this again:")
+        console.print(escape(f"  {_command_line()}"), soft_wrap=True)
+        raise typer.Exit(130) from None
+    _write_report(folder, beside)
 
 
 def _replaces(experiment: Experiment, store: Store) -> bool:

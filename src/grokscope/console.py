@@ -16,7 +16,9 @@ from rich.table import Table
 if TYPE_CHECKING:
     from grokscope.analysis.claims import ClaimReport
     from grokscope.experiments.catalogue import Entry
+    from grokscope.runs.launch import Launch
     from grokscope.runs.plan import Plan
+    from grokscope.runs.store import Store
     from grokscope.runs.worker import Progress as SegmentProgress
 
 SHOWN = {
@@ -149,6 +151,37 @@ def plan_table(plan: Plan) -> Table:
     if left is not None:
         table.caption = f"about {clock(left)} of work left, by the speed of the finished segments"
     return table
+
+
+def runs_table(plan: Plan) -> Table:
+    """Every run, an arm with a seed, and its state."""
+    from grokscope.runs.estimate import run_states
+
+    table = Table()
+    for column in ("arm", "seed", "state"):
+        table.add_column(column, justify="right" if column == "seed" else "left")
+    for arm, seed, state in run_states(plan):
+        table.add_row(escape(arm), str(seed), state)
+    return table
+
+
+def estimate_line(plan: Plan, store: Store, how: Launch) -> str:
+    """What the missing segments will take with the workers of ``how``, or why that is unknown."""
+    from grokscope.runs.estimate import estimate
+
+    missing = len(plan.missing())
+    if not missing:
+        return "Nothing is left to run."
+    workers = how.processes(missing)
+    left = estimate(plan, store, workers)
+    if left.seconds is None or left.disk is None:
+        kinds = ", ".join(left.unknown)
+        return f"Time and disk are not known: no segment of {kinds} has finished here."
+    noun = "worker" if workers == 1 else "workers"
+    return (
+        f"About {clock(left.seconds)} with {workers} {noun} and {left.disk / 1e6:,.1f} MB of "
+        "disk, by the finished segments here."
+    )
 
 
 def claims_table(claims: Iterable[ClaimReport]) -> Table:

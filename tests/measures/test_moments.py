@@ -8,67 +8,15 @@ import math
 import operator
 import warnings
 from dataclasses import FrozenInstanceError
-from fractions import Fraction
 
 import pytest
 import torch
+from exact_moments import CASES, assert_equal, exact_moments, normal
 from hypothesis import given, settings
 from hypothesis.strategies import integers, lists, sampled_from, tuples
 from torch import Tensor
-from torch.autograd import forward_ad
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from grokscope.measures import moments as module
 from grokscope.measures.moments import ClassMoments
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def exact_moments(features: Tensor, labels: Tensor, num_classes: int) -> ClassMoments:
-    """The definition in loops over classes and samples, in fractions: nothing is rounded."""
-    samples = [[Fraction(x) for x in row] for row in features.tolist()]
-    width = features.shape[1]
-    counts, means, withins = [], [], []
-    scatter = [[Fraction(0)] * width for _ in range(width)]
-    for c in range(num_classes):
-        own = [x for x, label in zip(samples, labels.tolist(), strict=True) if label == c]
-        mean = [sum(x[j] for x in own) / max(len(own), 1) for j in range(width)]
-        counts.append(float(len(own)))
-        means.append([float(m) for m in mean])
-        within = Fraction(0)
-        for x in own:
-            deviation = [x[j] - mean[j] for j in range(width)]
-            within += sum(a * a for a in deviation)
-            for i in range(width):
-                for j in range(width):
-                    scatter[i][j] += deviation[i] * deviation[j]
-        withins.append(float(within))
-    arrays = (counts, means, withins, [[float(x) for x in row] for row in scatter])
-    return ClassMoments(*(torch.tensor(array, dtype=torch.float64) for array in arrays))
-
-
-def assert_equal(got: ClassMoments, expected: ClassMoments, rtol=1e-12, atol=1e-25):
-    torch.testing.assert_close(got.count, expected.count, rtol=0, atol=0)
-    torch.testing.assert_close(got.mean, expected.mean, rtol=1e-15, atol=1e-14)
-    torch.testing.assert_close(got.within, expected.within, rtol=rtol, atol=atol)
-    assert (got.scatter is None) == (expected.scatter is None)
-    if got.scatter is not None and expected.scatter is not None:
-        # Entries of a scatter matrix cancel: errors are relative to its largest entry.
-        atol += rtol * float(expected.scatter.detach().abs().max())
-        torch.testing.assert_close(got.scatter, expected.scatter, rtol=rtol, atol=atol)
-
-
-CASES = [
-    pytest.param([0, 1, 2, 0, 1, 2, 0], 3, 2, id="three classes"),
-    pytest.param([0, 4, 4, 0, 0], 6, 3, id="missing classes"),
-    pytest.param([2, 0, 1], 3, 4, id="one example of each class"),
-    pytest.param([1, 1, 1, 0], 2, 1, id="one feature"),
-    pytest.param([1, 1, 1, 1], 3, 2, id="a single class"),
-    pytest.param([1], 2, 3, id="one example"),
-]
-
 
 # Definition ---------------------------------------------------------------------------------
 
@@ -211,79 +159,6 @@ def test_autocast_does_not_lower_the_precision():
     truth = exact_moments(features, labels, 3)
     assert_equal(inside, truth)
     torch.testing.assert_close(doubled.within, 2 * truth.within)
-
-
-# Chunks -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("elements", [1, 9, 25, 1000])
-@pytest.mark.parametrize(("labels", "classes", "width"), CASES)
-def test_a_batch_in_pieces_has_the_same_moments_and_gradients(
-    monkeypatch, elements, labels, classes, width
-):
-    labels = torch.tensor(labels)
-    features = (normal(len(labels), width) + 3).requires_grad_()
-
-    def moments_and_gradient() -> tuple[ClassMoments, Tensor]:
-        moments = ClassMoments.from_batch(features, labels, classes, scatter=True)
-        total = moments.within.square().sum() + moments.scatter.sum() + moments.mean.cos().sum()
-        return moments, torch.autograd.grad(total, features)[0]
-
-    whole, gradient = moments_and_gradient()
-    monkeypatch.setattr(module, "CHUNK_ELEMENTS", elements)
-    pieces, gradient_of_pieces = moments_and_gradient()
-    assert_equal(pieces, whole)
-    assert_equal(pieces, exact_moments(features.detach(), labels, classes), atol=1e-24)
-    torch.testing.assert_close(gradient_of_pieces, gradient)
-
-
-@pytest.mark.parametrize("elements", [9, 25, 1000])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("scatter", [False, True])
-def test_buffers_are_reused_without_a_trace(monkeypatch, elements, dtype, scatter):
-    """Where nothing is differentiated, memory is reused; the numbers are the same to the bit."""
-    monkeypatch.setattr(module, "CHUNK_ELEMENTS", elements)
-    features = (normal(50, 4) + 3).to(dtype)
-    labels = torch.arange(50) % 7
-    kept = features.clone()
-    reused = ClassMoments.from_batch(features, labels, 8, scatter)
-    watched = ClassMoments.from_batch(features.clone().requires_grad_(), labels, 8, scatter)
-    assert torch.equal(features, kept)
-    for name in ("count", "mean", "within", "scatter") if scatter else ("count", "mean", "within"):
-        assert torch.equal(getattr(reused, name), getattr(watched, name).detach()), name
-
-
-def test_forward_mode_derivatives_are_those_of_backward_mode():
-    features, direction, labels = normal(10, 3), normal(10, 3, seed=1), torch.arange(10) % 3
-
-    def within(features: Tensor) -> Tensor:
-        return ClassMoments.from_batch(features, labels, 3).within.sin().sum()
-
-    with forward_ad.dual_level():
-        dual = within(forward_ad.make_dual(features, direction))
-        forward = forward_ad.unpack_dual(dual).tangent
-    gradient = torch.autograd.functional.jacobian(within, features)
-    torch.testing.assert_close(forward, (gradient * direction).sum())
-
-
-@pytest.mark.parametrize("watched", [False, True])
-def test_no_float64_temporary_is_larger_than_a_chunk(monkeypatch, watched):
-    sizes = []
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            result = func(*args, **(kwargs or {}))
-            if isinstance(result, Tensor) and result.dtype == torch.float64:
-                sizes.append(result.shape)
-            return result
-
-    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 100)
-    features, labels = normal(500, 5).float(), torch.arange(500) % 3
-    with Watch():
-        ClassMoments.from_batch(features.requires_grad_(watched), labels, 3, scatter=True)
-    of_features = [shape for shape in sizes if len(shape) == 2]
-    assert of_features
-    assert max(shape.numel() for shape in of_features) == 100
 
 
 # Derivatives ----------------------------------------------------------------------------------

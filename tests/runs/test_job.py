@@ -78,7 +78,7 @@ def test_a_job_leaves_what_its_segments_leave_alone(tmp_path):
         assert close.all()
         assert facts(store, each)["replicas"] == 3
         assert facts(expected, each)["replicas"] == 1
-    assert not list(tmp_path.rglob("*.lock*"))
+    assert not list(tmp_path.rglob("*.lease*"))
 
 
 def test_a_job_that_is_stopped_goes_on_bit_for_bit(tmp_path):
@@ -130,7 +130,7 @@ def test_what_cannot_be_batched_is_run_alone(tmp_path, reason):
 def test_a_segment_of_another_process_is_left_out_of_a_job(tmp_path):
     mine, theirs = segment(20, seed=1), segment(20, seed=2)
     store, heard = Store(tmp_path), []
-    with Store(tmp_path).lease(theirs):
+    with Store(tmp_path).lock(theirs):
         run_job(store, [mine, theirs], heard.append, never)
     assert [each.segment for each in heard if each.busy] == [theirs.id]
     assert [each.segment for each in heard if each.finished] == [mine.id]

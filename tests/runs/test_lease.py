@@ -1,143 +1,207 @@
-"""Several processes on one store: each segment is run by one of them, and none is lost."""
+"""Processes that share one store: who runs a segment, and who goes on when that one is gone."""
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
+import filelock._soft
 import pytest
 
-from grokscope.runs.plan import Plan
+from grokscope.runs.lease import Lease, SegmentBusyError
 from grokscope.runs.store import Store
 from grokscope.runs.worker import run_segment
-from grokscope.spec import Segment, to_yaml
-from small_runs import experiment, run
+from small_runs import segment
 
-LAUNCHER = """
-import sys
+STUDY = """
+import os, time
+from multiprocessing import parent_process
 from pathlib import Path
-from grokscope.runs.launch import Launch, launch
-from grokscope.runs.store import Store
-from grokscope.spec import read_experiment
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    heard = lambda p: p.finished and print("finished", p.segment, p.step, flush=True)
-    tell = lambda words: print("told", words, flush=True)
-    done = launch(read_experiment(Path(sys.argv[2])), Store(folder), Launch(workers=1), heard, tell)
-    print("all" if done else "some", flush=True)
+import torch
+from torch import nn
+from grokscope import Split, Task
+from grokscope.spec import CustomTask, Experiment, Observation, Phase, Run
+
+HERE = Path(__file__).parent
+
+
+def experiment(preset):
+    run = Run(
+        task=CustomTask(function=f"{__file__}:clusters"), batch_size=16,
+        phases=(Phase(until=30),), observation=Observation(per_decade=3, max_gap=5),
+    )
+    return Experiment(name="shared", preset=preset, title="Shared", question="Who runs what?",
+                      arms={"a": run}, seeds=(1, 2, 3))
+
+
+def clusters(seed):
+    begun = []
+
+    def loss(logits, labels):
+        if parent_process() is not None and logits.requires_grad and not begun:
+            begun.append(True)
+            with (HERE / "ran.log").open("a") as log:
+                log.write(f"{os.getppid()} {os.getpid()}\\n")
+        while (HERE / "hold").exists():
+            time.sleep(0.02)
+        return nn.functional.cross_entropy(logits, labels)
+
+    labels = torch.arange(60) % 3
+    inputs = 4 * torch.eye(3)[labels] + torch.randn(60, 3)
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 3))
+    return Task(model, Split(inputs[:40], labels[:40]), Split(inputs[40:], labels[40:]), loss=loss)
 """
-WORKER = """
-import sys
-from pathlib import Path
-from grokscope.runs import store, worker
-from grokscope.spec import Segment
-import yaml
-from grokscope.spec import Run
-store.LEASE = float(sys.argv[3])
-run = Run.model_validate(yaml.safe_load(Path(sys.argv[2]).read_text()))
-print("ready", flush=True)
-try:
-    done = worker.run_segment(store.Store(Path(sys.argv[1])), Segment(run=run),
-        lambda p: print(p.step, flush=True), lambda: False, checkpoint_seconds=0.05)
-    print("done", done, flush=True)
-except worker.SegmentBusyError:
-    print("busy", flush=True)
-"""
+HOLDER = (
+    "import sys, time; from pathlib import Path; from grokscope.runs.lease import Lease\n"
+    "lease = Lease(Path(sys.argv[1]), 1.0, 0.2)\n"
+    "assert lease.take(); print('taken', flush=True); time.sleep(60)"
+)
 
 
-def python(program: str, *arguments: object) -> subprocess.Popen[str]:
-    file = Path(str(arguments[0])) / f"program-{time.monotonic_ns()}.py"
-    file.write_text(program)
-    command = [sys.executable, str(file), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
 
 
-def said_until(process: subprocess.Popen[str], step: int) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.strip().isdigit() and int(line) >= step:
-            return
-    raise AssertionError("the process ended before that step")
+def held_by_another(path: Path) -> subprocess.Popen[str]:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None and holder.stdout.readline() == "taken\n"
+    return holder
 
 
-def started_at(folder: Path, segment: Segment) -> str:
-    facts = folder / "segments" / segment.id / "environment.json"
-    return json.loads(facts.read_text())["started"]
-
-
-def test_two_launches_share_a_store_and_both_see_everything_finished(tmp_path):
-    study = experiment(seeds=(1, 2, 3), a=run(150, 200), b=run(150, 210))
-    spec = tmp_path / "study.yaml"
-    spec.write_text(to_yaml(study))
-    both = [python(LAUNCHER, tmp_path, spec) for _ in range(2)]
-    words = [process.communicate()[0].splitlines() for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    assert [lines[-1] for lines in words] == ["all", "all"]
-    store = Store(tmp_path)
-    assert not Plan(study, store).missing()
-    frame = store.metrics(study)
-    assert not frame.duplicated(["arm", "seed", "step", "split", "measure"]).any()
-    assert not list(tmp_path.rglob("*.lock*"))
-    # Alone, with the same settings: nothing depends on who ran what.
-    alone = Store(tmp_path / "alone")
-    for _, _, chain in study.runs():
-        for segment in chain:
-            run_segment(alone, segment, lambda _: None, lambda: False)
-    pd.testing.assert_frame_equal(frame, alone.metrics(study), check_exact=True)
-
-
-def test_a_holder_that_was_killed_is_taken_over_from_its_checkpoint(tmp_path):
-    study = experiment(seeds=(1,), a=run(1500))
-    (segment,) = study.arms["a"].segments(1)
-    spec, run_file = tmp_path / "study.yaml", tmp_path / "run.yaml"
-    spec.write_text(to_yaml(study))
-    run_file.write_text(to_yaml(segment.run))
-    holder = python(WORKER, tmp_path, run_file, 30.0)
-    said_until(holder, 100)
-    waiting = python(LAUNCHER, tmp_path, spec)
-    assert waiting.stdout is not None
-    assert "Waiting for 1 segments" in waiting.stdout.readline()
-    began = time.monotonic()
-    holder.send_signal(signal.SIGKILL)
-    holder.wait()
-    rest, _ = waiting.communicate()
-    assert rest.splitlines()[-1] == "all"
-    assert time.monotonic() - began < 60
-    frame = pd.read_parquet(tmp_path / "segments" / segment.id / "metrics.parquet")
-    assert not frame.duplicated(["step", "split", "measure"]).any()
-    assert set(frame["step"]) >= set(segment.run.observation.points(1500))
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no SIGSTOP on this system")
-def test_a_holder_that_stood_still_too_long_writes_nothing_more(tmp_path):
-    (segment,) = run(3000).segments(1)
-    run_file = tmp_path / "run.yaml"
-    run_file.write_text(to_yaml(segment.run))
-    holder = python(WORKER, tmp_path, run_file, 1.0)
-    said_until(holder, 50)
-    os.kill(holder.pid, signal.SIGSTOP)
-    store = Store(tmp_path)
+def test_a_lease_of_a_killed_process_is_free_at_once_on_its_machine(tmp_path):
+    holder = held_by_another(tmp_path / "x.lease")
+    lease = Lease(tmp_path / "x.lease", 1.0, 0.2)
     try:
-        from grokscope.runs import store as module
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "LEASE", 1.0)
-            deadline = time.monotonic() + 20
-            while not store.is_free(segment):
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-            with store.lease(segment):
-                at = store.checkpoint_step(segment)
-                os.kill(holder.pid, signal.SIGCONT)
-                words, _ = holder.communicate(timeout=30)
-                assert store.checkpoint_step(segment) == at
+        time.sleep(1.5)
+        assert not lease.take()  # it is renewed
     finally:
         holder.kill()
-    assert words.splitlines()[-1] == "busy"
-    assert store.outcome(segment) is None
+        holder.wait()
+    assert lease.take() and lease.held()
+    lease.free()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_sleeps_loses_its_lease_after_the_expiry(tmp_path):
+    holder = held_by_another(tmp_path / "x.lease")
+    lease = Lease(tmp_path / "x.lease", 1.0, 0.2)
+    try:
+        holder.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        until(lease.take)
+        assert time.monotonic() - began > 0.9
+        holder.send_signal(signal.SIGCONT)
+        time.sleep(0.6)
+        assert lease.held()  # its late renewals are none
+    finally:
+        holder.kill()
+        holder.wait()
+    lease.free()
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_an_abandoned_file_is_removed_where_the_library_does_not_take_it_over(
+    tmp_path, monkeypatch, refused
+):
+    path = tmp_path / "x.lease"
+    lease = Lease(path, 0.3, 0.1)
+    if refused:  # as by NFS and SMB
+        monkeypatch.setattr(filelock._soft, "exchange_names", lambda *_: False)
+        holder = held_by_another_machine(path)
+    else:  # killed between two system calls
+        holder = ""
+        path.write_text(holder)
+    began = time.monotonic()
+    until(lease.take, 10)
+    assert time.monotonic() - began > 0.6
+    assert lease.held() and path.read_text() != holder
+    lease.free()
+
+
+def held_by_another_machine(path: Path) -> str:
+    other = Lease(path, 0.3, 0.1)
+    assert other.take()
+    marker = path.read_text()
+    other.free()
+    elsewhere = re.sub(r"^host=.*$", "host=elsewhere", marker, flags=re.MULTILINE)
+    assert elsewhere != marker
+    path.write_text(elsewhere)
+    return elsewhere
+
+
+def test_who_has_lost_the_lease_notices_at_the_next_tick_and_writes_nothing(tmp_path):
+    of, store = segment(60), Store(tmp_path)
+    lease = tmp_path / "segments" / f"{of.id}.lease"
+    steps: list[int] = []
+
+    def robbed(progress):
+        steps.append(progress.step)
+        if len(steps) == 3:
+            lease.unlink()
+            lease.write_text("another's")
+
+    with pytest.raises(SegmentBusyError, match="being run by another process"):
+        run_segment(store, of, robbed, lambda: False, checkpoint_seconds=1e9)
+    assert len(steps) == 3
+    assert store.outcome(of) is None and store.checkpoint_step(of) is None
+    assert lease.read_text() == "another's"
+
+
+def started(folder: Path, out: str) -> subprocess.Popen[str]:
+    main = Path(sys.executable).with_name("grokscope")
+    return subprocess.Popen(
+        [main, "run", "study.py:experiment", "--workers", "2", "--out", out],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=folder,
+    )
+
+
+def ran(folder: Path) -> list[list[int]]:
+    log = folder / "ran.log"
+    lines = log.read_text().splitlines() if log.is_file() else []
+    return [[int(number) for number in line.split()] for line in lines]
+
+
+def test_two_runs_share_a_store_and_go_on_where_one_is_killed(tmp_path):
+    (tmp_path / "study.py").write_text(STUDY)
+    (tmp_path / "hold").touch()
+    both = [started(tmp_path, "out")]
+    until(lambda: len(ran(tmp_path)) == 2)  # both of its workers are under way
+    both.append(started(tmp_path, "out"))
+    until(lambda: len(ran(tmp_path)) == 3)  # the only seed that is left
+    (tmp_path / "hold").unlink()
+    said = [each.communicate(timeout=90)[0] for each in both]
+    assert [each.returncode for each in both] == [0, 0], said
+    assert all("Report: " in each for each in said)
+    log = ran(tmp_path)
+    assert len(log) == 3  # three seeds, each once
+    assert {parent for parent, _ in log} == {each.pid for each in both}
+
+    (tmp_path / "ran.log").unlink()
+    (tmp_path / "hold").touch()
+    first = started(tmp_path, "again")
+    until(lambda: len(ran(tmp_path)) == 2)
+    second = started(tmp_path, "again")
+    until(lambda: len(ran(tmp_path)) == 3)
+    victims = [pid for parent, pid in ran(tmp_path) if parent == first.pid]
+    for pid in (first.pid, *victims):  # as when a machine goes down
+        os.kill(pid, signal.SIGKILL)
+    first.communicate()
+    (tmp_path / "hold").unlink()
+    said = [second.communicate(timeout=90)[0]]
+    assert second.returncode == 0 and "Report: " in said[0], said
+    assert len(list((tmp_path / "again" / "segments").glob("*/state.json"))) == 3
+    assert not list(tmp_path.rglob("*.lease"))

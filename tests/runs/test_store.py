@@ -46,7 +46,7 @@ def test_nothing_on_the_disk_is_a_pickle(tmp_path):
     finished(tmp_path, of)
     for path in tmp_path.rglob("*"):
         if path.is_file():
-            assert path.suffix in {".yaml", ".parquet", ".safetensors", ".json", ".lock"}
+            assert path.suffix in {".yaml", ".parquet", ".safetensors", ".json"}
             content = path.read_bytes()
             assert not content.startswith(b"\x80") and b"PK\x03\x04" not in content[:4]
 
@@ -105,7 +105,7 @@ def test_what_a_killed_writer_left_is_swept_away(tmp_path):
 def test_a_segment_is_run_by_one_process_at_a_time(tmp_path):
     of = segment(20)
     store = Store(tmp_path)
-    with store.lease(of), pytest.raises(RuntimeError, match=r"being run by another process.*--out"):
+    with store.lock(of), pytest.raises(RuntimeError, match=r"being run by another process.*--out"):
         run_segment(store, of, lambda _: None, lambda: False)
 
 
@@ -217,11 +217,12 @@ def test_a_damaged_checkpoint_is_named_and_without_it_the_segment_starts_again(t
     assert run_segment(store, of, lambda _: None, lambda: False)
 
 
-def test_no_lease_is_left_behind(tmp_path):
+def test_a_lease_is_there_while_a_segment_is_run(tmp_path):
     of = segment(20)
+    lease = tmp_path / "segments" / f"{of.id}.lease"
     store = stopped(tmp_path, of)
-    assert store.is_free(of)
-    with store.lease(of):
-        assert not Store(tmp_path).is_free(of)
+    assert not lease.exists()
+    with store.lock(of):
+        assert lease.is_file()
     assert run_segment(store, of, lambda _: None, lambda: False)
-    assert not list(tmp_path.rglob("*.lock*"))
+    assert not list(tmp_path.rglob("*.lease"))

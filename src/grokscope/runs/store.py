@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import SoftFileLease, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from grokscope.engine.observe import Row
 from grokscope.engine.state import State
-from grokscope.spec import Experiment, Segment, read_experiment, to_yaml
+from grokscope.runs.lease import Lease, LeaseLostError, busy_error
+from grokscope.spec import Experiment, Segment, read_experiment, read_run, to_yaml
 
 COLUMNS = ["step", "epoch", "replica", "split", "measure", "value"]
-LEASE = 30.0  # seconds; the same for everyone on a store
 FACTS = ("step", "optimizer", "threads", "seconds", "diverged")
 
 
@@ -39,6 +39,16 @@ class Outcome:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Finished:
+    """What a finished segment of any experiment took."""
+
+    kind: str  # of its task
+    steps: int
+    seconds: float
+    bytes: int
+
+
 class Store:
     """The results of experiments in one folder.
 
@@ -49,7 +59,8 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self.segments = self.folder / "segments"
-        self._asked: dict[str, SoftFileLease] = {}  # they remember since when nothing was renewed
+        self._leases: dict[str, Lease] = {}  # those that this object holds
+        self._asked: dict[str, Lease] = {}  # they remember since when nothing was renewed
 
     # The experiment that was asked for last.
 
@@ -86,6 +97,16 @@ class Store:
         facts = _read_json(path, FACTS)
         return Outcome(facts["step"], facts["diverged"], facts["seconds"])
 
+    def finished(self) -> Iterator[Finished]:
+        """What every finished segment in the folder took, whichever experiment it is of."""
+        for path in sorted(self.segments.glob("*/spec.yaml")):
+            segment = Segment(run=read_run(path))
+            outcome = self.outcome(segment)
+            if outcome is not None and outcome.step > segment.start:
+                size = sum(each.stat().st_size for each in path.parent.iterdir())
+                steps = outcome.step - segment.start
+                yield Finished(segment.run.task.kind, steps, outcome.seconds, size)
+
     def state(self, segment: Segment) -> State:
         """The state at the end of a finished segment."""
         return _read_state(self._final(segment))[0]
@@ -100,7 +121,7 @@ class Store:
         diverged: bool = False,
     ) -> None:
         """Store the end of a segment and drop its checkpoints."""
-        with _Replacing(self._final(segment)) as folder:
+        with _Replacing(self._final(segment), lambda: self.confirm(segment)) as folder:
             _write_state(folder, state, rows, seconds, diverged)
             _write_text(folder / "spec.yaml", to_yaml(segment.run))
             _write_text(folder / "environment.json", json.dumps(environment, indent=2))
@@ -108,29 +129,27 @@ class Store:
 
     # Segments under way.
 
-    def lease(self, segment: Segment) -> SoftFileLease:
-        """Held by whoever runs the segment; a context manager.
+    def lease(self, segment: Segment) -> Lease:
+        """The lease of the segment, not yet taken."""
+        self.segments.mkdir(parents=True, exist_ok=True)
+        return Lease(self.segments / f"{segment.id}.lease")
 
-        It is renewed while its process lives, also on network file systems. Of a process that is
-        gone from this machine it is free at once, of one on another machine after `LEASE` seconds.
-        A holder that stood still for so long may find it taken over, and must not write any more:
-        see `holds`.
+    @contextmanager
+    def lock(self, segment: Segment) -> Iterator[None]:
+        """Held by whoever runs the segment; see `Lease` for when others may take it.
 
         Raises:
-            filelock.Timeout: On entering, if another process holds it.
+            SegmentBusyError: If another process holds it.
         """
-        self.segments.mkdir(parents=True, exist_ok=True)
-        path = self.segments / f"{segment.id}.lock"
-        return SoftFileLease(path, lease_duration=LEASE, timeout=0)
-
-    def holds(self, lease: SoftFileLease) -> bool:
-        """Whether a lease that was entered is still its holder's; asked before every write."""
-        if lease.compromise is not None or lease.token is None:
-            return False
+        lease = self.lease(segment)
+        if not lease.take():
+            raise busy_error(segment.id, self.folder)
+        self._leases[segment.id] = lease
         try:
-            return lease.token in Path(lease.lock_file).read_text(encoding="utf-8")
-        except OSError:
-            return False
+            yield
+        finally:
+            del self._leases[segment.id]
+            lease.free()
 
     def is_free(self, segment: Segment) -> bool:
         """Whether no other process runs the segment.
@@ -138,14 +157,27 @@ class Store:
         Ask again and again: of a holder on another machine, only time tells that it is gone.
         """
         lease = self._asked.setdefault(segment.id, self.lease(segment))
-        try:
-            with lease:
-                return True
-        except Timeout:
+        if not lease.take():
             return False
+        lease.free()
+        return True
+
+    def confirm(self, segment: Segment) -> None:
+        """Check that a segment which this object runs is still its own.
+
+        Raises:
+            LeaseLostError: If another process has taken it over.
+        """
+        lease = self._leases.get(segment.id)
+        if lease is not None and not lease.held():
+            raise LeaseLostError(
+                f"segment {segment.id} in {self.folder} was taken over by another process, because "
+                f"this one had not renewed its lease for {lease.expiry:g} s; nothing more is "
+                "written here"
+            )
 
     def sweep(self, segment: Segment) -> None:
-        """Remove what a killed process was still writing; only for who holds the lease."""
+        """Remove what a killed process was still writing; only for who holds the lock."""
         folders = (self.segments, self._partial(segment))
         for folder, name in zip(folders, (segment.id, "step-*"), strict=True):
             for left in folder.glob(f".{name}.*.tmp"):
@@ -158,7 +190,7 @@ class Store:
         partial = self._partial(segment)
         partial.mkdir(parents=True, exist_ok=True)
         newest = partial / f"step-{state.step:010d}"
-        with _Replacing(newest) as folder:
+        with _Replacing(newest, lambda: self.confirm(segment)) as folder:
             _write_state(folder, state, rows, seconds, diverged=False)
         for other in partial.iterdir():
             if other != newest:
@@ -218,9 +250,9 @@ class Store:
 class _Replacing:
     """A folder that appears under its name only when everything in it has been written."""
 
-    def __init__(self, target: Path) -> None:
-        self.target = target
-        self.temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    def __init__(self, target: Path, confirm: Callable[[], None]) -> None:
+        self.target, self.confirm = target, confirm
+        self.temporary = _beside(target)
 
     def __enter__(self) -> Path:
         shutil.rmtree(self.temporary, ignore_errors=True)
@@ -231,12 +263,26 @@ class _Replacing:
         if failure is None:
             for path in self.temporary.iterdir():
                 _flush(path)
+            self._confirm()
             # A target can be there only from a process that was killed after its rename and
             # before it could say so; what it holds is the same, bit for bit.
             shutil.rmtree(self.target, ignore_errors=True)
             os.rename(self.temporary, self.target)
         else:
             shutil.rmtree(self.temporary, ignore_errors=True)
+            self.confirm()  # a successor sweeps what we were writing: then that is the cause
+
+    def _confirm(self) -> None:
+        try:
+            self.confirm()
+        except BaseException:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+            raise
+
+
+def _beside(path: Path) -> Path:
+    """A temporary name; process ids of two machines may be the same."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def _flush(path: Path) -> None:
@@ -245,7 +291,7 @@ def _flush(path: Path) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 

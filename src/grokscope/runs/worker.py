@@ -11,11 +11,11 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import SoftFileLease, Timeout
 
 import grokscope
 from grokscope.engine.loop import Training
@@ -23,15 +23,12 @@ from grokscope.engine.memory import bytes_of, free_bytes
 from grokscope.engine.observe import Row
 from grokscope.engine.replicas import Replicas, Solo, UnlikeError
 from grokscope.engine.state import State
+from grokscope.runs.lease import LeaseLostError, SegmentBusyError, busy_error
 from grokscope.runs.store import Store
 from grokscope.spec import Segment
 from grokscope.tasks import Task, build_task
 
 SHARE_OF_MEMORY = 0.8  # of what is free, for replicas
-
-
-class SegmentBusyError(RuntimeError):
-    """Another process is running this segment."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +67,7 @@ def run_segment(
 
     run_job(store, (segment,), heard, stop, checkpoint_seconds, threads, device)
     if busy:
-        raise SegmentBusyError(
-            f"segment {segment.id} in {store.folder} is being run by another process; "
-            "wait for it, or choose another folder with --out"
-        )
+        raise busy_error(segment.id, store.folder)
     return store.outcome(segment) is not None
 
 
@@ -109,15 +103,15 @@ def run_job(
     with ExitStack() as held:
         for segment in segments:
             try:
-                lease = held.enter_context(store.lease(segment))
-            except Timeout:
+                held.enter_context(store.lock(segment))
+            except SegmentBusyError:
                 report(Progress(segment.id, segment.start, busy=True))
                 continue
             outcome = store.outcome(segment)
             if outcome is not None:  # finished by another process in the meantime
                 report(Progress(segment.id, outcome.step, finished=True, diverged=outcome.diverged))
                 continue
-            begun.append(_Begun(store, segment, lease, threads))
+            begun.append(_Begun(store, segment, threads))
         alike: dict[tuple[int, int], list[_Begun]] = {}
         for each in begun:
             alike.setdefault((each.step, each.threads), []).append(each)
@@ -129,8 +123,8 @@ def run_job(
 class _Begun:
     """A segment whose lease is held, and where it goes on."""
 
-    def __init__(self, store: Store, segment: Segment, lease: SoftFileLease, threads: int) -> None:
-        self.segment, self.lease, self.threads = segment, lease, threads
+    def __init__(self, store: Store, segment: Segment, threads: int) -> None:
+        self.segment, self.threads = segment, threads
         self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.state: State | None = None
         self.rows: list[Row] = []
@@ -196,45 +190,48 @@ class _Run:
         def seconds(place: int) -> float:
             return group[place].seconds + (time.monotonic() - begin) / len(group)
 
-        def is_ours(place: int) -> bool:
-            if self.store.holds(group[place].lease):
-                return True
-            under_way.discard(place)
-            self.report(Progress(group[place].segment.id, 0, busy=True))
-            return False
+        def ours(place: int, step: int, write: Callable[[], None] | None = None) -> bool:
+            """Write if the lease is still held; else others run the segment now."""
+            try:
+                (write or (lambda: self.store.confirm(group[place].segment)))()
+            except LeaseLostError:
+                under_way.discard(place)
+                self.report(Progress(group[place].segment.id, step, busy=True))
+                return False
+            return True
 
-        def finish(place: int, step: int, diverged: bool) -> None:
-            if not is_ours(place):
-                return
-            under_way.discard(place)
+        def checkpoint(place: int) -> None:
             own = group[place]
+            self.store.checkpoint(own.segment, trainer.state(place), own.rows, seconds(place))
+
+        def finish(place: int, diverged: bool) -> None:
+            own = group[place]
+            state = trainer.state(place)
             facts = environment(own.segment, own.started, seconds(place), self.device)
             facts["replicas"] = len(group)
-            state = trainer.state(place)
             self.store.finish(own.segment, state, own.rows, seconds(place), facts, diverged)
-            self.report(Progress(own.segment.id, step, finished=True, diverged=diverged))
+            under_way.discard(place)
+            self.report(Progress(own.segment.id, state.step, finished=True, diverged=diverged))
 
         for ticks in trainer.run():
             for place in sorted(under_way & ticks.keys()):
-                tick = ticks[place]
-                own = group[place]
+                tick, own = ticks[place], group[place]
+                if not ours(place, tick.step):
+                    continue
                 own.rows += tick.rows
                 values = _latest(tick.rows)
                 self.report(Progress(own.segment.id, tick.step, values, diverged=tick.diverged))
                 if tick.diverged:
-                    finish(place, tick.step, diverged=True)
+                    ours(place, tick.step, partial(finish, place, diverged=True))
             stopping = self.stop()
             if stopping or time.monotonic() - saved >= self.checkpoint_seconds:
                 for place in sorted(under_way):
-                    own = group[place]
-                    if is_ours(place):
-                        state = trainer.state(place)
-                        self.store.checkpoint(own.segment, state, own.rows, seconds(place))
+                    ours(place, 0, partial(checkpoint, place))
                 saved = time.monotonic()
             if stopping or not under_way:
                 return not stopping
         for place in sorted(under_way):
-            finish(place, group[place].segment.phase.until, diverged=False)
+            ours(place, 0, partial(finish, place, diverged=False))
         return True
 
 

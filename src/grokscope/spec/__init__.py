@@ -9,8 +9,9 @@ that precedes it and of itself, so arms that begin alike share their first segme
 from grokscope.settings import Settings
 from grokscope.spec.experiment import Contrast, Experiment, PaperValue
 from grokscope.spec.run import Observation, Optimizer, Phase, Run, Seeds, Segment
+from grokscope.spec.sweep import sweep
 from grokscope.spec.tasks import CustomTask, Images, ModularArithmetic, Operation, Task
-from grokscope.spec.text import explain, override, read_experiment, to_yaml, with_seeds
+from grokscope.spec.text import explain, override, read_experiment, read_run, to_yaml, with_seeds
 
 __all__ = [
     "Contrast",
@@ -31,6 +32,8 @@ __all__ = [
     "explain",
     "override",
     "read_experiment",
+    "read_run",
+    "sweep",
     "to_yaml",
     "with_seeds",
 ]

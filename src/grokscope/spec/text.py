@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from grokscope.interventions import Constraint
 from grokscope.settings import Settings
 from grokscope.spec.experiment import Experiment
+from grokscope.spec.run import Run
 from grokscope.spec.tasks import Task
 
 
@@ -56,9 +57,21 @@ def read_experiment(path: Path) -> Experiment:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; grokscope show NAME > {path} writes one")
     try:
-        return Experiment.model_validate(_parse(path.read_text(encoding="utf-8")))
+        return Experiment.model_validate(parse(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a grokscope experiment: {explain(error)}") from error
+
+
+def read_run(path: Path) -> Run:
+    """Read the settings of a segment that `to_yaml` wrote.
+
+    Raises:
+        ValueError: If the file holds something else.
+    """
+    try:
+        return Run.model_validate(parse(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} holds no settings of a run: {explain(error)}") from error
 
 
 def override(experiment: Experiment, assignments: Sequence[str]) -> Experiment:
@@ -76,12 +89,12 @@ def override(experiment: Experiment, assignments: Sequence[str]) -> Experiment:
         path, equals, text = assignment.partition("=")
         if not equals or not path.strip():
             raise ValueError(f"--set {assignment}: write it as path=value, e.g. task.modulus=53")
-        keys = _keys(path.strip(), experiment.arms)
+        keys = keys_of(path.strip(), experiment.arms)
         starts = [[]] if keys[0] == "arms" else [["arms", arm] for arm in data["arms"]]
         try:
             for start in starts:
-                _check_kind(data, start + keys, _parse(text))
-                _assign(data, start + keys, _parse(text))
+                check_kind(data, start + keys, parse(text))
+                assign(data, start + keys, parse(text))
         except (yaml.YAMLError, ValueError) as error:
             raise ValueError(f"--set {assignment}: {explain(error)}") from error
     try:
@@ -130,11 +143,12 @@ def _is_kind(above: Any, part: Any) -> bool:
     return isinstance(above, int) and part in CONSTRAINT_KINDS
 
 
-def _parse(text: str) -> Any:
+def parse(text: str) -> Any:
+    """A value as ``--set`` reads it: YAML, in which ``1e-3`` is a number."""
     return _Loader(text).get_single_data()
 
 
-def _keys(path: str, arms: Iterable[str]) -> list[str]:
+def keys_of(path: str, arms: Iterable[str]) -> list[str]:
     """The names of a path; that of an arm may itself hold dots, as in ``strength 0.1``."""
     for arm in sorted(arms, key=len, reverse=True):
         if f"{path}.".startswith(f"arms.{arm}."):
@@ -142,7 +156,7 @@ def _keys(path: str, arms: Iterable[str]) -> list[str]:
     return path.split(".")
 
 
-def _check_kind(data: Any, keys: Sequence[str], value: Any) -> None:
+def check_kind(data: Any, keys: Sequence[str], value: Any) -> None:
     """Refuse another kind of task beside the settings of the one that is there."""
     if len(keys) != 4 or keys[2:] != ["task", "kind"] or value not in TASK_KINDS:
         return
@@ -154,7 +168,7 @@ def _check_kind(data: Any, keys: Sequence[str], value: Any) -> None:
         )
 
 
-def _assign(data: Any, keys: Sequence[str], value: Any) -> None:
+def assign(data: Any, keys: Sequence[str], value: Any) -> None:
     """Set one leaf of nested dicts and lists; complain about a key that is not there."""
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1

@@ -1,0 +1,91 @@
+"""Who runs a segment: a lease that its holder renews and that runs out when the holder is gone.
+
+The lease is a file beside the segment, so it works between machines that share a folder. Expiry is
+timed by the one who waits, on its own clock; the clocks of two machines never meet.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from filelock import SoftFileLease, Timeout
+
+EXPIRY = 30.0  # seconds without a renewal; all who share a store must agree on it
+RENEWAL = 5.0  # seconds between renewals
+
+
+class SegmentBusyError(RuntimeError):
+    """Another process is running this segment."""
+
+
+def busy_error(segment: str, folder: Path) -> SegmentBusyError:
+    """Of a segment that was asked for and is another's."""
+    return SegmentBusyError(
+        f"segment {segment} in {folder} is being run by another process; "
+        "wait for it, or choose another folder with --out"
+    )
+
+
+class LeaseLostError(SegmentBusyError):
+    """Another process has taken a segment over, and this one may not write its results."""
+
+
+class Lease:
+    """The right to run one segment.
+
+    The lease of a process that has ended is free at once on its own machine, and after ``expiry``
+    seconds on others. To see that, keep one object and ask it again: a new one begins to count.
+
+    Args:
+        path: The file; its folder must exist.
+        expiry: Seconds without a renewal after which others may take it.
+        renewal: Seconds between renewals.
+    """
+
+    def __init__(self, path: Path, expiry: float = EXPIRY, renewal: float = RENEWAL) -> None:
+        self.path, self.expiry = path, expiry
+        self._file = SoftFileLease(
+            path, timeout=0, lease_duration=expiry, heartbeat_interval=renewal
+        )
+        self._seen: tuple[tuple[int, int, int], float] | None = None
+
+    def take(self) -> bool:
+        """Take the lease if it is free or has run out; returns whether it is ours now."""
+        try:
+            self._file.acquire()
+        except Timeout:
+            self._remove_abandoned()
+            return False
+        return True
+
+    def free(self) -> None:
+        """Give the lease back; what a successor holds stays."""
+        self._file.release()
+
+    def held(self) -> bool:
+        """Whether it is still ours, by the file itself: a process that slept has not renewed it."""
+        owner = self._file.owner
+        ours = owner is not None and owner.token == self._file.token
+        return ours and self._file.compromise is None
+
+    def _remove_abandoned(self) -> None:
+        """Remove a file that nobody has renewed for twice the expiry.
+
+        The library takes a lease over by exchanging two names, which NFS and SMB refuse, and never
+        takes over an empty file, which a process killed between two system calls leaves. Between
+        this look and the removal a rival may have renewed the lease; it sees that it has lost it
+        before it writes anything.
+        """
+        try:
+            with self.path.open("rb") as file:  # opening makes NFS ask the server for the times
+                facts = os.fstat(file.fileno())
+        except OSError:
+            return
+        mark = (facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns)
+        now = time.monotonic()
+        if self._seen is None or self._seen[0] != mark:
+            self._seen = (mark, now)
+        elif now - self._seen[1] >= 2 * self.expiry:
+            self._file.force_break()
