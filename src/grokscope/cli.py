@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -45,6 +45,13 @@ Sets = Annotated[
     ),
 ]
 Seeds = Annotated[str | None, typer.Option(help="Seeds, separated by commas: 1,42,15213")]
+On = Annotated[
+    Literal["local", "ray"], typer.Option(help="Run on this machine, or on a Ray cluster.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="The Ray cluster: HOST:PORT or auto; default: start one on this machine."),
+]
 Beside = Annotated[
     Path | None,
     typer.Option(help="Another run, drawn beside; default FOLDER-paper, if there is one."),
@@ -121,6 +128,8 @@ def run(
     device: Annotated[
         str, typer.Option(help="cpu, cuda, cuda:1; auto: CUDA where there is any.")
     ] = "auto",
+    on: On = "local",
+    address: Address = None,
     beside: Beside = None,
 ) -> None:
     """Run what is missing of an experiment, then write its report. Ctrl-C is safe."""
@@ -136,7 +145,9 @@ def run(
     from grokscope.runs.worker import find_device
     from grokscope.tasks import check_task
 
-    find_device(device)
+    how = Launch(workers, threads, checkpoint_seconds, device, on=on, address=address)
+    if on == "local":
+        find_device(device)
     if beside:
         Store(beside).experiment()  # not there is better known before the work than after it
     store = Store(folder)
@@ -152,7 +163,7 @@ def run(
     console.print(escape(f"{experiment.title} ({plan.summary()}) in {folder}"), soft_wrap=True)
     try:
         with SegmentBars(plan, console) as bars:
-            launch(experiment, store, Launch(workers, threads, checkpoint_seconds, device), bars)
+            launch(experiment, store, how, bars)
     except KeyboardInterrupt:
         console.print("\nStopped; everything up to here is kept. To go on, run this again:")
         console.print(escape(f"  {_command_line()}"), soft_wrap=True)
