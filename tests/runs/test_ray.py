@@ -94,7 +94,7 @@ def test_a_tree_run_by_a_cluster_equals_one_run_here(cluster, tmp_path):
 
 
 def test_a_node_killed_under_way_loses_nothing_that_was_checkpointed(cluster, tmp_path):
-    study = experiment(seeds=(1,), a=run(2500))
+    study = experiment(seeds=(1,), a=run(1500))
     (segment,) = study.arms["a"].segments(1)
     there, here = Store(tmp_path / "there"), Store(tmp_path / "here")
     at: list[int] = []  # of the checkpoint when the node was killed
