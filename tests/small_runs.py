@@ -15,6 +15,24 @@ from grokscope.spec import (
 
 TASK = ModularArithmetic(modulus=7, width=16, heads=2, train_fraction=0.6)
 
+BROKEN = '''
+import torch
+from grokscope import Split, Task
+
+def broken(after: int) -> Task:
+    """A model whose loss fails after so many steps."""
+    data = Split(torch.randn(40, 4), torch.arange(40) % 4)
+    calls = []
+
+    def loss(logits, labels):
+        calls.append(1)
+        if len(calls) > after:
+            raise ZeroDivisionError("the loss is broken")
+        return torch.nn.functional.cross_entropy(logits, labels)
+
+    return Task(torch.nn.Linear(4, 4), data, data, loss=loss)
+'''
+
 
 def run(*untils: int, lr: float = 1e-2, **changes: object) -> Run:
     """Phases that end at the given steps, each with the same optimiser."""

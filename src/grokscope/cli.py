@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -74,6 +74,14 @@ ReplicasOption = Annotated[
         help="Runs that train together in one process, at most; default: 1 on a CPU, as many as "
         "memory holds on a GPU.",
     ),
+]
+On = Annotated[
+    Literal["local", "ray"],
+    typer.Option(help="This machine, or a Ray cluster whose nodes share the folder of results."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="The Ray cluster, host:port or auto; default: one is started here."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run; start nothing.")]
 
@@ -141,6 +149,8 @@ def run(
     checkpoint_seconds: CheckpointSeconds = 30.0,
     device: Device = "auto",
     replicas: ReplicasOption = None,
+    on: On = "local",
+    address: Address = None,
     beside: Beside = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -148,7 +158,7 @@ def run(
     experiment = _experiment(name, preset, set_, seeds)
     from grokscope.runs.launch import Launch
 
-    how = Launch(workers, threads, checkpoint_seconds, device, replicas)
+    how = Launch(workers, threads, checkpoint_seconds, device, replicas, on, address)
     _run(experiment, out, how, beside, dry_run)
 
 
@@ -165,6 +175,8 @@ def sweep(
     checkpoint_seconds: CheckpointSeconds = 30.0,
     device: Device = "auto",
     replicas: ReplicasOption = None,
+    on: On = "local",
+    address: Address = None,
     beside: Beside = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -174,7 +186,7 @@ def sweep(
     experiment = crossed(_experiment(name, preset, set_, seeds), grid)
     from grokscope.runs.launch import Launch
 
-    how = Launch(workers, threads, checkpoint_seconds, device, replicas)
+    how = Launch(workers, threads, checkpoint_seconds, device, replicas, on, address)
     _run(experiment, out, how, beside, dry_run)
 
 
@@ -295,7 +307,8 @@ def _run(
     from grokscope.spec.sweep import SWEEP
     from grokscope.tasks import check_task
 
-    find_device(how.device)
+    if how.on == "local":
+        find_device(how.device)
     if beside:
         Store(beside).experiment()  # not there is better known before the work than after it
     store = Store(folder)

@@ -12,25 +12,7 @@ from grokscope.runs.schedule import Schedule, work_off
 from grokscope.runs.store import Store
 from grokscope.runs.worker import Progress
 from grokscope.spec import CustomTask, Optimizer, Phase
-from small_runs import experiment, run
-
-BROKEN = '''
-import torch
-from grokscope import Split, Task
-
-def broken(after: int) -> Task:
-    """A model whose loss fails after so many steps."""
-    data = Split(torch.randn(40, 4), torch.arange(40) % 4)
-    calls = []
-
-    def loss(logits, labels):
-        calls.append(1)
-        if len(calls) > after:
-            raise ZeroDivisionError("the loss is broken")
-        return torch.nn.functional.cross_entropy(logits, labels)
-
-    return Task(torch.nn.Linear(4, 4), data, data, loss=loss)
-'''
+from small_runs import BROKEN, experiment, run
 
 
 def test_arms_that_begin_alike_run_their_beginning_once(tmp_path):

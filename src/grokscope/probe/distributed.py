@@ -7,6 +7,7 @@ travel on the device of the head, as NCCL needs it, and through the host for glo
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from grokscope.measures.checks import NotFiniteError
 from grokscope.measures.moments import ClassMoments
-from grokscope.probe.measurement import Block, Collector
+from grokscope.probe.measurement import Block, Collector, Measurement
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -74,7 +75,7 @@ class _Share:
     kind: str  # of its error, empty without one
     error: str
     head: tuple[int, ...]
-    gap: bool  # whether it has a reference
+    reference: str  # a digest of its numbers, empty without one
     names: tuple[str, ...]  # of its sums
     dtypes: tuple[str, ...]  # of the features and logits it has kept
     examples: int
@@ -88,7 +89,7 @@ class _Share:
             kind="" if error is None else type(error).__name__,
             error="" if error is None else str(error),
             head=tuple(collector.weight.shape),
-            gap=collector.reference is not None,
+            reference=_digest(collector.reference),
             names=tuple(collector.sums),
             dtypes=tuple(str(_common(each.dtype for each in every))[6:] for every in kept),
             examples=collector.examples,
@@ -197,12 +198,19 @@ def _check_shares(shares: Sequence[_Share], error: Exception | None) -> None:
     first = next((share for share in shares if share.examples), shares[0])
     for rank, share in enumerate(shares):
         names = share.names if share.examples else first.names
-        if (share.head, share.gap, names) != (first.head, first.gap, first.names):
+        if (share.head, share.reference, names) != (first.head, first.reference, first.names):
             raise ValueError(
                 f"the process of rank {rank} measures something else than the others: a head "
                 f"{share.head}, not {first.head}, other extra=... or another reference=...; give "
                 "every process the same."
             )
+
+
+def _digest(reference: Measurement | None) -> str:
+    if reference is None:
+        return ""
+    numbers = json.dumps([reference.examples, sorted(reference.items())])
+    return hashlib.sha256(numbers.encode()).hexdigest()
 
 
 def _read(text: bytes) -> _Share:

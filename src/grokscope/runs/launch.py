@@ -1,4 +1,4 @@
-"""The missing segments of an experiment, run on this machine: one process per core.
+"""The missing segments of an experiment, run on this machine (one process per core) or by Ray.
 
 Workers ignore Ctrl-C; their parent asks them to stop, and they leave a checkpoint. A worker whose
 parent was killed notices and does the same.
@@ -17,12 +17,16 @@ from multiprocessing.context import SpawnProcess
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from grokscope.runs.plan import Plan
 from grokscope.runs.schedule import Job, RunFailedError, Schedule, work_off
 from grokscope.runs.store import Store
 from grokscope.runs.worker import Progress, run_job, told_of
 from grokscope.spec import Experiment
+
+if TYPE_CHECKING:
+    from grokscope.runs.cluster import RayCrew
 
 __all__ = ["Launch", "RunFailedError", "launch"]
 
@@ -41,6 +45,11 @@ class Launch:
         replicas: Segments of one shape that one process trains together, at most and as far as
             memory goes; None: one on a CPU, where processes beside each other are faster
             (docs/benchmarks.md), and `REPLICAS` on a GPU.
+        on: This machine, or a Ray cluster.
+        address: Of the cluster, as Ray writes it; None starts one on this machine.
+
+    Raises:
+        ValueError: If there is an address but no cluster is asked for.
     """
 
     workers: int | None = None
@@ -48,6 +57,14 @@ class Launch:
     checkpoint_seconds: float = 30.0
     device: str = "auto"
     replicas: int | None = None
+    on: Literal["local", "ray"] = "local"
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.on not in ("local", "ray"):
+            raise ValueError(f"--on {self.on}: write local or ray")
+        if self.address is not None and self.on != "ray":
+            raise ValueError(f"--address {self.address} names a Ray cluster: add --on ray")
 
     def together(self) -> int:
         """How many segments of one shape may make one job."""
@@ -103,12 +120,22 @@ def launch(
     missing = Plan(experiment, store).missing()
     if not missing:
         return True
-    together = how.together()
-    crew = _Processes(store, how, how.processes(-(-len(missing) // together)))
+    crew: _Processes | RayCrew
+    if how.on == "ray":
+        from grokscope.runs import cluster
+
+        crew = cluster.RayCrew(store, how)
+        together = crew.how.together()
+    else:
+        together = how.together()
+        crew = _Processes(store, how, how.processes(-(-len(missing) // together)))
     try:
         work_off(Schedule(missing, store, together), crew, report, tell)
     finally:
+        previous = _ignore_interrupts()  # checkpoints are left, however often Ctrl-C comes
         crew.close()
+        if previous is not None:
+            signal.signal(signal.SIGINT, previous)
     return not Plan(experiment, store).missing()
 
 
@@ -164,15 +191,12 @@ class _Processes:
         return gone
 
     def close(self) -> None:
-        """Ask the workers to stop and wait for their checkpoints, however often Ctrl-C comes."""
+        """Ask the workers to stop and wait for their checkpoints."""
         self.stop.set()
-        previous = _ignore_interrupts()
         for _, worker in self.workers:
             while worker.is_alive():
                 self.listen()  # a worker can't end while the pipe of its queue is full
                 worker.join(timeout=0.1)
-        if previous is not None:
-            signal.signal(signal.SIGINT, previous)
         self.told.close()
 
 
