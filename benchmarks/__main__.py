@@ -6,7 +6,7 @@ import datetime
 import json
 from pathlib import Path
 
-from benchmarks import images, measures, start, step
+from benchmarks import growth, images, measures, replicas, start, step
 from benchmarks.timing import Table, Timed, copy_bandwidth, machine, peak_flops
 
 HERE = Path(__file__).parent
@@ -20,13 +20,13 @@ def main() -> None:
     facts["copy"] = f"{copy_bandwidth() / 1e9:.0f} GB/s"
     facts["date"] = datetime.date.today().isoformat()
     tables: list[Table] = []
-    for module in (measures, step, images, start):
+    for module in (measures, step, replicas, images, growth, start):
         for table in module.tables():
             print(as_markdown(table), flush=True)
             tables.append(table)
     results = {"machine": facts, "tables": [table.as_dict() for table in tables]}
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    PAGE.parent.mkdir(exist_ok=True)
+    growth.draw(tables, PAGE.parent / "images")
     PAGE.write_text(page(facts, tables), encoding="utf-8")
 
 
@@ -38,7 +38,8 @@ def page(facts: dict[str, str], tables: list[Table]) -> str:
         "travel between machines, seconds do not.\n\n"
         "| | |\n|---|---|\n" + "".join(f"| {key} | {value} |\n" for key, value in facts.items())
     )
-    return head + "\n" + "\n".join(as_markdown(table) for table in tables)
+    picture = f"## growth\n\n![Time against size](images/{growth.PICTURE})\n"
+    return head + "\n" + "\n".join([*map(as_markdown, tables), picture])
 
 
 def as_markdown(table: Table) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from benchmarks import images, step
+from benchmarks import growth, images, replicas, step
+from benchmarks.timing import Table, Timed
 
 
 def test_the_contenders_of_an_image_step_run():
@@ -26,3 +27,28 @@ def test_plain_and_batched_images_are_normalised_alike():
     plain, _ = images.PlainImages(split.inputs, split.labels, augmented=False)[3]
     ours = images.Normalise((0.5,), (0.5,))(split.inputs[3:4])[0]
     torch.testing.assert_close(plain, ours)
+
+
+def test_the_contenders_with_several_runs_run():
+    for contender in (replicas.grokking(2), replicas.solo_grokking("bfloat16"), replicas.images(2)):
+        contender()
+
+
+def test_sizes_are_read_from_names():
+    names = {"10,000 classes": 10_000, "grokscope, replicas in one process: 8": 8}
+    assert {name: growth.size(name) for name in names} == names
+
+
+def test_growth_is_drawn(tmp_path):
+    tables = []
+    for name, keys in {
+        "kappa by classes": ["10 classes", "100 classes"],
+        "NCC by classes": ["10 classes", "100 classes"],
+        "moments by samples": ["1,000 samples", "10,000 samples"],
+        "grokking replicas": ["other", "replicas in one process: 1", "replicas in one process: 2"],
+    }.items():
+        table = Table(name, "how long?", keys[0])
+        table.times = {key: Timed(1.0, 1.0, 1.0) for key in keys}
+        tables.append(table)
+    growth.draw(tables, tmp_path)
+    assert (tmp_path / growth.PICTURE).read_text().count("linear") >= 1
