@@ -121,3 +121,16 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(tmp_path, monkeypatch, caps
     assert ("2 runs: 2 new" if grid else "1 run: 1 new") in said
     assert "not known" in said
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        ["phases.0.optimizer.lr=1e-3,1e-2", "phases.-1.optimizer.lr=0.1,0.2"],
+        ["arms.a.phases.0.optimizer.lr=1e-3,1e-2", "phases.0.optimizer.lr=0.1,0.2"],
+        ["phases.0.optimizer.lr=1e-3,1e-2", "phases.0.optimizer={lr: 0.5}"],
+    ],
+)
+def test_two_axes_that_set_the_same_are_refused(grid):
+    with pytest.raises(ValueError, match=r"in arm a it sets what --grid .* sets"):
+        sweep(experiment(a=run(10)), grid)

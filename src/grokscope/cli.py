@@ -331,12 +331,14 @@ def _run(
         return
     try:
         with SegmentBars(plan, console) as bars:
-            launch(experiment, store, how, bars, lambda words: console.print(escape(words)))
+            done = launch(experiment, store, how, bars, lambda words: console.print(escape(words)))
     except KeyboardInterrupt:
         console.print("\nStopped; everything up to here is kept. To go on, run this again:")
         console.print(escape(f"  {_command_line()}"), soft_wrap=True)
         raise typer.Exit(130) from None
     _write_report(folder, beside)
+    if not done:
+        raise RuntimeError(f"not all is finished, see: grokscope status {folder}")
 
 
 def _replaces(experiment: Experiment, store: Store) -> bool:

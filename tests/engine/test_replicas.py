@@ -6,77 +6,29 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from together import (
+    DIGITS,
+    FLAT,
+    PUBLISHED,
+    SGD,
+    alone,
+    assert_same_rows,
+    assert_same_states,
+    double,
+    phase,
+    rows_of,
+    segment,
+    together,
+)
+from torch import Tensor
 
 from grokscope.engine.loop import Training
-from grokscope.engine.replicas import Replicas, UnlikeError, shape_of
-from grokscope.interventions import FrobeniusCap, LogitScaleCap, Penalty, SharpnessAware
-from grokscope.spec import Images, Optimizer, Phase, Segment
+from grokscope.engine.replicas import Replicas
+from grokscope.interventions import FrobeniusCap, LogitScaleCap, Penalty
+from grokscope.spec import Optimizer, Phase, Segment
 from grokscope.tasks import Task, build_task
 from made_clusters import clusters, of
 from small_runs import TASK, run
-
-SGD = Optimizer(name="sgd", lr=0.05, momentum=0.9)
-ADAMW = Optimizer(lr=1e-2, weight_decay=0.5, warmup_steps=3)
-FLAT = Penalty(measure="relative_flatness", weight=0.01)
-PUBLISHED = Penalty(
-    measure="relative_flatness_bound", weight=-0.02, temperature=2.0, normalize_features=True
-)
-DIGITS = Images(source="digits", train_examples=60, validation_examples=40, stem="cifar", width=4)
-
-
-def double(segment: Segment) -> Task:
-    """The segment's task in float64, where rounding is far below what a mistake would show."""
-    task = build_task(segment.run.task, segment.run.seeds)
-    task.model.double()
-    return task
-
-
-def together(segments: list[Segment], make=double, states=None):
-    tasks = [make(each) for each in segments]
-    replicas = Replicas(tasks, segments, states or [None] * len(segments))
-    ticks: list[list] = [[] for _ in segments]
-    for told in replicas.run():
-        for place, tick in told.items():
-            ticks[place].append(tick)
-    return replicas, ticks
-
-
-def alone(segment: Segment, make=double, state=None):
-    training = Training(make(segment), segment, state)
-    return training, list(training.run())
-
-
-def rows_of(ticks) -> list:
-    return [row for tick in ticks for row in tick.rows]
-
-
-def assert_same_rows(own, expected, rtol: float, atol: float) -> None:
-    assert [row[:4] for row in own] == [row[:4] for row in expected]
-    torch.testing.assert_close(
-        torch.tensor([row.value for row in own], dtype=torch.float64),
-        torch.tensor([row.value for row in expected], dtype=torch.float64),
-        rtol=rtol,
-        atol=atol,
-        equal_nan=True,
-    )
-
-
-def assert_same_states(own, expected, rtol: float = 1e-7, atol: float = 1e-9) -> None:
-    assert (own.step, own.optimizer) == (expected.step, expected.optimizer)
-    assert own.tensors.keys() == expected.tensors.keys()
-    for name, tensor in expected.tensors.items():
-        torch.testing.assert_close(own.tensors[name], tensor, rtol=rtol, atol=atol, msg=name)
-
-
-def phase(until: int = 120, **changes: object) -> Phase:
-    return Phase(until=until, **({"optimizer": ADAMW} | changes))
-
-
-def segment(*phases: Phase, seed: int = 1, **changes: object) -> Segment:
-    return run(30, phases=phases, **changes).segments(seed)[-1]
-
 
 SHAPES = {
     "seeds, learning rates, weight decays, optimisers": [
@@ -123,18 +75,6 @@ def test_in_single_precision_replicas_differ_by_rounding():
     for place, each in enumerate(segments):
         training, _ = alone(each, single)
         assert_same_states(replicas.state(place), training.state(), rtol=1e-4, atol=1e-5)
-
-
-def test_bfloat16_steps_can_be_batched():
-    segments = [segment(phase(until=20, precision="bfloat16"), seed=seed) for seed in (1, 2)]
-
-    def single(each: Segment) -> Task:
-        return build_task(each.run.task, each.run.seeds)
-
-    replicas, _ = together(segments, single)
-    for place, each in enumerate(segments):
-        training, _ = alone(each, single)
-        assert_same_states(replicas.state(place), training.state(), rtol=0.1, atol=0.02)
 
 
 @pytest.mark.parametrize("augmented", [False, True])
@@ -237,114 +177,3 @@ def _batches(task: Task, own: Segment, count: int) -> list[Tensor]:
         made.append(next(batches))
         training.step += 1
     return made
-
-
-# Refusals -----------------------------------------------------------------------------------
-
-
-def test_shapes_are_equal_where_replicas_may_differ_and_only_there():
-    base = segment(phase(penalties=(FLAT,)))
-    weighed = FLAT.model_copy(update={"weight": -3.0})
-    alike = [
-        segment(phase(penalties=(FLAT,)), seed=7),
-        segment(phase(penalties=(weighed,))),
-        segment(phase(penalties=(FLAT,), optimizer=SGD)),
-    ]
-    unlike = [
-        segment(phase()),
-        segment(phase(penalties=(PUBLISHED,))),
-        segment(phase(until=121, penalties=(FLAT,))),
-        segment(phase(penalties=(FLAT,)), batch_size=9),
-        segment(phase(penalties=(FLAT,)), task=TASK.model_copy(update={"modulus": 11})),
-        segment(phase(penalties=(FLAT,), label_smoothing=0.1)),
-        segment(phase(penalties=(FLAT,), constraints=(FrobeniusCap(cap=1.0),))),
-        segment(phase(until=60), phase(penalties=(FLAT,))),
-    ]
-    assert {shape_of(each) for each in alike} == {shape_of(base)}
-    assert len({shape_of(each) for each in [base, *unlike]}) == len(unlike) + 1
-
-
-@pytest.mark.parametrize(
-    "own",
-    [
-        phase(sharpness_aware=SharpnessAware(radius=0.1)),
-        phase(penalties=(Penalty(measure="ncc", weight=0.1, memory=0.9),)),
-    ],
-)
-def test_steps_that_are_not_batched_have_no_shape(own):
-    segments = [segment(own, seed=seed) for seed in (1, 2)]
-    assert shape_of(segments[0]) is None
-    with pytest.raises(UnlikeError, match="train each alone"):
-        together(segments)
-
-
-def test_runs_of_different_shapes_are_refused_by_what_differs():
-    with pytest.raises(UnlikeError, match="differ in more"):
-        together([segment(phase()), segment(phase(until=121))])
-    state = alone(segment(phase(until=10)))[0].state()
-    with pytest.raises(UnlikeError, match=r"at \[0, 10\]"):
-        together([segment(phase(), seed=1), segment(phase(), seed=2)], states=[state, None])
-
-
-def custom(seed: int) -> Segment:
-    return of(Phase(until=20, optimizer=SGD), seed=seed)
-
-
-def test_a_model_with_other_parameters_is_refused():
-    def made(each: Segment) -> Task:
-        width = 8 + each.run.seeds.order
-        return clusters(nn.Sequential(nn.Linear(5, width), nn.Tanh(), nn.Linear(width, 4)).double())
-
-    with pytest.raises(UnlikeError, match="same parameters"):
-        together([custom(1), custom(2)], made)
-
-
-def test_other_numbers_of_examples_are_refused():
-    def made(each: Segment) -> Task:
-        return clusters(examples=40 + 4 * each.run.seeds.order)
-
-    with pytest.raises(UnlikeError, match=r"\[44, 48\]"):
-        together([custom(1), custom(2)], made)
-
-
-class Dropping(nn.Sequential):
-    def forward(self, inputs: Tensor) -> Tensor:
-        return super().forward(functional.dropout(inputs, 0.5, self.training))
-
-
-class Scaled(nn.Sequential):
-    scale = 1.0
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.scale * super().forward(inputs)
-
-
-def test_a_model_that_draws_random_numbers_is_refused():
-    def made(_: Segment) -> Task:
-        return clusters(Dropping(nn.Linear(5, 8), nn.Linear(8, 4)).double())
-
-    with pytest.raises(UnlikeError, match=r"Dropping can't be trained in replicas: .*random"):
-        together([custom(1), custom(2)], made)
-
-
-def test_what_differs_outside_the_parameters_is_noticed():
-    def made(each: Segment) -> Task:
-        model = Scaled(nn.Linear(5, 8), nn.Linear(8, 4)).double()
-        model.scale = float(each.run.seeds.order)
-        return clusters(model)
-
-    with pytest.raises(UnlikeError, match="are not those of each alone"):
-        together([custom(1), custom(2)], made)
-
-
-def test_a_refusal_leaves_the_statistics_of_batch_norm_alone():
-    def made(_: Segment) -> Task:
-        torch.manual_seed(0)
-        return clusters(nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)).double())
-
-    segments = [custom(1), custom(2)]
-    replicas = Replicas([made(each) for each in segments], segments, [None, None])
-    fresh = made(segments[0]).model.state_dict()
-    for place in (0, 1):
-        own = replicas.state(place).tensors
-        assert all(torch.equal(own[f"model/{name}"], value) for name, value in fresh.items())

@@ -125,6 +125,7 @@ def test_what_cannot_be_batched_is_run_alone(tmp_path, reason):
     for each in segments:
         pd.testing.assert_frame_equal(metrics(store, each), metrics(expected, each))
         assert facts(store, each)["replicas"] == 1
+        assert ("alone" in facts(store, each)) and facts(store, each)["alone"]
 
 
 def test_a_segment_of_another_process_is_left_out_of_a_job(tmp_path):
@@ -205,3 +206,15 @@ def test_free_memory_is_below_all_there_is():
     total = int(re.search(r"MemTotal:\s+(\d+)", meminfo.read_text())[1]) * 1024
     free = free_bytes(torch.device("cpu"))
     assert free is not None and 0 < free < total
+
+
+def test_free_memory_heeds_the_limit_of_a_control_group(tmp_path, monkeypatch):
+    monkeypatch.setattr("grokscope.engine.memory.CGROUP", tmp_path)
+    monkeypatch.setattr("grokscope.engine.memory.MEMINFO", tmp_path / "meminfo")
+    (tmp_path / "meminfo").write_text("MemTotal: 2000 kB\nMemAvailable: 1000 kB\n")
+    assert free_bytes(torch.device("cpu")) == 1_024_000
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("300000\n")
+    assert free_bytes(torch.device("cpu")) == 1_024_000
+    (tmp_path / "memory.max").write_text("900000\n")
+    assert free_bytes(torch.device("cpu")) == 600_000

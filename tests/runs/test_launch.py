@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from grokscope.runs.launch import Launch, RunFailedError, launch
 from grokscope.runs.plan import Plan
 from grokscope.runs.schedule import Schedule, work_off
 from grokscope.runs.store import Store
-from grokscope.runs.worker import Progress
+from grokscope.runs.worker import Progress, Throttle
 from grokscope.spec import CustomTask, Optimizer, Phase
 from small_runs import BROKEN, experiment, run
 
@@ -25,9 +26,10 @@ def test_arms_that_begin_alike_run_their_beginning_once(tmp_path):
     assert len(folders) == 2 * 3  # a prefix and two endings for each seed
     finished = [each.segment for each in heard if each.finished]
     assert len(finished) == len(set(finished)) == 6
-    prefixes = {chain[0].id for _, _, chain in study.runs()}
-    first_seen = list(dict.fromkeys(each.segment for each in heard))
-    assert set(first_seen[:2]) == prefixes  # parents before children
+    for _, _, chain in study.runs():  # parents are finished before their children begin
+        for parent, child in pairwise(each.id for each in chain):
+            begun = next(place for place, each in enumerate(heard) if each.segment == child)
+            assert Progress(parent, 10, finished=True) in heard[:begun]
 
 
 def test_what_is_finished_is_not_run_again_and_the_rest_is(tmp_path):
@@ -152,6 +154,42 @@ def test_a_segment_that_turns_out_to_be_busy_is_tried_again(tmp_path):
     assert [each.finished for each in heard] == [True]
 
 
+def test_a_segment_that_a_later_job_runs_is_not_forgotten_with_an_earlier_one(tmp_path):
+    """It was busy when the first job came to it; its second job is under way when that ends."""
+    first, second = (run(10).segments(seed)[0] for seed in (1, 2))
+    schedule = Schedule([first, second], Store(tmp_path), replicas=2)
+    (together,), _ = schedule.next(1)
+    assert [each.id for each in together] == [first.id, second.id]
+    schedule.hear(Progress(second.id, 0, busy=True), second)
+    schedule.looked.clear()
+    (later,), _ = schedule.next(1)
+    assert later == (second,)
+    schedule.ended(together)
+    assert not schedule.done
+    schedule.ended(later)
+    assert schedule.done
+
+
+def test_mere_steps_of_every_segment_get_through():
+    heard = []
+    throttle = Throttle(heard.append)
+    for step in (10, 20):
+        for name in "abc":
+            throttle(Progress(name, step))
+    assert heard == [Progress(name, 10) for name in "abc"]
+
+
+def test_gpus_are_shared_out(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    how = Launch()
+    assert how.processes(9) == 4 and how.processes(2) == 2
+    assert [how.place(k, 4) for k in range(4)] == [(f"cuda:{k}", 0.8) for k in range(4)]
+    assert how.place(5, 8) == ("cuda:1", 0.4)
+    assert Launch(device="cuda:2").place(1, 2) == ("cuda:2", 0.4)
+    assert Launch(device="cpu").place(1, 2) == ("cpu", 0.4)
+    assert how.together() == 32 and Launch(device="cpu").together() == 1
+
+
 def test_jobs_are_of_one_shape_and_leave_no_place_empty(tmp_path):
     store = Store(tmp_path)
     alike = [run(10).segments(seed)[0] for seed in range(5)]
@@ -170,6 +208,45 @@ def test_jobs_are_of_one_shape_and_leave_no_place_empty(tmp_path):
     assert sizes(alike + others, 8, 2) == [4, 1]
     assert sizes(alike + others, 3, 9) == [1] * 7
     assert sizes(alike, 8, 0) == []
+
+
+WITNESS = """
+import os
+import torch
+from pathlib import Path
+from grokscope import Split, Task
+
+def witness(seed: int, die: int = -1) -> Task:
+    \"\"\"Writes down which process it is in; in one seed it ends that process.\"\"\"
+    with Path(__file__).with_name("log").open("a") as log:
+        log.write(f"{os.getpid()}\\n")
+    if seed == die:
+        os.kill(os.getpid(), 9)
+    data = Split(torch.randn(40, 4), torch.arange(40) % 4)
+    return Task(torch.nn.Linear(4, 4), data, data)
+"""
+
+
+def witnesses(folder: Path, **arguments: int):
+    (folder / "task.py").write_text(WITNESS)
+    task = CustomTask(function=f"{folder / 'task.py'}:witness", arguments=arguments)
+    return experiment(seeds=(1, 2, 3), a=run(10, task=task))
+
+
+def test_a_process_takes_one_job_after_the_other(tmp_path):
+    study = witnesses(tmp_path)
+    assert launch(study, Store(tmp_path / "out"), Launch(workers=1), lambda _: None)
+    pids = (tmp_path / "log").read_text().split()
+    assert len(pids) == 3
+    assert len(set(pids)) == 1
+
+
+def test_a_process_that_is_killed_is_named_by_its_segment(tmp_path):
+    study, store = witnesses(tmp_path, die=2), Store(tmp_path / "out")
+    told = launched(tmp_path, study, store)
+    dead = study.arms["a"].segments(2)[0]
+    assert f"segment {dead.id} ended by signal 9" in told
+    assert store.outcome(study.arms["a"].segments(1)[0]) is not None
 
 
 def launched(folder: Path, study, store: Store) -> str:

@@ -101,9 +101,9 @@ class Training:
         """Indices of the coming batches, from the present step on."""
         while True:
             epoch, done = divmod(self.step, self.steps_per_epoch)
-            yield from epoch_order(len(self.task.train), self.order_seed, epoch).split(
-                self.batch_size
-            )[done:]
+            order = epoch_order(len(self.task.train), self.order_seed, epoch)
+            # On the device at once: an index from the host would be waited for at every step.
+            yield from order.to(self.task.train.labels.device).split(self.batch_size)[done:]
 
     def look(self) -> list[Row]:
         """What there is to measure at this step."""

@@ -12,6 +12,7 @@ from grokscope.engine.loop import Training
 
 BUFFERS = {"adamw": 2, "sgd": 1}  # of the optimiser, in multiples of the parameters
 MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def bytes_of(training: Training) -> int:
@@ -51,10 +52,21 @@ def bytes_of(training: Training) -> int:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Bytes that can still be had there; None where the system does not tell."""
+    """Bytes that can still be had there, for this process; None where the system does not tell."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what the allocator keeps counts as taken
         return int(torch.cuda.mem_get_info(device)[0])
     if not MEMINFO.is_file():
         return None
     lines = (line.split() for line in MEMINFO.read_text(encoding="utf-8").splitlines())
-    return next((int(parts[1]) * 1024 for parts in lines if parts[0] == "MemAvailable:"), None)
+    free = next((int(parts[1]) * 1024 for parts in lines if parts[0] == "MemAvailable:"), None)
+    most, taken = (_number(CGROUP / name) for name in ("memory.max", "memory.current"))
+    if free is None or most is None or taken is None:
+        return free
+    return min(free, max(0, most - taken))
+
+
+def _number(file: Path) -> int | None:
+    """What a file of the control group says; None where there is none, or no limit."""
+    text = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+    return int(text) if text.isdigit() else None

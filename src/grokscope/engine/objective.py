@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from grokscope.interventions.penalties import penalty_value
+from grokscope.measures.checks import values_are_readable
 from grokscope.probe.head import find_head
 from grokscope.spec import Phase
 from grokscope.tasks import Task
@@ -28,11 +29,13 @@ class Outcome(NamedTuple):
         total: What gradients are taken of; scalar.
         values: The loss and the penalties, without their weights, by name; detached.
         features: Inputs of the head, ``[rows, width]``, detached; None where nothing needs them.
+        finite: Whether what penalties are given is finite, where they can't look themselves.
     """
 
     total: Tensor
     values: dict[str, Tensor]
     features: Tensor | None
+    finite: Tensor | None = None
 
 
 class Objective(nn.Module):
@@ -102,4 +105,8 @@ class Objective(nn.Module):
             value = penalty_value(penalty, features, flat, own, head.weight, memory)
             total = total + weights[place].to(value.dtype) * value
             values[penalty.name] = value.detach()
-        return Outcome(total, values, features.detach())
+        finite = None
+        if active and not values_are_readable(logits):
+            given = (features, flat, head.weight)
+            finite = torch.stack([each.isfinite().all() for each in given]).all()
+        return Outcome(total, values, features.detach(), finite)

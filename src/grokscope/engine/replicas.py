@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from grokscope.engine.loop import STEPS_PER_TICK, Tick, Training
+from grokscope.engine.objective import Outcome
 from grokscope.engine.state import GENERATOR, State
 from grokscope.measures.checks import NotFiniteError
 from grokscope.spec import Segment
@@ -24,6 +26,8 @@ from grokscope.tasks import Task
 
 # What may differ between replicas of one phase, beside the seeds: it acts on each alone.
 OWN = {"optimizer", "constraints"}
+# How far loss and gradients may be apart, in shares of their norm: GPUs round products to TF32.
+TOLERANCE = {"cpu": 1e-3, "cuda": 0.1}
 
 
 class UnlikeError(ValueError):
@@ -35,10 +39,13 @@ def shape_of(segment: Segment) -> str | None:
 
     Alike are the task (its seeds aside), the batch size, when and what is measured, where the
     phase begins and ends, and its penalties but for their weights. Optimisers and caps may differ.
-    Sharpness-aware steps and penalties that remember class means are not batched.
+    Sharpness-aware steps and penalties that remember class means are not batched, nor is bfloat16:
+    autocast treats a batched operation otherwise than the same one alone.
     """
     run, phase = segment.run, segment.phase
     if phase.sharpness_aware is not None or any(each.memory for each in phase.penalties):
+        return None
+    if phase.precision != "float32":
         return None
     settings = phase.model_dump(mode="json", exclude=OWN)
     for penalty in settings["penalties"]:
@@ -136,14 +143,11 @@ class Replicas:
             return self._advance_apart(drawn)
         (active,) = wanted
         inputs, labels = (torch.stack(each) for each in zip(*examples, strict=True))
-        total, values, features = self._objectives(inputs, labels, active)
-        gradients = torch.autograd.grad(total.sum(), list(self.parameters.values()))
-        # Fused optimisers on the CPU take no heed of strides.
-        own = [gradient.contiguous().unbind() for gradient in gradients]
+        outcome, own = self._gradients(inputs, labels, active)
+        values, features = outcome.values, outcome.features
         ended: dict[int, Tick] = {}
-        if active:  # solo, every penalty looks whether it is given finite values
-            finite = total.isfinite() & features.flatten(1).isfinite().all(1)
-            fine = finite.tolist()
+        if outcome.finite is not None:  # alone, penalties look whether they are given finite values
+            fine = outcome.finite.tolist()
             ended = {
                 place: self.trainings[place].diverged() for place in self.alive if not fine[place]
             }
@@ -153,10 +157,10 @@ class Replicas:
                 continue
             update = self.trainings[place].update
             for parameter, gradient in zip(update.parameters, own, strict=True):
-                parameter.grad = gradient[place]
+                parameter.grad = None if gradient is None else gradient[place]
             of_this = dict(zip(values, (each[place] for each in seen), strict=True))
-            kept = features[place] if features.numel() else None
-            update.apply(step, labels[place], of_this, kept)
+            seen_by_head = None if features is None else features[place]
+            update.apply(step, labels[place], of_this, seen_by_head)
         return ended
 
     def _advance_apart(self, drawn: Sequence[Tensor]) -> dict[int, Tick]:
@@ -169,10 +173,20 @@ class Replicas:
                 ended[place] = training.diverged()
         return ended
 
-    def _objectives(
+    def _gradients(
         self, inputs: Tensor, labels: Tensor, active: Sequence[int]
-    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Of all replicas: total ``[r]``, values ``[r]`` by name, features ``[r, rows, width]``."""
+    ) -> tuple[Outcome, list[Sequence[Tensor] | None]]:
+        """Outcomes of all replicas, each tensor with a first axis ``[replicas]``, and gradients.
+
+        Gradients are by parameter, then by replica; None for a parameter that was not used.
+        """
+        outcome = self._objectives(inputs, labels, active)
+        parameters = list(self.parameters.values())
+        gradients = torch.autograd.grad(outcome.total.sum(), parameters, allow_unused=True)
+        # Contiguous: fused optimisers on the CPU take no heed of strides.
+        return outcome, [None if each is None else each.contiguous().unbind() for each in gradients]
+
+    def _objectives(self, inputs: Tensor, labels: Tensor, active: Sequence[int]) -> Outcome:
         objective = self.trainings[0].update.objective
 
         def one(
@@ -181,45 +195,82 @@ class Replicas:
             weights: Tensor,
             inputs: Tensor,
             labels: Tensor,
-        ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        ) -> dict[str, Any]:
             arguments: tuple[object, ...] = (inputs, labels, weights, active, {})
             outcome = functional_call(objective, {**parameters, **constants}, arguments)
-            features = outcome.features
-            nothing = outcome.total.new_empty(0)
-            return outcome.total, outcome.values, nothing if features is None else features
+            # vmap takes tensors alone.
+            return {name: each for name, each in outcome._asdict().items() if each is not None}
 
-        return vmap(one)(self.parameters, self.constants, self.weights, inputs, labels)
+        outcomes = vmap(one)(self.parameters, self.constants, self.weights, inputs, labels)
+        return Outcome(
+            outcomes["total"], outcomes["values"], outcomes.get("features"), outcomes.get("finite")
+        )
 
     def _try(self) -> None:
-        """Compare all with each alone on a few examples, so that a refusal comes before work."""
-        few = torch.arange(min(2, len(self.trainings[0].task.train)))
-        examples = [each.update.examples(1, few) for each in self.trainings]
-        kept = {name: tensor.clone() for name, tensor in self.constants.items()}
+        """Compare all with each alone on a batch, so that a refusal comes before work.
+
+        In evaluation mode, where BatchNorm does not amplify rounding; training mode must only run.
+        """
+        batch = torch.arange(min(self.trainings[0].batch_size, len(self.trainings[0].task.train)))
+        examples = [each.update.examples(1, batch) for each in self.trainings]
+        inputs, labels = (torch.stack(each) for each in zip(*examples, strict=True))
+        defined = [
+            set(each.update.defined(own)) for each, own in zip(self.trainings, labels, strict=True)
+        ]
+        active = tuple(sorted(set.intersection(*defined)))
         name = type(self.trainings[0].task.model).__name__
+        kept = {key: tensor.clone() for key, tensor in self.constants.items()}
         try:
-            with torch.no_grad():
-                alone = []
-                for training, given in zip(self.trainings, examples, strict=True):
-                    training.task.model.train()
-                    update = training.update
-                    alone.append(update.objective(*given, update.weights, (), {}).total)
-                self._reset(kept)
-                inputs, labels = (torch.stack(each) for each in zip(*examples, strict=True))
-                together, _, _ = self._objectives(inputs, labels, ())
+            self._modes(training=True)
+            self._gradients(inputs, labels, active)
+            self._modes(training=False)
+            together, gradients = self._gradients(inputs, labels, active)
+            for place, (training, given) in enumerate(zip(self.trainings, examples, strict=True)):
+                update = training.update
+                total = update.objective(*given, update.weights, active, {}).total
+                own = torch.autograd.grad(total, update.parameters, allow_unused=True)
+                ours = [None if each is None else each[place] for each in gradients]
+                _check_equal(name, (together.total[place], *ours), (total, *own))
+        except (torch.OutOfMemoryError, UnlikeError):
+            raise
         except (RuntimeError, ValueError) as error:
             why = str(error).strip().splitlines()[0]
             raise UnlikeError(f"{name} can't be trained in replicas: {why}") from error
         finally:
-            self._reset(kept)
-        if not torch.allclose(together, torch.stack(alone), rtol=1e-3, atol=1e-4):
-            raise UnlikeError(
-                f"{name} can't be trained in replicas: the losses of all at once, "
-                f"{together.tolist()}, are not those of each alone, {torch.stack(alone).tolist()}"
-            )
+            for key, tensor in self.constants.items():
+                tensor.copy_(kept[key])
 
-    def _reset(self, constants: Mapping[str, Tensor]) -> None:
-        for name, tensor in self.constants.items():
-            tensor.copy_(constants[name])
+    def _modes(self, training: bool) -> None:
+        for each in self.trainings:
+            each.task.model.train(training)
+
+
+def _check_equal(
+    name: str, together: Sequence[Tensor | None], alone: Sequence[Tensor | None]
+) -> None:
+    """Check that loss and gradients of a replica are those of its run alone.
+
+    Raises:
+        UnlikeError: If they differ by more than rounding.
+    """
+    used = [each is not None for each in alone]
+    if used != [each is not None for each in together]:
+        raise UnlikeError(f"{name} can't be trained in replicas: other parameters are used alone")
+    pairs = [
+        (ours.detach().double().flatten(), theirs.detach().double().flatten())
+        for ours, theirs in zip(together, alone, strict=True)
+        if ours is not None and theirs is not None
+    ]
+    own, expected = (torch.cat(each) for each in zip(*pairs, strict=True))
+    if not bool(expected.isfinite().all()):
+        return  # it has diverged, and will be told so
+    apart = float((own - expected).norm() / expected.norm().clamp(min=1e-12))
+    most = TOLERANCE["cuda" if together[0].is_cuda else "cpu"]  # type: ignore[union-attr]
+    if not apart <= most:
+        raise UnlikeError(
+            f"{name} can't be trained in replicas: loss and gradients of all at once differ from "
+            f"those of each alone by {apart:.2g} of their size"
+        )
 
 
 class Solo:
@@ -266,9 +317,12 @@ def check_alike(
     sizes = {len(task.train) for task in tasks}
     if len(sizes) > 1:
         raise UnlikeError(f"replicas need equally many training examples, not {sorted(sizes)}")
+    if any(task.loss is not tasks[0].loss for task in tasks):
+        raise UnlikeError("replicas need one loss, the same function; these tasks have their own")
     forms = {
         tuple(
-            (name, tensor.shape, tensor.dtype) for name, tensor in task.model.state_dict().items()
+            (name, tensor.shape, tensor.dtype, tensor.requires_grad)
+            for name, tensor in [*task.model.named_parameters(), *task.model.named_buffers()]
         )
         for task in tasks
     }

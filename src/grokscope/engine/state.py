@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MODEL, OPTIMIZER, GENERATOR = "model/", "optimizer/", "generator"
+MODEL, OPTIMIZER, GENERATOR, CUDA_GENERATOR = "model/", "optimizer/", "generator", "generator/cuda"
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class State:
 
     Attributes:
         step: Updates made so far.
-        tensors: ``model/<name>``, ``optimizer/<parameter>/<name>`` and ``generator``, copies.
+        tensors: ``model/<name>``, ``optimizer/<parameter>/<name>``, ``generator`` and,
+            from a GPU, ``generator/cuda``; copies.
         optimizer: Name of the optimiser to which the buffers belong.
         threads: CPU threads in use; sums depend on them in the last bit.
     """
@@ -36,6 +37,9 @@ def capture(step: int, model: nn.Module, optimizer: torch.optim.Optimizer, name:
             if value is not None:
                 tensors[f"{OPTIMIZER}{index}/{key}"] = torch.as_tensor(value)
     tensors[GENERATOR] = torch.get_rng_state()
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        tensors[CUDA_GENERATOR] = torch.cuda.get_rng_state(device)
     copies = {key: value.detach().cpu().clone() for key, value in tensors.items()}
     return State(step, copies, name, torch.get_num_threads())
 
@@ -51,6 +55,9 @@ def restore(state: State, model: nn.Module, optimizer: torch.optim.Optimizer, na
         {key.removeprefix(MODEL): tensors[key] for key in tensors if key.startswith(MODEL)}
     )
     torch.set_rng_state(tensors[GENERATOR])
+    device = next(model.parameters()).device
+    if device.type == "cuda" and CUDA_GENERATOR in tensors:
+        torch.cuda.set_rng_state(tensors[CUDA_GENERATOR], device)
     if state.optimizer != name:
         return
     buffers: dict[int, dict[str, Any]] = {}

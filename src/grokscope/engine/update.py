@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from grokscope.engine.objective import BATCH_LOSS, Objective, Outcome
-from grokscope.interventions import Penalty
 from grokscope.interventions.constraints import constrain
 from grokscope.interventions.penalties import remember_means
 from grokscope.interventions.sharpness import batch_norm_frozen, moved_up
@@ -41,6 +40,8 @@ class Update:
         # What training itself saw since the last look: sums, and over how many steps.
         device = self.parameters[0].device
         self.sums = torch.zeros(2, len(self.names), dtype=torch.float64, device=device)
+        self.zero = self.sums.new_zeros(())
+        self.masks: dict[frozenset[str], Tensor] = {}  # which of the names there are
         weights = [penalty.weight for penalty in phase.penalties]
         self.weights = torch.tensor(weights, dtype=torch.float64, device=device)
         self.memories: dict[int, Tensor] = {}
@@ -73,9 +74,15 @@ class Update:
     def active(self, step: int, labels: Tensor) -> tuple[int, ...]:
         """Places of the penalties that count at a step."""
         return tuple(
+            place for place in self.defined(labels) if self.phase.penalties[place].active(step)
+        )
+
+    def defined(self, labels: Tensor) -> tuple[int, ...]:
+        """Places of the penalties that a batch has: one of a single class has no ncc."""
+        return tuple(
             place
             for place, penalty in enumerate(self.phase.penalties)
-            if penalty.active(step) and _is_defined(penalty, labels.flatten())
+            if penalty.measure != "ncc" or bool((labels != labels.flatten()[0]).any())
         )
 
     def _backward(self, step: int, inputs: Tensor, labels: Tensor) -> Outcome:
@@ -97,9 +104,14 @@ class Update:
             values: What training saw, as of `Outcome`.
             features: As of `Outcome`.
         """
-        places = [place for place, name in enumerate(self.names) if name in values]
-        now = torch.stack([values[self.names[place]].double() for place in places])
-        self.sums[:, places] += torch.stack([now, torch.ones_like(now)])
+        # Dense, without an index that the host would have to send.
+        seen = torch.stack(
+            [values[name].double() if name in values else self.zero for name in self.names]
+        )
+        if frozenset(values) not in self.masks:
+            mask = [float(name in values) for name in self.names]
+            self.masks[frozenset(values)] = self.sums.new_tensor(mask)
+        self.sums += torch.stack([seen, self.masks[frozenset(values)]])
         rate = self.phase.optimizer.rate(step, self.start, self.phase.until)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -138,11 +150,6 @@ class Update:
                 if name.startswith(MEMORY):
                     place = int(name.removeprefix(MEMORY))
                     self.memories[place] = tensor.to(self.sums.device)
-
-
-def _is_defined(penalty: Penalty, labels: Tensor) -> bool:
-    """Whether a batch has the measure: one of a single class has no ncc."""
-    return penalty.measure != "ncc" or bool((labels != labels[0]).any())
 
 
 def build_optimizer(parameters: Sequence[Tensor], settings: Optimizer) -> torch.optim.Optimizer:

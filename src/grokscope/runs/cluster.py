@@ -77,6 +77,7 @@ class RayCrew:
         self.task = self.ray.remote(max_retries=0, **needs)(_work)
         self.store = store
         self.jobs: dict[Any, Job] = {}  # by the reference of their result
+        self.count, self.names = 0, dict[str, str]()  # a job that is handed over again is another
         self.gone: list[Job] = []
         self.losses: Counter[str] = Counter()
         self.reached: dict[str, int | None] = {}  # step of the checkpoint at the last loss
@@ -90,7 +91,10 @@ class RayCrew:
         return max(0, (self.how.workers or places) - len(self.jobs))
 
     def start(self, job: Job) -> None:
-        self.jobs[self.task.remote(self.order, job, self.board)] = job
+        self.count += 1
+        name = f"{job[0].id}-{self.count}"
+        self.jobs[self.task.remote(self.order, name, job, self.board)] = job
+        self.names[job[0].id] = name
 
     def listen(self) -> list[Progress]:
         heard = self._steps()
@@ -114,7 +118,7 @@ class RayCrew:
         with contextlib.suppress(self.ray.exceptions.RayError):
             begun = self.ray.get(self.board.stop.remote(), timeout=PATIENCE)
         for reference, job in self.jobs.items():
-            if job[0].id not in begun:  # it may wait in a queue for long
+            if self.names[job[0].id] not in begun:  # it may wait in a queue for long
                 self.ray.cancel(reference)
         left = list(self.jobs)
         while left:
@@ -182,7 +186,7 @@ class _Board:
         return list(steps.values())
 
     def stop(self) -> set[str]:
-        """Ask all to stop; which jobs have begun, by their first segment."""
+        """Ask all to stop; which jobs have begun, by name."""
         self.stopping = True
         return self.begun
 
@@ -190,8 +194,8 @@ class _Board:
 class _Line:
     """A worker's line to the board, in a thread: training never waits for it."""
 
-    def __init__(self, board: Any, job: Job) -> None:
-        self.board, self.name = board, job[0].id
+    def __init__(self, board: Any, name: str) -> None:
+        self.board, self.name = board, name
         self.steps: dict[str, Progress] = {}
         self.ends: list[Progress] = []
         self.stopping, self.closed = threading.Event(), threading.Event()
@@ -231,9 +235,9 @@ class _Line:
             self.talk()
 
 
-def _work(order: _Order, job: Job, board: Any) -> list[Progress]:
+def _work(order: _Order, name: str, job: Job, board: Any) -> list[Progress]:
     """Body of a task: what matters of its progress, failures too."""
-    line = _Line(board, job)
+    line = _Line(board, name)
     node = platform.node()
     is_home = order.home.is_dir()
     if order.traceback:

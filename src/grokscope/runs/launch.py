@@ -1,28 +1,19 @@
-"""The missing segments of an experiment, run on this machine (one process per core) or by Ray.
-
-Workers ignore Ctrl-C; their parent asks them to stop, and they leave a checkpoint. A worker whose
-parent was killed notices and does the same.
-"""
+"""The missing segments of an experiment, run on this machine (one process per core) or by Ray."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import queue
-import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.context import SpawnProcess
-from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Event
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import torch
+
 from grokscope.runs.plan import Plan
-from grokscope.runs.schedule import Job, RunFailedError, Schedule, work_off
+from grokscope.runs.processes import Processes
+from grokscope.runs.schedule import RunFailedError, Schedule, ignoring_interrupts, work_off
 from grokscope.runs.store import Store
-from grokscope.runs.worker import Progress, run_job, told_of
+from grokscope.runs.worker import SHARE_OF_MEMORY, Progress
 from grokscope.spec import Experiment
 
 if TYPE_CHECKING:
@@ -70,21 +61,35 @@ class Launch:
         """How many segments of one shape may make one job."""
         if self.replicas is not None:
             return self.replicas
-        from grokscope.runs.worker import find_device
-
-        return REPLICAS if find_device(self.device).type == "cuda" else 1
+        return REPLICAS if self.gpus else 1
 
     def processes(self, segments: int) -> int:
         """How many workers to start for so many segments.
 
-        One for each core; where the rest of the division would leave cores idle, that rest runs
-        along and the system shares the cores out: three segments on two cores take 1.5 rounds,
-        not 2.
+        One for each GPU; else one for each core, and where the rest of the division would leave
+        cores idle, that rest runs along and the system shares the cores out: three segments on two
+        cores take 1.5 rounds, not 2.
         """
-        cores = max(1, _cores() // self.threads)
         if self.workers is not None:
             return max(1, min(self.workers, segments))
+        if self.gpus:
+            return min(segments, self.gpus)
+        cores = max(1, _cores() // self.threads)
         return min(segments, cores + segments % cores)
+
+    def place(self, worker: int, workers: int) -> tuple[str, float]:
+        """The device of a worker, one of ``workers``, and its share of the memory there."""
+        if not self.gpus:
+            return self.device, SHARE_OF_MEMORY / workers
+        named = self.device if ":" in self.device else f"cuda:{worker % self.gpus}"
+        return named, SHARE_OF_MEMORY / -(-workers // self.gpus)
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs of this machine are meant."""
+        if self.device.startswith("cuda:"):
+            return 1
+        return torch.cuda.device_count() if self.device in ("auto", "cuda") else 0
 
 
 def _cores() -> int:
@@ -120,7 +125,7 @@ def launch(
     missing = Plan(experiment, store).missing()
     if not missing:
         return True
-    crew: _Processes | RayCrew
+    crew: Processes | RayCrew
     if how.on == "ray":
         from grokscope.runs import cluster
 
@@ -128,119 +133,10 @@ def launch(
         together = crew.how.together()
     else:
         together = how.together()
-        crew = _Processes(store, how, how.processes(-(-len(missing) // together)))
+        crew = Processes(store, how, how.processes(-(-len(missing) // together)))
     try:
         work_off(Schedule(missing, store, together), crew, report, tell)
     finally:
-        previous = _ignore_interrupts()  # checkpoints are left, however often Ctrl-C comes
-        crew.close()
-        if previous is not None:
-            signal.signal(signal.SIGINT, previous)
+        with ignoring_interrupts():  # checkpoints are left, however often Ctrl-C comes
+            crew.close()
     return not Plan(experiment, store).missing()
-
-
-class _Processes:
-    """Worker processes, one for each job under way, and what they tell."""
-
-    def __init__(self, store: Store, how: Launch, size: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.context, self.store, self.how, self.size = context, store, how, size
-        self.told: Queue[Progress] = context.Queue()
-        self.stop: Event = context.Event()
-        self.workers: list[tuple[Job, SpawnProcess]] = []
-        self.silent: list[tuple[Job, SpawnProcess]] = []
-
-    @property
-    def free(self) -> int:
-        return self.size - len(self.workers)
-
-    def start(self, job: Job) -> None:
-        worker = self.context.Process(
-            target=_work,
-            args=(self.store.folder, job, self.how, self.told, self.stop, os.getpid()),
-            name=f"grokscope-{job[0].id}",
-        )
-        worker.start()
-        self.workers.append((job, worker))
-
-    def listen(self) -> list[Progress]:
-        # Seen to have ended before the listening, not after it: all they said is heard.
-        self.silent = [each for each in self.workers if not each[1].is_alive()]
-        heard = []
-        try:
-            heard.append(self.told.get(timeout=0.2))
-            while True:
-                heard.append(self.told.get_nowait())
-        except queue.Empty:
-            return heard
-
-    def leave(self) -> list[Job]:
-        for each in self.silent:
-            self.workers.remove(each)
-            job, worker = each
-            worker.join()
-            if worker.exitcode:
-                cause = f"signal {-worker.exitcode}" if worker.exitcode < 0 else "an error"
-                names = ", ".join(segment.id for segment in job)
-                raise RunFailedError(
-                    f"the process of segment {names} ended by {cause} (exit code "
-                    f"{worker.exitcode}; signal 9 is often lack of memory). Run the same command "
-                    "again to go on."
-                )
-        gone, self.silent = [job for job, _ in self.silent], []
-        return gone
-
-    def close(self) -> None:
-        """Ask the workers to stop and wait for their checkpoints."""
-        self.stop.set()
-        for _, worker in self.workers:
-            while worker.is_alive():
-                self.listen()  # a worker can't end while the pipe of its queue is full
-                worker.join(timeout=0.1)
-        self.told.close()
-
-
-def _ignore_interrupts() -> signal.Handlers | Callable[..., object] | int | None:
-    try:
-        return signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not in the main thread
-        return None
-
-
-def _work(
-    folder: Path,
-    job: Job,
-    how: Launch,
-    told: Queue[Progress],
-    stop: Event,
-    parent: int,
-) -> None:
-    """Body of a worker process."""
-    _ignore_interrupts()
-    throttle = _Throttle(told)
-    try:
-        run_job(
-            Store(folder),
-            job,
-            throttle,
-            lambda: stop.is_set() or os.getppid() != parent,
-            how.checkpoint_seconds,
-            how.threads,
-            how.device,
-        )
-    except Exception as error:
-        told.put(Progress(job[0].id, 0, failure=told_of(error)))
-
-
-class _Throttle:
-    """Passes on what matters at once and mere steps at most five times a second."""
-
-    def __init__(self, told: Queue[Progress]) -> None:
-        self.told = told
-        self.last = 0.0
-
-    def __call__(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if progress != Progress(progress.segment, progress.step) or now - self.last > 0.2:
-            self.told.put(progress)
-            self.last = now

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from grokscope.runs.store import Store
@@ -28,7 +30,7 @@ class Crew(Protocol):
         """Wait a moment; what was said since the last call, in order."""
 
     def leave(self) -> list[Job]:
-        """Jobs that have ended, all of whose progress was heard.
+        """Jobs that have ended since the last call, all of whose progress was heard.
 
         Raises:
             RunFailedError: If one ended otherwise than by itself.
@@ -53,7 +55,7 @@ class Schedule:
 
     def __init__(self, segments: Iterable[Segment], store: Store, replicas: int = 1) -> None:
         self.waiting = {segment.id: segment for segment in segments}
-        self.running: set[str] = set()
+        self.running: dict[str, Job] = {}
         self.cut: set[str] = set()  # diverged, or after one that did: never to be waited for
         self.store, self.replicas = store, replicas
         self.looked: dict[str, float] = {}  # when a segment was last seen with another process
@@ -86,7 +88,7 @@ class Schedule:
         for job in jobs:
             for segment in job:
                 self._drop(segment)
-                self.running.add(segment.id)
+                self.running[segment.id] = job
         return jobs, news
 
     def hear(self, progress: Progress, segment: Segment | None = None) -> None:
@@ -94,13 +96,15 @@ class Schedule:
         if progress.diverged:
             self.cut.add(progress.segment)
         if progress.busy and segment is not None:
-            self.running.discard(segment.id)
+            self.running.pop(segment.id, None)
             self.waiting[segment.id] = segment
             self.looked[segment.id] = time.monotonic()
 
     def ended(self, job: Job) -> None:
-        """The process of a job is gone."""
-        self.running -= {segment.id for segment in job if segment.id not in self.waiting}
+        """The process of a job is done; what a later job of the same segments does is its own."""
+        for segment in job:
+            if self.running.get(segment.id) is job:
+                del self.running[segment.id]
 
     def _drop(self, segment: Segment) -> None:
         del self.waiting[segment.id]
@@ -141,6 +145,20 @@ class Schedule:
             for first in range(0, len(alike), size)
         ]
         return jobs[:free]
+
+
+@contextmanager
+def ignoring_interrupts() -> Iterator[None]:
+    """Let Ctrl-C pass without effect, where that can be said: in the main thread."""
+    try:
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def work_off(

@@ -265,7 +265,7 @@ class _Replacing:
                 _flush(path)
             self._confirm()
             # A target can be there only from a process that was killed after its rename and
-            # before it could say so; what it holds is the same, bit for bit.
+            # before it could say so; what it holds is of the same step.
             shutil.rmtree(self.target, ignore_errors=True)
             os.rename(self.temporary, self.target)
         else:

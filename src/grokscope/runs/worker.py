@@ -44,6 +44,20 @@ class Progress:
     failure: str = ""
 
 
+class Throttle:
+    """Passes on what matters at once; of each segment, mere steps at most five times a second."""
+
+    def __init__(self, told: Callable[[Progress], None]) -> None:
+        self.told = told
+        self.last: dict[str, float] = {}
+
+    def __call__(self, progress: Progress) -> None:
+        now, bare = time.monotonic(), Progress(progress.segment, progress.step)
+        if progress != bare or now - self.last.get(progress.segment, -1.0) > 0.2:
+            self.told(progress)
+            self.last[progress.segment] = now
+
+
 def run_segment(
     store: Store,
     segment: Segment,
@@ -79,6 +93,7 @@ def run_job(
     checkpoint_seconds: float = 30.0,
     threads: int = 1,
     device: str = "cpu",
+    share: float = SHARE_OF_MEMORY,
 ) -> None:
     """Run what is missing of segments of one shape, together as far as they can be.
 
@@ -94,6 +109,7 @@ def run_job(
             to the next tick).
         threads: CPU threads. A checkpoint's own number wins: sums depend on it in the last bit.
         device: As of `find_device`.
+        share: Of the memory that is free there, for replicas.
 
     Raises:
         ValueError: If the device isn't there, or a file to go on from is damaged.
@@ -112,11 +128,12 @@ def run_job(
                 report(Progress(segment.id, outcome.step, finished=True, diverged=outcome.diverged))
                 continue
             begun.append(_Begun(store, segment, threads))
+        run = _Run(store, report, stop, checkpoint_seconds, place, share)
         alike: dict[tuple[int, int], list[_Begun]] = {}
         for each in begun:
             alike.setdefault((each.step, each.threads), []).append(each)
         for group in alike.values():
-            if not _Run(store, report, stop, checkpoint_seconds, place).all_of(group):
+            if not run.all_of(group):
                 return
 
 
@@ -129,6 +146,7 @@ class _Begun:
         self.state: State | None = None
         self.rows: list[Row] = []
         self.seconds = 0.0  # of work, before this process
+        self.alone = ""  # why it is not trained with others, where that was tried
         store.sweep(segment)
         checkpoint = store.last_checkpoint(segment)
         if checkpoint is not None:
@@ -151,20 +169,25 @@ class _Run:
     stop: Callable[[], bool]
     checkpoint_seconds: float
     device: torch.device
+    share: float
 
     def all_of(self, group: Sequence[_Begun]) -> bool:
         """Run segments at one step; false if asked to stop."""
         torch.set_num_threads(group[0].threads)
         size = self._size(group)
         for first in range(0, len(group), size):
-            together = group[first : first + size]
-            try:
-                trainer = self._trainer(together)
-            except UnlikeError:
-                return all(self._train(self._trainer([each]), [each]) for each in group[first:])
-            if not self._train(trainer, together):
+            if not self._run_together(group[first : first + size]):
                 return False
         return True
+
+    def _run_together(self, group: Sequence[_Begun]) -> bool:
+        try:
+            trainer = self._trainer(group)
+        except UnlikeError as error:
+            for each in group:
+                each.alone = str(error)
+            return all(self._train(self._trainer([each]), [each]) for each in group)
+        return self._train(trainer, group)
 
     def _size(self, group: Sequence[_Begun]) -> int:
         """How many of a group memory has room for at once."""
@@ -173,7 +196,7 @@ class _Run:
         first = group[0]
         needed = bytes_of(Training(first.task(self.device), first.segment, first.state))
         free = free_bytes(self.device)
-        return len(group) if free is None else max(1, int(SHARE_OF_MEMORY * free / needed))
+        return len(group) if free is None else max(1, int(self.share * free / needed))
 
     def _trainer(self, group: Sequence[_Begun]) -> Replicas | Solo:
         tasks = [each.task(self.device) for each in group]
@@ -208,7 +231,7 @@ class _Run:
             own = group[place]
             state = trainer.state(place)
             facts = environment(own.segment, own.started, seconds(place), self.device)
-            facts["replicas"] = len(group)
+            facts |= {"replicas": len(group)} | ({"alone": own.alone} if own.alone else {})
             self.store.finish(own.segment, state, own.rows, seconds(place), facts, diverged)
             under_way.discard(place)
             self.report(Progress(own.segment.id, state.step, finished=True, diverged=diverged))

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 import yaml
@@ -67,6 +67,8 @@ def sweep(experiment: Experiment, grid: Sequence[str]) -> Experiment:
     for axis in axes:
         if not any(axis in each for each in own.values()):
             raise ValueError(f"--grid {axis.text}: {_why_nowhere(data, axis)}")
+    for arm, its in own.items():
+        _check_apart(data, arm, its)
     _check_number(own, len(experiment.seeds))
     arms = {
         _name(arm, point): _run(data, arm, point)
@@ -141,6 +143,31 @@ def _why_nowhere(data: Any, axis: Axis) -> str:
     except ValueError as error:
         return str(error)
     return "names no setting of an arm"
+
+
+def _check_apart(data: Any, arm: str, axes: Sequence[Axis]) -> None:
+    """Check that no axis sets what another sets, or a part of it."""
+    places = [(axis, _place(data, axis.starts(arm) or [])) for axis in axes]
+    for (one, first), (other, second) in combinations(places, 2):
+        shorter = min(len(first), len(second))
+        if first[:shorter] == second[:shorter]:
+            raise ValueError(
+                f"--grid {other.text}: in arm {arm} it sets what --grid {one.text} sets; name each "
+                "setting once"
+            )
+
+
+def _place(data: Any, keys: Sequence[str]) -> list[str]:
+    """A path with indices that count from the start."""
+    place = []
+    for key in keys:
+        if isinstance(data, list):
+            key = str(int(key) % len(data))
+            data = data[int(key)]
+        else:
+            data = data.get(key) if isinstance(data, dict) else None
+        place.append(key)
+    return place
 
 
 def _check_number(own: Mapping[str, Sequence[Axis]], seeds: int) -> None:
