@@ -35,6 +35,14 @@ def ncc_by_loops(features: Tensor, labels: Tensor, classes: int) -> Tensor:
     return total / (classes * (classes - 1))
 
 
+def ncc_penalty_by_loops(
+    features: Tensor, logits: Tensor, labels: Tensor, weight: Tensor
+) -> Tensor:
+    """The same of one batch, as the published penalty takes it: of the classes that are there."""
+    _, present = labels.unique(return_inverse=True)
+    return ncc_by_loops(features, present, int(present.max()) + 1)
+
+
 def kappa_by_loops(features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
     """Relative flatness sample by sample and block by block, in tensors, as a penalty needs it."""
     classes = len(weight)

@@ -157,11 +157,13 @@ def penalties_table() -> Table:
         measure="relative_flatness_bound", weight=-0.01, temperature=2.0, normalize_features=True
     )
     kappa = Penalty(measure="relative_flatness", weight=-1e-3)
+    loops = Penalty(measure="benchmarks.baselines:ncc_penalty_by_loops", weight=-1e-3)
     table = Table("penalties", "what an intervention adds to that step (one thread)", "none")
     table.times = race(
         {
             "none": our_step(split),
             "NCC": our_step(split, penalties=(Penalty(measure="ncc", weight=-1e-3),)),
+            "NCC, loops over samples": our_step(split, penalties=(loops,)),
             "published flatness, cap 50": our_step(
                 split, penalties=(published,), constraints=(FrobeniusCap(cap=50),)
             ),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
-from benchmarks import growth, images, replicas, step
+from benchmarks import baselines, growth, images, replicas, step
 from benchmarks.timing import Table, Timed
+
+from grokscope.measures import ClassMoments, ncc
 
 
 def test_the_contenders_of_an_image_step_run():
@@ -52,3 +54,9 @@ def test_growth_is_drawn(tmp_path):
         tables.append(table)
     growth.draw(tables, tmp_path)
     assert (tmp_path / growth.PICTURE).read_text().count("linear") >= 1
+
+
+def test_the_loops_over_a_batch_are_ncc():
+    features, labels = torch.randn(20, 3), torch.arange(20) % 4 + 2
+    loops = baselines.ncc_penalty_by_loops(features, features, labels, features)
+    torch.testing.assert_close(loops.double(), ncc(ClassMoments.from_batch(features, labels, 9)))

@@ -184,6 +184,27 @@ def test_an_address_without_a_cluster_is_refused(tmp_path, monkeypatch):
         Launch(address="auto")
 
 
+def grokscope_run(folder: Path, prelude: str = "") -> subprocess.CompletedProcess[str]:
+    (folder / "study.yaml").write_text(to_yaml(experiment(seeds=(1,), a=run(10))))
+    program = f"{prelude}\nfrom grokscope.cli import main; main()"
+    command = [sys.executable, "-c", program, "run", "study.yaml", "--out", "out", "--on", "ray"]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+
+
+def test_without_an_address_a_cluster_is_started_and_shut_down(tmp_path):
+    done = grokscope_run(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Report: " in done.stdout
+    assert len(list((tmp_path / "out" / "segments").glob("*/state.json"))) == 1
+
+
+def test_where_ray_is_missing_it_is_said_how_to_get_it(tmp_path):
+    done = grokscope_run(tmp_path, "import sys; sys.modules['ray'] = None")
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: --on ray needs Ray: pip install 'grokscope[ray]'")
+    assert "Traceback" not in done.stderr
+
+
 def test_the_device_is_what_the_cluster_has():
     gpus, none = {"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}
     assert module._resolve(Launch(), gpus).device == "cuda"

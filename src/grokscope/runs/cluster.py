@@ -23,7 +23,7 @@ import grokscope
 from grokscope.runs.launch import REPLICAS, Launch
 from grokscope.runs.schedule import Job, RunFailedError
 from grokscope.runs.store import Store
-from grokscope.runs.worker import Progress, run_job, told_of
+from grokscope.runs.worker import SHARE_OF_MEMORY, Progress, run_job, told_of
 
 LOSSES = 3  # of a segment, one after the other without a new checkpoint, before we give up
 PAUSE = 0.3  # seconds between messages of a worker
@@ -114,7 +114,7 @@ class RayCrew:
 
     def close(self) -> None:
         """Ask the workers to stop and wait for their checkpoints."""
-        begun: set[str] = set()
+        begun = set(self.names.values())  # what the board does not deny
         with contextlib.suppress(self.ray.exceptions.RayError):
             begun = self.ray.get(self.board.stop.remote(), timeout=PATIENCE)
         for reference, job in self.jobs.items():
@@ -254,6 +254,7 @@ def _work(order: _Order, name: str, job: Job, board: Any) -> list[Progress]:
                 how.checkpoint_seconds,
                 how.threads,
                 how.device,
+                _share(how),
             )
     except Exception as error:
         said = told_of(error)
@@ -261,6 +262,13 @@ def _work(order: _Order, name: str, job: Job, board: Any) -> list[Progress]:
             said += f" (node {node} has no folder {order.home}, where relative paths begin)"
         line.ends.append(Progress(job[0].id, 0, failure=said))
     return line.ends
+
+
+def _share(how: Launch) -> float:
+    """Of a node's memory for one job: a GPU is its own, main memory is shared by the cores."""
+    if how.device == "cuda":
+        return SHARE_OF_MEMORY
+    return SHARE_OF_MEMORY * min(1.0, how.threads / (os.cpu_count() or 1))
 
 
 def _check_node(order: _Order, node: str) -> None:
