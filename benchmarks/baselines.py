@@ -36,7 +36,7 @@ def ncc_by_loops(features: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def ncc_penalty_by_loops(
-    features: Tensor, logits: Tensor, labels: Tensor, weight: Tensor
+    features: Tensor, _logits: Tensor, labels: Tensor, _weight: Tensor
 ) -> Tensor:
     """The same of one batch, as the published penalty takes it: of the classes that are there."""
     _, present = labels.unique(return_inverse=True)
