@@ -101,6 +101,9 @@ def draw(tables: list[Table], folder: Path) -> None:
             label="linear",
         )
         axis.set(title=name, xlabel=label)
+        if only:
+            axis.set_xticks(sizes, [str(each) for each in sizes])
+            axis.minorticks_off()
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("seconds")

@@ -8,6 +8,7 @@ import pytest
 
 from grokscope.cli import main
 from grokscope.interventions import Penalty
+from grokscope.report.figures import FIGURES
 from grokscope.runs.estimate import estimate, runs_summary
 from grokscope.runs.plan import Plan
 from grokscope.runs.store import Store
@@ -134,3 +135,10 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(tmp_path, monkeypatch, caps
 def test_two_axes_that_set_the_same_are_refused(grid):
     with pytest.raises(ValueError, match=r"in arm a it sets what --grid .* sets"):
         sweep(experiment(a=run(10)), grid)
+
+
+def test_many_arms_are_drawn_as_lines_of_one_figure():
+    made = experiment(a=run(30)).model_copy(update={"figures": ("grokking", "onsets")})
+    few, many = sweep(made, [f"{LR}=0.1,0.2"]), sweep(made, [f"{LR}=0.1,0.2,0.3,0.4"])
+    assert few.figures == ("grokking", "onsets")
+    assert set(many.figures) <= set(FIGURES) and "flatness_by_arm" in many.figures

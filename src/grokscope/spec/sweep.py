@@ -40,6 +40,9 @@ class Axis:
         return f"{self.label}={_shown(value)}"
 
 
+FEW_ARMS = 3  # of more, each of which has a column in some figures, too little would be seen
+BY_ARM = ("accuracies", "flatness_by_arm", "outcomes", "collapse_by_arm", "losses_by_arm")
+
 Point = tuple[tuple[Axis, Any], ...]
 
 
@@ -83,6 +86,7 @@ def sweep(experiment: Experiment, grid: Sequence[str]) -> Experiment:
         "contrasts": contrasts,
         "claims": [each for each in experiment.claims if each in {of.claim for of in contrasts}],
         "paper": (),
+        "figures": experiment.figures if len(arms) <= FEW_ARMS else BY_ARM,
     }
     try:
         return Experiment.model_validate(dict(experiment) | changes)
