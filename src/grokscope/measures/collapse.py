@@ -29,6 +29,8 @@ NCC_REDUCTIONS = ("mean", "sum", "none")
 LEAST_SHARE = 0.05
 # Above so many classes, distances between means always come from inner products (in float64).
 PAIRWISE_CLASSES = 1024
+# Elements of a float64 temporary for more classes: 32 MiB.
+PAIR_ELEMENTS = 2**22
 # Squared distances of means below this share of the largest square come from differences.
 CLOSE = 1e-3
 
@@ -62,7 +64,8 @@ def ncc(moments: ClassMoments, reduction: str = "mean", unbiased: bool = False) 
         ValueError: If fewer than two classes have examples (two each when ``unbiased``), or for
             an unknown reduction.
 
-    Cost: O(classes^2 * width), independent of the number of examples.
+    Cost: O(classes^2 * width), independent of the number of examples; above 1,024 classes pairs
+    are summed in pieces of 32 MiB (but for "none").
     Source: Galanti et al., ICLR 2022; Han et al., NeurIPS 2025, Definition 3.1.
     """
     if reduction not in NCC_REDUCTIONS:
@@ -80,22 +83,61 @@ def ncc(moments: ClassMoments, reduction: str = "mean", unbiased: bool = False) 
             f"ncc needs at least two classes with {least} or more examples each, but there are "
             f"{int(counted.sum())}; pass more examples, or moments of several batches added up."
         )
-    pairs = counted[:, None] & counted[None, :]
-    pairs = pairs & ~torch.eye(len(counted), dtype=torch.bool, device=pairs.device)
-    distances = _distances_of_means(moments.mean, pairs)
     variance = moments.within if reduction == "sum" else moments.within / moments.count.clamp(min=1)
+    excess = None
     if unbiased:
         variance = moments.within / (moments.count - 1).clamp(min=1)
         excess = variance / moments.count.clamp(min=1)
-        excess = excess[:, None] + excess[None, :]
-        distances = torch.maximum(distances - excess, LEAST_SHARE * distances)
+    if reduction == "none" or len(counted) <= PAIRWISE_CLASSES:
+        pairs = counted[:, None] & counted[None, :]
+        pairs = pairs & ~torch.eye(len(counted), dtype=torch.bool, device=pairs.device)
+        distances = _distances_of_means(moments.mean, pairs)
+        ratio = _ratios(distances, pairs, (variance, variance), (excess, excess))
+        if reduction == "none":
+            return ratio
+        total = ratio.sum()
+    else:
+        total = _sum_of_ratios(moments.mean, counted, variance, excess)
+    if reduction == "sum":
+        return total
+    number = counted.sum()
+    return total / (number * (number - 1))
+
+
+def _sum_of_ratios(
+    means: Tensor, counted: Tensor, variance: Tensor, excess: Tensor | None
+) -> Tensor:
+    """The sum over all pairs of many classes, some rows at a time."""
+    total = variance.new_zeros(())
+    centred = means - means.mean(dim=0)
+    square = centred.square().sum(dim=-1)
+    every = torch.arange(len(counted), device=counted.device)
+    for rows in every.split(max(1, PAIR_ELEMENTS // len(counted))):
+        products = centred.index_select(0, rows) @ centred.mT
+        distances = square.index_select(0, rows)[:, None] + square[None, :] - 2 * products
+        pairs = counted.index_select(0, rows)[:, None] & counted[None, :]
+        pairs = pairs & (rows[:, None] != every[None, :])
+        own = None if excess is None else excess.index_select(0, rows)
+        variances = (variance.index_select(0, rows), variance)
+        total = total + _ratios(distances.clamp(min=0), pairs, variances, (own, excess)).sum()
+    return total
+
+
+def _ratios(
+    distances: Tensor,
+    pairs: Tensor,
+    variances: tuple[Tensor, Tensor],
+    excess: tuple[Tensor | None, Tensor | None],
+) -> Tensor:
+    """Variance over squared distance, 0 where there is no pair; of rows and of columns each."""
+    if excess[0] is not None and excess[1] is not None:
+        corrected = distances - (excess[0][:, None] + excess[1][None, :])
+        distances = torch.maximum(corrected, LEAST_SHARE * distances)
     # Masked before the division: 0 / 0 would put NaN into the gradient.
     apart = pairs & (distances > 0)
-    ratio = 0.5 * (variance[:, None] + variance[None, :]) / torch.where(apart, distances, 1.0)
-    ratio = torch.where(apart, ratio, torch.where(pairs, math.inf, 0.0))
-    if reduction == "none":
-        return ratio
-    return ratio.sum() if reduction == "sum" else ratio.sum() / pairs.sum()
+    spread = 0.5 * (variances[0][:, None] + variances[1][None, :])
+    ratio = spread / torch.where(apart, distances, 1.0)
+    return torch.where(apart, ratio, torch.where(pairs, math.inf, 0.0))
 
 
 def neural_collapse(
