@@ -15,6 +15,8 @@ def test_the_contenders_of_an_image_step_run():
         images.plain_step(split, augmented=True),
         images.our_step(split, augmented=True),
         images.our_step(split, label_smoothing=0.1),
+        images.penalty_alone(images.Penalty(measure="ncc", weight=1.0)),
+        images.penalty_alone(None),
     ):
         contender()
 

@@ -76,3 +76,9 @@ def test_every_example_of_a_class_is_as_likely_and_so_is_every_place():
     # Binomial with p = 1/3 and 1/2: five standard deviations.
     assert float((taken / 2_000 - 1 / 3).abs().max()) < 5 * (2 / 9 / 2_000) ** 0.5
     assert float((placed / 2_000 - 1 / 2).abs().max()) < 5 * (1 / 4 / 2_000) ** 0.5
+
+
+def test_equal_remainders_go_to_the_lower_class_whatever_floats_make_of_them():
+    labels = [0] * 6 + [1] * 3 + [2]  # of 4: 2.4, 1.2 and 0.4, and 2.4 - 2 < 0.4 in floats
+    taken, _ = drawn(labels, 4)
+    assert sorted(labels[place] for place in taken) == [0, 0, 0, 1]

@@ -281,9 +281,9 @@ def stratified(labels: Tensor, count: int, generator: torch.Generator) -> Iterat
     """
     order = torch.randperm(len(labels), generator=generator)
     classes, sizes = labels.unique(return_counts=True)
-    wanted = count * sizes.double() / len(labels)
-    quota = wanted.floor().long()
-    for place in (wanted - quota).argsort(descending=True, stable=True)[: count - int(quota.sum())]:
+    wanted = count * sizes  # of len(labels) each: in integers, so that equal remainders are equal
+    quota, remainder = wanted // len(labels), wanted % len(labels)
+    for place in remainder.argsort(descending=True, stable=True)[: count - int(quota.sum())]:
         quota[place] += 1
     taken = torch.zeros(len(labels), dtype=torch.bool)
     for label, number in zip(classes, quota, strict=True):
