@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +15,7 @@ from grokscope.measures import ClassMoments, ncc, relative_flatness
 CLASSES = (10, 30, 100, 300, 1_000, 3_000, 10_000)
 SAMPLES = (1_000, 10_000, 100_000, 1_000_000)
 WIDTH, EXAMPLES = 128, 512
+KAPPA = f"exact kappa of {EXAMPLES} examples"
 PICTURE = "growth.svg"
 
 
@@ -20,56 +23,46 @@ def tables() -> list[Table]:
     """Time of a measure by the size of what it is given."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    return [kappa_by_classes(), ncc_by_classes(), moments_by_samples()]
-
-
-def kappa_by_classes() -> Table:
-    table = Table(
-        "kappa by classes",
-        f"exact kappa of {EXAMPLES} examples, width {WIDTH}, by the number of classes (one thread)",
-        f"{CLASSES[0]:,} classes",
-    )
-    cases = {}
-    for classes in CLASSES:
-        features = torch.randn(EXAMPLES, WIDTH)
-        weight = torch.randn(classes, WIDTH) / WIDTH**0.5
-        arguments = (features, features @ weight.T, weight)
-        cases[f"{classes:,} classes"] = lambda own=arguments: relative_flatness(*own)
-    table.times = race(cases, rounds=3, seconds=0.2)
-    table.notes.append(
+    streamed = (
         "Up to 256 classes all pairs of rows are compared, above that rows are streamed: no "
         "matrix of classes by classes is held."
     )
+    return [
+        by_size("kappa by classes", KAPPA, CLASSES, kappa_of, streamed),
+        by_size("NCC by classes", "NCC of given moments", CLASSES, ncc_of),
+        by_size("moments by samples", "class moments of 100 classes", SAMPLES, moments_of),
+    ]
+
+
+def by_size(
+    name: str,
+    about: str,
+    sizes: Sequence[int],
+    case: Callable[[int], Callable[[], object]],
+    *notes: str,
+) -> Table:
+    """Time of one thing by its size; ``case`` prepares it."""
+    noun = name.rpartition(" ")[2]
+    names = {each: f"{each:,} {noun}" for each in sizes}
+    question = f"{about}, width {WIDTH}, by the number of {noun} (one thread)"
+    table = Table(name, question, names[sizes[0]], notes=list(notes))
+    table.times = race({names[each]: case(each) for each in sizes}, rounds=3, seconds=0.2)
     return table
 
 
-def ncc_by_classes() -> Table:
-    table = Table(
-        "NCC by classes",
-        f"NCC of given moments, width {WIDTH}, by the number of classes (one thread)",
-        f"{CLASSES[0]:,} classes",
-    )
-    cases = {}
-    for classes in CLASSES:
-        labels = torch.arange(2 * classes) % classes
-        moments = ClassMoments.of(torch.randn(2 * classes, WIDTH), labels, classes)
-        cases[f"{classes:,} classes"] = lambda own=moments: ncc(own)
-    table.times = race(cases, rounds=3, seconds=0.2)
-    return table
+def kappa_of(classes: int) -> Callable[[], object]:
+    features, weight = torch.randn(EXAMPLES, WIDTH), torch.randn(classes, WIDTH) / WIDTH**0.5
+    return partial(relative_flatness, features, features @ weight.T, weight)
 
 
-def moments_by_samples() -> Table:
-    table = Table(
-        "moments by samples",
-        f"class moments of 100 classes, width {WIDTH}, by the number of samples (one thread)",
-        f"{SAMPLES[0]:,} samples",
-    )
-    cases = {}
-    for samples in SAMPLES:
-        features, labels = torch.randn(samples, WIDTH), torch.randint(100, (samples,))
-        cases[f"{samples:,} samples"] = lambda own=(features, labels): ClassMoments.of(*own, 100)
-    table.times = race(cases, rounds=3, seconds=0.2)
-    return table
+def ncc_of(classes: int) -> Callable[[], object]:
+    labels = torch.arange(2 * classes) % classes
+    return partial(ncc, ClassMoments.of(torch.randn(2 * classes, WIDTH), labels, classes))
+
+
+def moments_of(samples: int) -> Callable[[], object]:
+    labels = torch.randint(100, (samples,))
+    return partial(ClassMoments.of, torch.randn(samples, WIDTH), labels, 100)
 
 
 def draw(tables: list[Table], folder: Path) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import Table, Timed, copy_bandwidth, peak_flops, race
+from grokscope.engine.memory import saved_bytes
 from grokscope.engine.observe import Observer
 from grokscope.engine.update import Update
 from grokscope.experiments import find_experiment
@@ -139,18 +139,12 @@ def step_work(split: Split) -> tuple[float, float]:
     gradients and momentum written and read.
     """
     model = nn.Sequential(Normalise((0.5,), (0.5,)), ResNet18())
-    saved: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with FlopCounterMode(display=False) as counter, saved_tensors_hooks(pack, lambda each: each):
-        logits = model(split.inputs[:BATCH])
-        nn.functional.cross_entropy(logits, split.labels[:BATCH]).backward()
+    inputs, labels = split.inputs[:BATCH], split.labels[:BATCH]
+    with FlopCounterMode(display=False) as counter:
+        nn.functional.cross_entropy(model(inputs), labels).backward()
+    saved = saved_bytes(lambda: model(inputs))
     parameters = sum(each.nbytes for each in model.parameters())
-    return float(counter.get_total_flops()), 2.0 * sum(saved.values()) + 7.0 * parameters
+    return float(counter.get_total_flops()), 2.0 * saved + 7.0 * parameters
 
 
 def penalties_table() -> Table:

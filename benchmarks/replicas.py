@@ -11,6 +11,7 @@ import torch
 from benchmarks.crew import Crew
 from benchmarks.step import plain_loop
 from benchmarks.timing import Table, Timed
+from grokscope.engine.loop import Training
 from grokscope.engine.replicas import Replicas
 from grokscope.experiments import find_experiment
 from grokscope.spec import Images, Optimizer, Phase, Run, override
@@ -26,21 +27,21 @@ def tables() -> list[Table]:
     return [grokking_table(), images_table()]
 
 
-def grokking(replicas: int, precision: str = "float32", threads: int = 1) -> Callable[[], object]:
-    """A step of so many runs of the default experiment with both answers, in one process."""
+def grokking(precision: str = "float32") -> Run:
+    """The default experiment with both answers."""
     changes = ["task.answers=2", f"phases.0.precision={precision}"]
-    run = override(find_experiment("grokking"), changes).arms["grokking"]
-    return together(run, replicas, threads)
+    return override(find_experiment("grokking"), changes).arms["grokking"]
 
 
-def images(replicas: int, threads: int = 1) -> Callable[[], object]:
-    """A step of so many ResNets of the small experiments, on 32x32 pictures of digits."""
+def images() -> Run:
+    """A ResNet of the small experiments, on 32x32 pictures of digits."""
     task = Images(source="digits", size=32, width=16, train_examples=1000, validation_examples=100)
     phase = Phase(until=10**6, optimizer=Optimizer(name="sgd", lr=0.01))
-    return together(Run(task=task, batch_size=64, phases=(phase,)), replicas, threads)
+    return Run(task=task, batch_size=64, phases=(phase,))
 
 
-def together(run: Run, replicas: int, threads: int) -> Callable[[], object]:
+def together(run: Run, replicas: int, threads: int = 1) -> Callable[[], object]:
+    """A step of so many runs in one process."""
     torch.set_num_threads(threads)
     segments = [run.segments(seed)[0] for seed in range(replicas)]
     tasks = [build_task(each.run.task, each.run.seeds) for each in segments]
@@ -49,8 +50,6 @@ def together(run: Run, replicas: int, threads: int) -> Callable[[], object]:
 
 def solo(run: Run) -> Callable[[], object]:
     """A step of one run, as the engine makes it."""
-    from grokscope.engine.loop import Training
-
     segment = run.segments(1)[0]
     training = Training(build_task(segment.run.task, segment.run.seeds), segment)
     batches = training.batches()
@@ -62,17 +61,6 @@ def solo(run: Run) -> Callable[[], object]:
         training.update(training.step, batch)
 
     return step
-
-
-def solo_grokking(precision: str = "float32") -> Callable[[], object]:
-    changes = ["task.answers=2", f"phases.0.precision={precision}"]
-    return solo(override(find_experiment("grokking"), changes).arms["grokking"])
-
-
-def solo_images() -> Callable[[], object]:
-    task = Images(source="digits", size=32, width=16, train_examples=1000, validation_examples=100)
-    phase = Phase(until=10**6, optimizer=Optimizer(name="sgd", lr=0.01))
-    return solo(Run(task=task, batch_size=64, phases=(phase,)))
 
 
 def measured(contenders: dict[str, tuple[Prepare, int, int]], rounds: int) -> dict[str, Timed]:
@@ -94,49 +82,42 @@ def measured(contenders: dict[str, tuple[Prepare, int, int]], rounds: int) -> di
     return {name: Timed(statistics.median(own), min(own), max(own)) for name, own in times.items()}
 
 
-def grokking_table() -> Table:
-    table = Table(
-        "grokking replicas",
-        "one step of one run of the grokking task (batch 512, both answers), when several go on "
-        f"at once on {CORES} threads",
-        "the paper's loop",
-    )
-    one: dict[str, tuple[Prepare, int, int]] = {
-        table.baseline: (plain_loop, 1, 1),
-        "the paper's loop, 2 processes": (plain_loop, CORES, 1),
-        "grokscope": (solo_grokking, 1, 1),
-        "grokscope, 2 processes": (solo_grokking, CORES, 1),
-        "grokscope, 2 processes, bfloat16": (partial(solo_grokking, "bfloat16"), CORES, 1),
-    }
-    one |= {
+def alone_and_together(run: Run) -> dict[str, tuple[Prepare, int, int]]:
+    """A run by itself, in several processes, and in replicas in one."""
+    return {
+        "grokscope": (partial(solo, run), 1, 1),
+        "grokscope, 2 processes": (partial(solo, run), CORES, 1),
+    } | {
         f"grokscope, replicas in one process: {count}": (
-            partial(grokking, count, threads=CORES), 1, count,
+            partial(together, run, count, threads=CORES), 1, count,
         )
         for count in COUNTS
     }  # fmt: skip
-    one["grokscope, 2 processes of 4 replicas"] = (partial(grokking, 4), CORES, 4)
-    table.times = measured(one, rounds=5)
-    table.notes.append(rates(table, "Steps"))
-    return table
+
+
+def grokking_table() -> Table:
+    contenders = {
+        "the paper's loop": (plain_loop, 1, 1),
+        "the paper's loop, 2 processes": (plain_loop, CORES, 1),
+        **alone_and_together(grokking()),
+        "grokscope, 2 processes, bfloat16": (partial(solo, grokking("bfloat16")), CORES, 1),
+        "grokscope, 2 processes of 4 replicas": (partial(together, grokking(), 4), CORES, 4),
+    }
+    about = "the grokking task (batch 512, both answers)"
+    return replicas_table("grokking replicas", about, contenders)
 
 
 def images_table() -> Table:
+    about = "ResNet-18 of width 16 (7x7 stem) on 64 images of 32x32"
+    return replicas_table("image replicas", about, alone_and_together(images()))
+
+
+def replicas_table(name: str, about: str, contenders: dict[str, tuple[Prepare, int, int]]) -> Table:
     table = Table(
-        "image replicas",
-        "one step of one ResNet-18 of width 16 (7x7 stem) on 64 images of 32x32, when several go "
-        f"on at once on {CORES} threads",
-        "grokscope",
+        name,
+        f"one step of one run of {about}, when several go on at once on {CORES} threads",
+        next(iter(contenders)),
     )
-    contenders: dict[str, tuple[Prepare, int, int]] = {
-        table.baseline: (solo_images, 1, 1),
-        "grokscope, 2 processes": (solo_images, CORES, 1),
-    }
-    contenders |= {
-        f"grokscope, replicas in one process: {count}": (
-            partial(images, count, threads=CORES), 1, count,
-        )
-        for count in COUNTS
-    }  # fmt: skip
     table.times = measured(contenders, rounds=5)
     table.notes.append(rates(table, "Steps"))
     return table

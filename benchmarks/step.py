@@ -6,11 +6,11 @@ import statistics
 import time
 
 import torch
-from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks.baselines import PlainDecoder, paper_step
 from benchmarks.timing import Table, Timed, copy_bandwidth, peak_flops, race
 from grokscope.engine.loop import Training
+from grokscope.engine.memory import saved_bytes
 from grokscope.engine.observe import Observer
 from grokscope.experiments import find_experiment
 from grokscope.tasks import build_task
@@ -37,19 +37,11 @@ def bytes_moved() -> float:
     and both moments of AdamW written and read.
     """
     model = EquationTransformer(OPERANDS, 2, OPERANDS + 3)
-    saved: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     tokens = torch.randint(0, OPERANDS, (BATCH, 5))
     tokens[:, 1], tokens[:, 3] = OPERANDS, OPERANDS + 1
-    with saved_tensors_hooks(pack, lambda each: each):
-        model(tokens)
+    saved = saved_bytes(lambda: model(tokens))
     parameters = sum(each.nbytes for each in model.parameters())
-    return 2.0 * sum(saved.values()) + 9.0 * parameters
+    return 2.0 * saved + 9.0 * parameters
 
 
 def tables() -> list[Table]:

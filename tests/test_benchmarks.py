@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 import torch
 from benchmarks import baselines, growth, images, replicas, step
 from benchmarks.timing import Table, Timed
 
 from grokscope.measures import ClassMoments, ncc
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_the_contenders_of_an_image_step_run():
@@ -34,8 +41,40 @@ def test_plain_and_batched_images_are_normalised_alike():
 
 
 def test_the_contenders_with_several_runs_run():
-    for contender in (replicas.grokking(2), replicas.solo_grokking("bfloat16"), replicas.images(2)):
-        contender()
+    for run in (replicas.grokking(), replicas.images()):
+        for contender in (replicas.together(run, 2), replicas.solo(run)):
+            contender()
+    replicas.solo(replicas.grokking("bfloat16"))()
+
+
+MEASURED = """
+import re, sys
+from pathlib import Path
+from benchmarks import replicas
+from grokscope.engine.memory import bytes_of
+step = replicas.together(getattr(replicas, sys.argv[1])(), int(sys.argv[2]))
+for _ in range(3):
+    step()
+status = Path("/proc/self/status").read_text()
+print(1024 * int(re.search(r"VmHWM:\\s+(\\d+)", status)[1]), bytes_of(step.__self__.trainings[0]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no peak to be read here")
+@pytest.mark.parametrize("name", ["grokking", "images"])
+def test_the_memory_of_a_replica_is_about_what_the_system_sees(name):
+    def peak(count: int) -> list[int]:
+        command = [sys.executable, "-c", MEASURED, name, str(count)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        return [int(each) for each in done.stdout.split()]
+
+    (few, told), (many, _) = peak(1), peak(7)
+    assert 0.4 < (many - few) / 6 / told < 2.5
+
+
+def test_replicas_are_timed_in_the_mode_in_which_a_run_trains():
+    own = replicas.together(replicas.images(), 2).__self__
+    assert all(each.training for run in own.trainings for each in run.task.model.modules())
 
 
 def test_sizes_are_read_from_names():

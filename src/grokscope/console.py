@@ -172,7 +172,8 @@ def estimate_line(plan: Plan, store: Store, how: Launch) -> str:
     missing = len(plan.missing())
     if not missing:
         return "Nothing is left to run."
-    workers = how.processes(missing)
+    # How large a cluster is, it tells when it is asked to work.
+    workers = how.processes(missing) if how.on == "local" else how.workers or 1
     left = estimate(plan, store, workers)
     if left.seconds is None or left.disk is None:
         kinds = ", ".join(left.unknown)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from grokscope.engine.loop import Training
-from grokscope.interventions import Penalty
+from grokscope.interventions import LogitScaleCap, Penalty
 from grokscope.probe import Probe
 from grokscope.spec import Phase
 from grokscope.tasks import Split
@@ -40,3 +40,14 @@ def test_bfloat16_rounds_the_steps_and_not_the_measures(measure):
     assert not torch.equal(exact, rounded)
     assert float((exact - rounded).norm() / exact.norm()) < 0.02
     assert rows["float32"][0] == rows["bfloat16"][0]  # the look before the first step
+
+
+def test_a_cap_on_the_logit_scale_is_met_by_what_a_lowered_network_says():
+    task = clusters()
+    task.model.float()
+    inputs, labels = task.train.inputs.float(), task.train.labels
+    task = replace(task, train=Split(inputs, labels), validation=Split(inputs, labels))
+    cap = LogitScaleCap(cap=0.01)
+    phase = Phase(until=1, precision="bfloat16", optimizer=OPTIMIZERS["sgd"], constraints=(cap,))
+    list(Training(task, of(phase)).run())
+    assert Probe(task.model).measure([(inputs, labels)])["logit_scale"] < 0.02

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def bytes_of(training: Training) -> int:
-    """Bytes that one more run of this kind takes: an estimate, on the high side.
+    """Bytes that one more run of this kind takes: an estimate, good to a factor of two.
 
     Parameters, gradients and the optimiser's buffers are counted; what autograd saves of one batch
     is taken four times, for its gradients and the workspace of batched convolutions. Data count as
@@ -30,7 +31,20 @@ def bytes_of(training: Training) -> int:
     trained = sum(tensor.nbytes for tensor in update.parameters)
     splits = [training.task.train, training.task.validation]
     data = sum(tensor.nbytes for split in splits for tensor in (split.inputs, split.labels))
-    own = {tensor.untyped_storage().data_ptr() for tensor in held}
+    batch = torch.arange(min(training.batch_size, len(training.task.train)))
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    examples = update.examples(1, batch)
+    saved = saved_bytes(lambda: update.objective(*examples, update.weights, (), {}), besides=held)
+    with torch.no_grad():
+        for buffer, before in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+    kept = BUFFERS[training.segment.phase.optimizer.name]
+    return weights + (1 + kept) * trained + 4 * saved + data
+
+
+def saved_bytes(forward: Callable[[], object], besides: Iterable[Tensor] = ()) -> int:
+    """Bytes that autograd saves in a forward pass, without those of the tensors ``besides``."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in besides}
     saved: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -39,16 +53,10 @@ def bytes_of(training: Training) -> int:
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    batch = torch.arange(min(training.batch_size, len(training.task.train)))
-    buffers = [buffer.clone() for buffer in model.buffers()]
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        outcome = update.objective(*update.examples(1, batch), update.weights, (), {})
-    del outcome
-    with torch.no_grad():
-        for buffer, before in zip(model.buffers(), buffers, strict=True):
-            buffer.copy_(before)
-    kept = BUFFERS[training.segment.phase.optimizer.name]
-    return weights + (1 + kept) * trained + 4 * sum(saved.values()) + data
+        outcome = forward()
+    del outcome  # only now: memory that is freed may be given out again
+    return sum(saved.values())
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -99,6 +99,7 @@ class Objective(nn.Module):
                 "constraints would have no effect; call it as a module, self.head(features)"
             )
         features: Tensor = seen[-1].flatten(0, -2)
+        features = features.float() if self.lowered else features
         flat, own = logits.flatten(0, -2), labels.flatten()
         for place in active:
             penalty, memory = phase.penalties[place], memories.get(place)

@@ -19,7 +19,7 @@ from torch.func import functional_call, vmap
 
 from grokscope.engine.loop import STEPS_PER_TICK, Tick, Training
 from grokscope.engine.objective import Outcome
-from grokscope.engine.state import GENERATOR, State
+from grokscope.engine.state import State, generators
 from grokscope.measures.checks import NotFiniteError
 from grokscope.spec import Segment
 from grokscope.tasks import Task
@@ -74,10 +74,10 @@ class Replicas:
     ) -> None:
         check_alike(tasks, segments, states)
         self.trainings: list[Training] = []
-        self.generators: list[Tensor] = []
+        self.generators: list[dict[str, Tensor]] = []
         for task, segment, state in zip(tasks, segments, states, strict=True):
             self.trainings.append(Training(task, segment, state))
-            self.generators.append(torch.get_rng_state())
+            self.generators.append(generators(task.model))
         self.alive = list(range(len(tasks)))
         models = [task.model for task in tasks]
         self.parameters, self.constants = stack(models)
@@ -89,8 +89,8 @@ class Replicas:
     def state(self, place: int) -> State:
         """A copy of one replica's state, as `Training.state`."""
         state = self.trainings[place].state()
-        # The generator is global: a solo run would have found it as it left it, at its start.
-        state.tensors[GENERATOR] = self.generators[place].clone()
+        # Generators are global: a solo run would have found them as it left them, at its start.
+        state.tensors.update({key: own.clone() for key, own in self.generators[place].items()})
         return state
 
     def run(self) -> Iterator[dict[int, Tick]]:
@@ -237,6 +237,7 @@ class Replicas:
             why = str(error).strip().splitlines()[0]
             raise UnlikeError(f"{name} can't be trained in replicas: {why}") from error
         finally:
+            self._modes(training=True)
             for key, tensor in self.constants.items():
                 tensor.copy_(kept[key])
 
@@ -301,7 +302,8 @@ def check_alike(
     shapes = {shape_of(segment) for segment in segments}
     if None in shapes:
         raise UnlikeError(
-            "sharpness-aware steps and penalties with a memory are not batched; train each alone"
+            "sharpness-aware steps, penalties with a memory and bfloat16 are not batched; train "
+            "each alone"
         )
     if len(shapes) > 1:
         raise UnlikeError(

@@ -36,12 +36,18 @@ def capture(step: int, model: nn.Module, optimizer: torch.optim.Optimizer, name:
         for key, value in buffers.items():
             if value is not None:
                 tensors[f"{OPTIMIZER}{index}/{key}"] = torch.as_tensor(value)
-    tensors[GENERATOR] = torch.get_rng_state()
-    device = next(model.parameters()).device
-    if device.type == "cuda":
-        tensors[CUDA_GENERATOR] = torch.cuda.get_rng_state(device)
+    tensors |= generators(model)
     copies = {key: value.detach().cpu().clone() for key, value in tensors.items()}
     return State(step, copies, name, torch.get_num_threads())
+
+
+def generators(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the global random number generators that a model draws from."""
+    device = next(model.parameters()).device
+    states = {GENERATOR: torch.get_rng_state()}
+    if device.type == "cuda":
+        states[CUDA_GENERATOR] = torch.cuda.get_rng_state(device)
+    return states
 
 
 def restore(state: State, model: nn.Module, optimizer: torch.optim.Optimizer, name: str) -> None:

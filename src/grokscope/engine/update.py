@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from grokscope.engine.objective import BATCH_LOSS, Objective, Outcome
+from grokscope.interventions import Penalty
 from grokscope.interventions.constraints import constrain
 from grokscope.interventions.penalties import remember_means
 from grokscope.interventions.sharpness import batch_norm_frozen, moved_up
@@ -74,15 +75,17 @@ class Update:
     def active(self, step: int, labels: Tensor) -> tuple[int, ...]:
         """Places of the penalties that count at a step."""
         return tuple(
-            place for place in self.defined(labels) if self.phase.penalties[place].active(step)
+            place
+            for place, penalty in enumerate(self.phase.penalties)
+            if penalty.active(step) and _is_defined(penalty, labels)
         )
 
     def defined(self, labels: Tensor) -> tuple[int, ...]:
-        """Places of the penalties that a batch has: one of a single class has no ncc."""
+        """Places of the penalties that a batch has at any step."""
         return tuple(
             place
             for place, penalty in enumerate(self.phase.penalties)
-            if penalty.measure != "ncc" or bool((labels != labels.flatten()[0]).any())
+            if _is_defined(penalty, labels)
         )
 
     def _backward(self, step: int, inputs: Tensor, labels: Tensor) -> Outcome:
@@ -108,10 +111,10 @@ class Update:
         seen = torch.stack(
             [values[name].double() if name in values else self.zero for name in self.names]
         )
-        if frozenset(values) not in self.masks:
-            mask = [float(name in values) for name in self.names]
-            self.masks[frozenset(values)] = self.sums.new_tensor(mask)
-        self.sums += torch.stack([seen, self.masks[frozenset(values)]])
+        there = frozenset(values)
+        if there not in self.masks:
+            self.masks[there] = self.sums.new_tensor([float(name in there) for name in self.names])
+        self.sums += torch.stack([seen, self.masks[there]])
         rate = self.phase.optimizer.rate(step, self.start, self.phase.until)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -150,6 +153,11 @@ class Update:
                 if name.startswith(MEMORY):
                     place = int(name.removeprefix(MEMORY))
                     self.memories[place] = tensor.to(self.sums.device)
+
+
+def _is_defined(penalty: Penalty, labels: Tensor) -> bool:
+    """Whether a batch has the measure: one of a single class has no ncc."""
+    return penalty.measure != "ncc" or bool((labels != labels.flatten()[0]).any())
 
 
 def build_optimizer(parameters: Sequence[Tensor], settings: Optimizer) -> torch.optim.Optimizer:

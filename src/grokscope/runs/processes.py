@@ -101,6 +101,7 @@ class Processes:
             while worker.process.is_alive():
                 self.listen()  # a worker can't end while the pipe of its queue is full
                 worker.process.join(timeout=0.1)
+            worker.line.close()
         self.told.close()
 
     def _hired(self) -> _Worker:

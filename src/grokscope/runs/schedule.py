@@ -189,9 +189,10 @@ def work_off(
             report(progress)
         if schedule.elsewhere and not schedule.running and not told:
             told = True
+            noun = "segment" if schedule.elsewhere == 1 else "segments"
             tell(
-                f"Waiting for {schedule.elsewhere} segments that another process is running on "
-                "this folder; they are taken over if it stops."
+                f"Waiting for {schedule.elsewhere} {noun} that another process is running on this "
+                "folder; what it leaves, if it stops, is taken over."
             )
         for progress in crew.listen():
             if progress.failure:

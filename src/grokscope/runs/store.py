@@ -156,7 +156,9 @@ class Store:
 
         Ask again and again: of a holder on another machine, only time tells that it is gone.
         """
-        lease = self._asked.setdefault(segment.id, self.lease(segment))
+        lease = self._asked.get(segment.id)
+        if lease is None:
+            lease = self._asked[segment.id] = self.lease(segment)
         if not lease.take():
             return False
         lease.free()
@@ -177,7 +179,7 @@ class Store:
             )
 
     def sweep(self, segment: Segment) -> None:
-        """Remove what a killed process was still writing; only for who holds the lock."""
+        """Remove what a killed process was still writing; only for who holds the lease."""
         folders = (self.segments, self._partial(segment))
         for folder, name in zip(folders, (segment.id, "step-*"), strict=True):
             for left in folder.glob(f".{name}.*.tmp"):
