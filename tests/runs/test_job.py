@@ -196,6 +196,9 @@ def test_a_job_takes_no_more_at_once_than_memory_holds(tmp_path, monkeypatch):
     store = Store(tmp_path)
     run_job(store, segments, lambda _: None, never)
     assert [facts(store, each)["replicas"] for each in segments] == [2, 2, 2, 2, 1]
+    half = Store(tmp_path / "half")  # two processes share the memory
+    run_job(half, segments, lambda _: None, never, share=0.4)
+    assert [facts(half, each)["replicas"] for each in segments] == [1] * 5
 
 
 def test_free_memory_is_below_all_there_is():
