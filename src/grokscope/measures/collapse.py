@@ -113,8 +113,8 @@ def _sum_of_ratios(
     square = centred.square().sum(dim=-1)
     every = torch.arange(len(counted), device=counted.device)
     for rows in every.split(max(1, PAIR_ELEMENTS // len(counted))):
-        products = centred.index_select(0, rows) @ centred.mT
-        distances = square.index_select(0, rows)[:, None] + square[None, :] - 2 * products
+        squares = square.index_select(0, rows)[:, None] + square[None, :]
+        distances = torch.addmm(squares, centred.index_select(0, rows), centred.mT, alpha=-2)
         pairs = counted.index_select(0, rows)[:, None] & counted[None, :]
         pairs = pairs & (rows[:, None] != every[None, :])
         own = None if excess is None else excess.index_select(0, rows)
@@ -135,9 +135,9 @@ def _ratios(
         distances = torch.maximum(corrected, LEAST_SHARE * distances)
     # Masked before the division: 0 / 0 would put NaN into the gradient.
     apart = pairs & (distances > 0)
-    spread = 0.5 * (variances[0][:, None] + variances[1][None, :])
-    ratio = spread / torch.where(apart, distances, 1.0)
-    return torch.where(apart, ratio, torch.where(pairs, math.inf, 0.0))
+    spread = 0.5 * variances[0][:, None] + 0.5 * variances[1][None, :]
+    ratio = spread / torch.where(apart, distances, math.inf)
+    return ratio.masked_fill(pairs ^ apart, math.inf)
 
 
 def neural_collapse(
@@ -303,7 +303,7 @@ def _distances_of_means(means: Tensor, pairs: Tensor) -> Tensor:
         return squared_distances(means)
     centred = means - means.mean(dim=0)
     square = centred.square().sum(dim=-1)
-    distances = square[:, None] + square[None, :] - 2 * centred @ centred.mT
+    distances = torch.addmm(square[:, None] + square[None, :], centred, centred.mT, alpha=-2)
     if len(means) > PAIRWISE_CLASSES:
         return distances.clamp(min=0)
     # The relative error is about 1e-16 * |m|^2 / distance: below 1e-12 for pairs this far apart.

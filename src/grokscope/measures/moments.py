@@ -7,6 +7,7 @@ square. Axes: ``examples`` (n), ``classes`` (C), ``width`` (d).
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,14 +15,40 @@ from torch import Tensor
 
 from grokscope.measures.checks import (
     check_at_least_two_classes,
-    check_features,
+    check_finite,
+    check_floating,
     check_labels,
     check_same_device,
     is_differentiated,
+    values_are_readable,
 )
 
 # Elements of one float64 temporary: 1 MiB, two of which stay in a core's cache.
 CHUNK_ELEMENTS = 2**17
+
+
+class _Workspace(threading.local):
+    """Two float64 temporaries, kept from call to call by each thread.
+
+    Fresh ones cost page faults, as often as the C library gives their memory back to the system:
+    up to as much time as all of the arithmetic.
+    """
+
+    def __init__(self) -> None:
+        with torch.inference_mode(False):  # such tensors could not be written to outside of it
+            self.first = torch.empty(CHUNK_ELEMENTS, dtype=torch.float64)
+            self.second = torch.empty_like(self.first)
+
+    def pair(self, rows: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Two uninitialised ``[rows, width]``; on a GPU fresh, which its allocator has at hand."""
+        size = rows * width
+        if device.type == "cpu" and size <= len(self.first):
+            return self.first[:size].view(rows, width), self.second[:size].view(rows, width)
+        fresh = torch.empty(rows, width, dtype=torch.float64, device=device)
+        return fresh, torch.empty_like(fresh)
+
+
+_workspace = _Workspace()
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +88,19 @@ class ClassMoments:
                 fit them.
 
         Cost: O(examples * width), and O(examples * width^2) with ``scatter``; two temporaries of
-        1 MiB (autograd keeps all of them). Source: the shifted one-pass algorithm (Chan, Golub and
-        LeVeque 1983), the shift being an example of the class itself.
+        1 MiB that each thread keeps (under autograd new ones, all of which it keeps).
+        Source: the shifted one-pass algorithm (Chan, Golub and LeVeque 1983), the shift being an
+        example of the class itself.
         """
-        check_features(features)
+        check_floating("features", features, ("examples", "width"))
         check_at_least_two_classes("num_classes", num_classes)
         check_labels(labels, num_classes, examples=features.shape[0])
         check_same_device(features=features, labels=labels)
-        return cls.of(features, labels, num_classes, scatter)
+        moments = cls.of(features, labels, num_classes, scatter)
+        # A feature that is NaN or infinite makes the scatter of its class so: one look at that.
+        if values_are_readable(moments.within) and not bool(moments.within.sum().isfinite()):
+            check_finite("features", features)
+        return moments
 
     @classmethod
     def of(
@@ -91,20 +123,20 @@ class ClassMoments:
         outer = origin.new_zeros(width, width) if scatter else None
         rows = max(1, CHUNK_ELEMENTS // width)
         watched = is_differentiated(features)
-        shape = (2, 0 if watched else min(rows, examples), width)
-        deviation, squares = torch.empty(shape, dtype=torch.float64, device=features.device)
+        reused = 0 if watched else min(rows, examples)
+        deviation, origins = _workspace.pair(reused, width, features.device)
         for part, index in zip(features.split(rows), labels.split(rows), strict=True):
             if watched:  # autograd keeps every temporary
                 deviation = part - origin.index_select(0, index)  # in float64
-                squares = deviation.square()
-            else:  # the same numbers in two buffers: fresh memory costs more than the sums
+                squares = deviation.square().sum(dim=-1)
+            else:  # the same in two buffers and one pass: memory costs more than the sums
                 if len(part) < len(deviation):
-                    deviation, squares = deviation[: len(part)], squares[: len(part)]
-                torch.index_select(origin, 0, index, out=squares)
-                deviation.copy_(part).sub_(squares)
-                torch.mul(deviation, deviation, out=squares)
+                    deviation, origins = deviation[: len(part)], origins[: len(part)]
+                torch.index_select(origin, 0, index, out=origins)
+                deviation.copy_(part).sub_(origins)
+                squares = torch.linalg.vector_norm(deviation, dim=-1).square()
             total.index_add_(0, index, deviation)
-            square.index_add_(0, index, squares.sum(dim=-1))
+            square.index_add_(0, index, squares)
             if outer is not None:
                 outer = outer + deviation.mT @ deviation
         shift = total / count.clamp(min=1)[:, None]
