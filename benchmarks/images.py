@@ -17,8 +17,8 @@ from grokscope.experiments import find_experiment
 from grokscope.interventions import FrobeniusCap, Penalty
 from grokscope.interventions.penalties import penalty_value
 from grokscope.spec import Optimizer, Phase
-from grokscope.tasks import Split, Task
-from grokscope.tasks.images import CropAndFlip, Normalise, measure
+from grokscope.tasks import Look, Split, Task
+from grokscope.tasks.images import MEASURED_AT_ONCE, CropAndFlip, Normalise
 from grokscope.tasks.models.resnet import ResNet18
 
 IMAGES, BATCH, PADDING = 4_000, 64, 4
@@ -208,7 +208,7 @@ def looks_table() -> Table:
     run = find_experiment("suppress-flatness", "paper").arms["baseline"]
     split = data()
     model = nn.Sequential(Normalise((0.5,), (0.5,)), ResNet18())
-    observer = Observer(Task(model, split, split, measure=measure), run.observation)
+    observer = Observer(Task(model, split, split, measure=Look(MEASURED_AT_ONCE)), run.observation)
     gap = run.observation.max_gap
     times = race(
         {"step": our_step(split), "look": lambda: observer.rows(0, 0.0)}, rounds=3, seconds=1.5

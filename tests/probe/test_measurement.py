@@ -19,7 +19,7 @@ from grokscope.probe import Measurement, Probe, measure_tensors
 from grokscope.probe.measurement import UNITS
 from grokscope.tasks import Split
 from grokscope.tasks.models.equations import EquationTransformer
-from grokscope.tasks.modular import measure_answers
+from grokscope.tasks.modular import AnswerLook
 
 
 def measurement(**numbers: float) -> Measurement:
@@ -187,7 +187,7 @@ def test_blocks_larger_than_a_temporary_are_taken_in_pieces(monkeypatch):
     model = mlp().double()
     train = Probe(model).measure([(X, Y)])
     held_out = Probe(model).measure([(X + 1, Y)], train)
-    monkeypatch.setattr("grokscope.probe.measurement.ELEMENTS", 20)  # three examples
+    monkeypatch.setattr("grokscope.probe.values.ELEMENTS", 20)  # three examples
     assert dict(Probe(model).measure([(X, Y)])) == pytest.approx(dict(train), rel=1e-12)
     again = Probe(model).measure([(X + 1, Y)], train)
     assert dict(again) == pytest.approx(dict(held_out), rel=1e-12)
@@ -206,7 +206,7 @@ def equation_split(answers: int) -> tuple[nn.Module, Split]:
 @pytest.mark.parametrize("answers", [1, 2])
 def test_answers_are_measured_at_the_token_that_states_the_result(answers):
     model, split = equation_split(answers)
-    measured = measure_answers(model, split)
+    measured = AnswerLook()(model, split)
     assert measured.examples == 8
     with torch.no_grad():
         logits = model.forward_everywhere(split.inputs)[:, 3]  # what "=" predicts
@@ -228,9 +228,9 @@ def test_the_published_flatness_is_the_transcription_of_the_papers_code():
         p = np.exp(product) / np.exp(product).sum()
         both = np.concatenate([phi[-2], phi[-1]])
         values.append((weight**2).sum() * (1 - (p**2).sum()) * (both**2).sum())
-    measured = measure_answers(model, split)
+    measured = AnswerLook()(model, split)
     assert measured["published_flatness"] == pytest.approx(np.mean(values), rel=1e-10)
-    train = measure_answers(model, split, measured)
+    train = AnswerLook()(model, split, measured)
     assert train["published_flatness"] == measured["published_flatness"]
     assert train["generalisation_gap"] == 0.0
 
@@ -238,4 +238,4 @@ def test_the_published_flatness_is_the_transcription_of_the_papers_code():
 def test_one_answer_has_no_published_flatness():
     model, split = equation_split(1)
     with pytest.raises(KeyError, match="'published_flatness' was not measured"):
-        measure_answers(model, split)["published_flatness"]
+        AnswerLook()(model, split)["published_flatness"]

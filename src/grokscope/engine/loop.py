@@ -94,7 +94,7 @@ class Training:
 
     def diverged(self) -> Tick:
         """The end of a run that is no longer finite."""
-        ended = Row(self.step, self.step / self.steps_per_epoch, "train", "diverged", 1.0)
+        ended = Row(self.step, self.epoch, "train", "diverged", 1.0)
         return Tick(self.step, [ended], diverged=True)
 
     def batches(self) -> Iterator[Tensor]:
@@ -105,15 +105,25 @@ class Training:
             # On the device at once: an index from the host would be waited for at every step.
             yield from order.to(self.task.train.labels.device).split(self.batch_size)[done:]
 
+    @property
+    def epoch(self) -> float:
+        """How often the training data have been seen."""
+        return self.step / self.steps_per_epoch
+
     def look(self) -> list[Row]:
         """What there is to measure at this step."""
-        epoch = self.step / self.steps_per_epoch
-        last = self.step == self.until
-        # In training mode, while the weights moved: not comparable, so under their own names.
-        running = self.update.take_means()
-        return [
-            *self.observer.rows(self.step, epoch, last),
-            *(Row(self.step, epoch, "train", name, value) for name, value in running.items()),
+        sums = self.update.sums.tolist()
+        rows = self.observer.rows(self.step, self.epoch, last=self.step == self.until)
+        return self.with_running(rows, sums)
+
+    def with_running(self, rows: list[Row], sums: list[list[float]]) -> list[Row]:
+        """Rows, and what training itself saw since the last look, of the sums of its update.
+
+        In training mode, while the weights moved: not comparable, so under their own names.
+        """
+        running = self.update.take_means(sums)
+        return rows + [
+            Row(self.step, self.epoch, "train", name, value) for name, value in running.items()
         ]
 
 

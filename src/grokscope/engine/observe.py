@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -42,17 +43,22 @@ class Observer:
         """
         model = self.task.model
         train = self.task.measure(model, self.train, None)
-        values = {
+        values: dict[str, Mapping[str, float]] = {
             "train": {**train, "parameter_norm": parameter_norm(model)},
             "validation": self.task.measure(model, self.validation, train),
         }
         if last and self.task.test is not None:
             values["test"] = self.task.measure(model, self.task.test, train)
-        return [
-            Row(step, epoch, split, measure, float(value))
-            for split, measures in values.items()
-            for measure, value in measures.items()
-        ]
+        return rows_of(step, epoch, values)
+
+
+def rows_of(step: int, epoch: float, values: Mapping[str, Mapping[str, float]]) -> list[Row]:
+    """Rows of measures by split."""
+    return [
+        Row(step, epoch, split, measure, float(value))
+        for split, measures in values.items()
+        for measure, value in measures.items()
+    ]
 
 
 @torch.no_grad()

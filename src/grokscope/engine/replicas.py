@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from grokscope.engine.looks import Looks
 from grokscope.engine.loop import STEPS_PER_TICK, Tick, Training
 from grokscope.engine.objective import Outcome
 from grokscope.engine.state import State, generators
@@ -85,6 +86,8 @@ class Replicas:
         self.weights = torch.stack([training.update.weights for training in self.trainings])
         self._batches = [training.batches() for training in self.trainings]
         self._try()
+        tolerance = TOLERANCE["cuda" if self.weights.is_cuda else "cpu"]
+        self.looks = Looks(self.trainings, self.parameters, self.constants, tolerance)
 
     def state(self, place: int) -> State:
         """A copy of one replica's state, as `Training.state`."""
@@ -98,27 +101,41 @@ class Replicas:
 
         A replica that is no longer finite says so in a last tick; the others go on.
         """
-        firsts = [list(training.first()) for training in self.trainings]
-        if any(firsts):
-            yield {place: ticks[0] for place, ticks in enumerate(firsts) if ticks}
+        ticks = self._look([place for place in self.alive if self.trainings[place].fresh])
+        for training in self.trainings:
+            training.task.model.train()
+        self._bury(ticks)
+        if ticks:
+            yield ticks
         while self.alive and self._step() < self.trainings[0].until:
             ticks = self.advance()
             step = self._step()
-            for place in self.alive:
-                if place not in ticks and step in self.trainings[place].points:
-                    ticks[place] = self._look(place)
+            if step in self.trainings[0].points:
+                ticks |= self._look([place for place in self.alive if place not in ticks])
             if step % STEPS_PER_TICK == 0:
                 ticks |= {place: Tick(step) for place in self.alive if place not in ticks}
-            self.alive = [
-                place for place in self.alive if not (place in ticks and ticks[place].diverged)
-            ]
+            self._bury(ticks)
             if ticks:
                 yield ticks
 
     def _step(self) -> int:
         return self.trainings[0].step
 
-    def _look(self, place: int) -> Tick:
+    def _bury(self, ticks: Mapping[int, Tick]) -> None:
+        self.alive = [
+            place for place in self.alive if not (place in ticks and ticks[place].diverged)
+        ]
+
+    def _look(self, places: Sequence[int]) -> dict[int, Tick]:
+        """Measure some replicas, which are at one step."""
+        if self.looks.alone or len(places) < 2:
+            return {place: self._look_alone(place) for place in places}
+        return {
+            place: self.trainings[place].diverged() if rows is None else Tick(self._step(), rows)
+            for place, rows in self.looks.rows(places).items()
+        }
+
+    def _look_alone(self, place: int) -> Tick:
         training = self.trainings[place]
         try:
             return Tick(training.step, training.look())

@@ -133,11 +133,14 @@ class Update:
                     self.memories.get(place), features, labels.flatten(), classes, penalty.memory
                 )
 
-    def take_means(self) -> dict[str, float]:
-        """Means since the last call, by name, and a fresh start; without what was off."""
-        sums, counts = self.sums.tolist()
+    def take_means(self, sums: list[list[float]]) -> dict[str, float]:
+        """Means since the last call, by name, and a fresh start; without what was off.
+
+        Args:
+            sums: The present `sums`, on the host.
+        """
         self.sums = torch.zeros_like(self.sums)
-        each = zip(self.names, sums, counts, strict=True)
+        each = zip(self.names, *sums, strict=True)
         return {name: value / count for name, value, count in each if count}
 
     def state(self) -> dict[str, Tensor]:

@@ -182,7 +182,13 @@ def neural_collapse(
     the simplex's Gram matrix); Hui, Belkin and Nakkiran 2022 (the quotient).
     """
     check_head_of_means(moments.mean, weight, bias)
-    present, index = moments.of_present_classes()
+    return collapse_of(*moments.of_present_classes(), weight, bias)
+
+
+def collapse_of(
+    present: ClassMoments, index: Tensor, weight: Tensor, bias: Tensor | None
+) -> dict[str, Tensor]:
+    """`neural_collapse`, unchecked, of the moments of the classes ``index``, all present."""
     classes = len(index)
     means = present.mean - present.mean.mean(dim=0)
     rows = weight.double()[index]
@@ -199,8 +205,8 @@ def neural_collapse(
     if bias is not None:
         logits = logits + bias.double()
     values = {}
-    if moments.scatter is not None:
-        spread = moments.scatter / present.count.sum()
+    if present.scatter is not None:
+        spread = present.scatter / present.count.sum()
         inverse = _inverse_of_means(present.mean)
         values["nc1_pinv"] = (inverse * (spread @ inverse)).sum()
     values |= {
@@ -240,6 +246,13 @@ def nc1_pinv(features: Tensor, labels: Tensor, moments: ClassMoments) -> Tensor:
     check_labels(labels, len(moments.count), examples=features.shape[0])
     check_head_shapes(features, moments.mean)
     present, _ = moments.of_present_classes()
+    return nc1_of(features, labels, moments, present)
+
+
+def nc1_of(
+    features: Tensor, labels: Tensor, moments: ClassMoments, present: ClassMoments
+) -> Tensor:
+    """`nc1_pinv`, unchecked; ``present`` are the moments of the classes that there are."""
     deviation = features.double() - moments.mean.index_select(0, labels.long())
     return (deviation @ _inverse_of_means(present.mean)).square().sum() / features.shape[0]
 
@@ -271,13 +284,18 @@ def nc4_agreement(
             f"logits has shape {tuple(logits.shape)} but there are {len(features)} examples and "
             f"{len(moments.count)} classes; pass what the same forward pass gave."
         )
-    present, index = moments.of_present_classes()
+    agreed = agreement_of(features, logits, *moments.of_present_classes())
+    return reduce_examples(agreed, reduction)
+
+
+def agreement_of(features: Tensor, logits: Tensor, present: ClassMoments, index: Tensor) -> Tensor:
+    """`nc4_agreement` of each example, unchecked, with the means of the classes ``index``."""
     # argmin |phi - mu|^2 = argmin |mu|^2 - 2 phi mu, both seen from the mean of the means.
     centre = present.mean.mean(dim=0)
     means = present.mean - centre
     score = means.square().sum(dim=-1) - 2 * (features.double() - centre) @ means.mT
     nearest = index[score.argmin(dim=-1)]
-    return reduce_examples((nearest == logits.argmax(dim=-1)).double(), reduction)
+    return (nearest == logits.argmax(dim=-1)).double()
 
 
 def simplex_angle(num_classes: int) -> float:
@@ -319,7 +337,9 @@ def _inverse_of_means(means: Tensor) -> Tensor:
     """
     # Centring leaves rounding errors the size of the means in directions that do not exist.
     rounding = max(means.shape) * torch.finfo(means.dtype).eps * _norm(means.detach())
-    inverse = torch.linalg.pinv(means - means.mean(dim=0), atol=rounding, rtol=0.0)
+    inverse = torch.linalg.pinv(
+        means - means.mean(dim=0), atol=rounding, rtol=torch.zeros_like(rounding)
+    )
     # Means that all coincide span nothing: NaN, where the pseudo-inverse would say "collapsed".
     return torch.where(inverse.any(), inverse, math.nan)
 

@@ -9,6 +9,7 @@ All but `matched_temperature` are differentiable; half precision is computed in 
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 
 import torch
 from torch import Tensor
@@ -184,8 +185,55 @@ def matched_temperature(
             f"infinite temperature, got {target_loss:.6g}; pass a smaller loss."
         )
     curve = _LossCurve(logits, labels)
+    search = _search(target_loss, tolerance)
+    sharpness = next(search)
+    while True:
+        try:
+            sharpness = search.send(curve(sharpness))
+        except StopIteration as end:
+            if end.value is None:
+                raise ValueError(_unreachable(curve, target_loss)) from None
+            return float(end.value)
+
+
+def matched_temperatures(
+    logits: Tensor, labels: Tensor, target_loss: float, tolerance: float = 1e-10
+) -> list[float | None]:
+    """`matched_temperature` of many networks at once, unchecked; None where there is none.
+
+    Args:
+        logits: ``[networks, examples, classes]``.
+        labels: ``[networks, examples]``.
+        target_loss: As there.
+        tolerance: As there.
+
+    Cost: as many looks at the host as the slowest network needs.
+    """
+    curve = _LossCurve(logits, labels)
+    searches = [_search(target_loss, tolerance) for _ in logits]
+    asked = [next(each) for each in searches]
+    found: dict[int, float | None] = {}
+    while len(found) < len(searches):
+        sharpness = torch.tensor(asked, dtype=torch.float64, device=logits.device)[:, None]
+        answers = curve.at(sharpness).tolist()
+        for place, (search, answer) in enumerate(zip(searches, answers, strict=True)):
+            if place not in found:
+                try:
+                    asked[place] = search.send(tuple(answer))
+                except StopIteration as end:
+                    found[place] = end.value
+    return [found[place] for place in range(len(searches))]
+
+
+def _search(
+    target_loss: float, tolerance: float
+) -> Generator[float, tuple[float, float], float | None]:
+    """Newton's method: asks for loss and slope at inverse temperatures; returns the temperature.
+
+    None if no temperature reaches the loss.
+    """
     sharpness = 0.0
-    loss, slope = curve(sharpness)
+    loss, slope = yield sharpness
     for _ in range(MAX_STEPS):
         if slope >= 0 or sharpness == math.inf:
             break
@@ -198,12 +246,13 @@ def matched_temperature(
         if max(bold, plain) == sharpness:
             # The step is below the precision of float64.
             return 1.0 / sharpness if sharpness > 0 else math.inf
-        ahead = curve(bold)
+        ahead = yield bold
         if ahead[0] >= target_loss * (1 - tolerance) and ahead[1] < 0:
             sharpness, (loss, slope) = bold, ahead
         else:
-            sharpness, (loss, slope) = plain, curve(plain)
-    raise ValueError(_unreachable(curve, target_loss))
+            sharpness = plain
+            loss, slope = yield plain
+    return None
 
 
 def relative_flatness_at_temperature(
@@ -241,23 +290,29 @@ def relative_flatness_at_temperature(
 
 
 class _LossCurve:
-    """Mean cross-entropy and its slope as a function of the inverse temperature, in float64."""
+    """Mean cross-entropy and its slope as a function of the inverse temperature, in float64.
+
+    Of one network, ``[examples, classes]``, or of several with an axis before.
+    """
 
     def __init__(self, logits: Tensor, labels: Tensor) -> None:
         logits = logits.detach().double()
-        top = logits.argmax(dim=-1, keepdim=True)
-        self.gaps = logits - logits.gather(-1, top)
-        # Minus infinity takes the top class itself out of the odds: exp gives exactly 0.
-        self.others = self.gaps.scatter(-1, top, -math.inf)
-        self.label_gaps = self.gaps.gather(-1, labels.long()[:, None]).squeeze(-1)
+        self.top = logits.argmax(dim=-1, keepdim=True)
+        self.gaps = logits - logits.gather(-1, self.top)
+        self.label_gaps = self.gaps.gather(-1, labels.long().unsqueeze(-1)).squeeze(-1)
 
-    def __call__(self, sharpness: float) -> tuple[float, float]:
-        odds = (self.others * sharpness).exp() if sharpness > 0 else (self.others > -math.inf) * 1.0
+    def at(self, sharpness: Tensor | float) -> Tensor:
+        """Loss and slope, ``[..., 2]``; one inverse temperature, or one of each, ``[..., 1]``."""
+        each = sharpness.unsqueeze(-1) if isinstance(sharpness, Tensor) else sharpness
+        odds = (self.gaps * each).exp().scatter(-1, self.top, 0.0)
         mass = odds.sum(dim=-1)
         expected = (odds * self.gaps).sum(dim=-1) / (1 + mass)
-        loss = (mass.log1p() - sharpness * self.label_gaps).mean()
-        loss_value, slope = torch.stack([loss, (expected - self.label_gaps).mean()]).tolist()
-        return loss_value, slope
+        loss = (mass.log1p() - sharpness * self.label_gaps).mean(dim=-1)
+        return torch.stack([loss, (expected - self.label_gaps).mean(dim=-1)], dim=-1)
+
+    def __call__(self, sharpness: float) -> tuple[float, float]:
+        loss, slope = self.at(sharpness).tolist()
+        return loss, slope
 
     def infimum(self) -> tuple[float, float]:
         """Smallest loss over all temperatures and the inverse temperature where it is reached."""

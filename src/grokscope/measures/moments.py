@@ -200,11 +200,9 @@ class ClassMoments:
                 f"only {len(present)} class(es) have examples, but collapse compares at least "
                 "two; pass more examples, or moments of several batches added up."
             )
-        if len(present) == len(self.count):
-            return self, present
-        return replace(
-            self,
-            count=self.count[present],
-            mean=self.mean[present],
-            within=self.within[present],
-        ), present
+        return self if len(present) == len(self.count) else self.of_classes(present), present
+
+    def of_classes(self, index: Tensor) -> ClassMoments:
+        """Moments of some classes, by their indices, ``[chosen]``; a scatter stays that of all."""
+        count, mean, within = (each[index] for each in (self.count, self.mean, self.within))
+        return replace(self, count=count, mean=mean, within=within)

@@ -16,6 +16,7 @@ The first equation is exact. For centred features the bound exceeds it by a fact
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -111,6 +112,12 @@ class CollapseAssumptions:
     lemma: float
     offset: float
 
+    @classmethod
+    def of(cls, numbers: Sequence[float], num_classes: int) -> CollapseAssumptions:
+        """Of the numbers of `assumptions_of`."""
+        scale, radius, *residuals = numbers
+        return cls(scale, radius, num_classes, *residuals)
+
     @property
     def residual(self) -> float:
         """The largest residual of NC1 to NC3 and Lemma A.1 (NC4 follows from these).
@@ -152,6 +159,13 @@ def collapse_assumptions(
     """
     check_head_of_means(moments.mean, weight, bias)
     present, index = moments.of_present_classes()
+    return CollapseAssumptions.of(assumptions_of(present, index, weight, bias).tolist(), len(index))
+
+
+def assumptions_of(
+    present: ClassMoments, index: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """The numbers of `collapse_assumptions`, unchecked, of the moments of the classes ``index``."""
     k = len(index)
     centre = present.mean.mean(dim=0)
     means = present.mean - centre
@@ -166,7 +180,7 @@ def collapse_assumptions(
     if bias is not None:
         offsets = offsets + bias.detach().double()[index]
     gap = scale.abs() * radius.square() * k / (k - 1)
-    values = torch.stack(
+    return torch.stack(
         [
             scale,
             radius,
@@ -177,8 +191,7 @@ def collapse_assumptions(
             offsets.std(correction=0) / gap,
             torch.linalg.vector_norm(centre) / radius,
         ]
-    ).tolist()
-    return CollapseAssumptions(values[0], values[1], k, *values[2:])
+    )
 
 
 def _gap(scale: Tensor, radius: Tensor, num_classes: int) -> Tensor:

@@ -22,7 +22,9 @@ from torch.utils.data.distributed import DistributedSampler
 
 from grokscope.measures.checks import NotFiniteError
 from grokscope.measures.moments import ClassMoments
-from grokscope.probe.measurement import Block, Collector, Measurement
+from grokscope.probe.collector import Collector
+from grokscope.probe.measurement import Measurement
+from grokscope.probe.values import Block
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

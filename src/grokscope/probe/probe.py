@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from grokscope.measures.checks import NotFiniteError, check_all_finite, check_labels
 from grokscope.measures.curvature import modes_kept
+from grokscope.probe.collector import MEMORY, Collector, Extra
 from grokscope.probe.distributed import added_up, warn_of_one_share
 from grokscope.probe.head import aligned, find_head, logits_of, recorded, unwrapped
-from grokscope.probe.measurement import MEMORY, Block, Collector, Extra, Measurement
+from grokscope.probe.measurement import Measurement
+from grokscope.probe.values import Block
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

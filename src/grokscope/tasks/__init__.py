@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from grokscope.probe import Measurement, Probe
+from grokscope.probe import Measurement
 from grokscope.reference import load
 from grokscope.spec import CustomTask, Images, ModularArithmetic, Seeds
 from grokscope.spec import Task as TaskSettings
+from grokscope.tasks.looks import Look
 
-__all__ = ["Split", "Task", "build_task", "check_task"]
+__all__ = ["Look", "Split", "Task", "build_task", "check_task"]
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) 
     )
 
 
-def measure(model: nn.Module, split: Split, reference: Measurement | None = None) -> Measurement:
-    """What the probe says of the model on a split, in evaluation mode."""
-    return Probe(model).measure([(split.inputs, split.labels)], reference)
+measure = Look()
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,8 @@ class Task:
         validation: Held-out examples; the first ones are the frozen subset that is measured.
         loss: Of logits and labels; mean cross-entropy unless said otherwise. Label smoothing is
             passed by that name, where a phase asks for it.
-        measure: How the probe looks at the model on a split.
+        measure: How the probe looks at the model on a split. A `Look` can look at many replicas
+            at once; another function is called for one after the other.
         test: Examples that decide nothing: measured at the end of each phase alone.
         augment: Changes a batch of training inputs; takes it and a generator on the CPU.
     """

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from grokscope.probe import Measurement, Probe
 from grokscope.spec import Images
-from grokscope.tasks import Split, Task
+from grokscope.tasks import Look, Split, Task
 from grokscope.tasks.image_data import ImageSet, read_images, stratified
 from grokscope.tasks.models.resnet import ResNet18
 
@@ -123,17 +122,10 @@ def images(settings: Images, split_seed: int) -> Task:
         model=nn.Sequential(Normalise(mean, std), network),
         train=_split(train),
         validation=_split(held_out),
-        measure=measure,
+        measure=Look(at_once=MEASURED_AT_ONCE),
         test=third,
         augment=CropAndFlip(settings.crop_padding, settings.flip) if augments else None,
     )
-
-
-def measure(model: nn.Module, split: Split, reference: Measurement | None = None) -> Measurement:
-    """What the probe says of the model on a split, a few hundred images at a time."""
-    inputs = split.inputs.split(MEASURED_AT_ONCE)
-    labels = split.labels.split(MEASURED_AT_ONCE)
-    return Probe(model).measure(zip(inputs, labels, strict=True), reference)
 
 
 def _drawn(
