@@ -21,6 +21,7 @@ from together import (
     together,
 )
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from grokscope.engine.loop import Training
 from grokscope.engine.replicas import Replicas
@@ -144,6 +145,48 @@ def test_a_replica_that_diverges_ends_alone(penalties):
         assert not any(tick.diverged for tick in ticks[place])
         assert_same_states(replicas.state(place), training.state())
         assert_same_rows(rows_of(ticks[place]), rows_of(expected), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("penalties", [(), (FLAT,)])
+def test_what_is_left_of_a_replica_that_diverged_is_what_is_left_of_it_alone(penalties):
+    """The weights, buffers, counters and sums before the step that a penalty broke off."""
+    mad = phase(optimizer=SGD.model_copy(update={"lr": 1e160}), penalties=penalties)
+    adam = phase(optimizer=Optimizer(lr=1e200), penalties=penalties)
+    sane = phase(penalties=penalties)
+    segments = [segment(own, seed=seed) for seed, own in enumerate((mad, sane, adam), 1)]
+    tasks = [double(each) for each in segments]
+    replicas, left = Replicas(tasks, segments, [None] * 3), {}
+    for told in replicas.run():
+        left |= {place: replicas.state(place) for place, tick in told.items() if tick.diverged}
+    assert left.keys() == {0, 2}
+    for place, own in left.items():
+        expected = alone(segments[place])[0].state()
+        assert own.step == expected.step
+        assert own.tensors.keys() == expected.tensors.keys()
+        for name, tensor in expected.tensors.items():
+            if name != "generator":  # a run alone has seeded it
+                torch.testing.assert_close(own.tensors[name], tensor, equal_nan=True, msg=name)
+
+
+def test_a_step_of_thirty_replicas_costs_hardly_more_kernels_than_one_of_two():
+    """Of each replica its batch is drawn: two kernels. Nothing else grows."""
+    counts = {}
+    for size in (2, 30):
+        segments = [segment(phase(), seed=seed) for seed in range(size)]
+        replicas = Replicas([double(each) for each in segments], segments, [None] * size)
+        replicas.advance()  # buffers are made at the first step
+
+        class Count(TorchDispatchMode):
+            made = 0
+
+            def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+                Count.made += not func.is_view
+                return func(*args, **(kwargs or {}))
+
+        with Count():
+            replicas.advance()
+        counts[size] = Count.made
+    assert counts[30] - counts[2] <= 28 * 4
 
 
 def test_it_ends_when_no_replica_is_left():

@@ -19,7 +19,8 @@ from together import (
 from torch import Tensor, nn
 from torch.nn import functional
 
-from grokscope.engine.replicas import Replicas, UnlikeError, shape_of
+from grokscope.engine.alike import UnlikeError, shape_of
+from grokscope.engine.replicas import Replicas
 from grokscope.interventions import FrobeniusCap, Penalty, SharpnessAware
 from grokscope.spec import Optimizer, Phase, Segment
 from grokscope.tasks import Task

@@ -1,15 +1,14 @@
 """Runs of one shape, trained together: one forward and backward pass for all of them.
 
 The law: each replica equals the solo run of its segment, up to rounding. Every replica keeps its
-own `Training`, and with it its data order, optimiser, interventions and measuring; only the
-gradients come from one pass over parameters that are stacked along a first axis. The parameters of
-a replica's model are views of that stack, so whatever a solo run does with its model, from the
-optimiser's step to a checkpoint, needs no second form here.
+own `Training`, and with it its data order, interventions and checkpoints; gradients, the
+optimiser's step and the measuring are those of parameters stacked along a first axis. The
+parameters of a replica's model are views of that stack, so whatever else a solo run does with its
+model needs no second form here.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,44 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from grokscope.engine.alike import TOLERANCE, UnlikeError, check_alike, check_equal
 from grokscope.engine.looks import Looks
 from grokscope.engine.loop import STEPS_PER_TICK, Tick, Training
 from grokscope.engine.objective import Outcome
+from grokscope.engine.stacked import StackedOptimizer
 from grokscope.engine.state import State, generators
 from grokscope.measures.checks import NotFiniteError
 from grokscope.spec import Segment
 from grokscope.tasks import Task
-
-# What may differ between replicas of one phase, beside the seeds: it acts on each alone.
-OWN = {"optimizer", "constraints"}
-# How far loss and gradients may be apart, in shares of their norm: GPUs round products to TF32.
-TOLERANCE = {"cpu": 1e-3, "cuda": 0.1}
-
-
-class UnlikeError(ValueError):
-    """Runs that cannot be trained together; each can be trained alone."""
-
-
-def shape_of(segment: Segment) -> str | None:
-    """What segments have in common that can be trained together; None for one that cannot be.
-
-    Alike are the task (its seeds aside), the batch size, when and what is measured, where the
-    phase begins and ends, and its penalties but for their weights. Optimisers and caps may differ.
-    Sharpness-aware steps and penalties that remember class means are not batched, nor is bfloat16:
-    autocast treats a batched operation otherwise than the same one alone.
-    """
-    run, phase = segment.run, segment.phase
-    if phase.sharpness_aware is not None or any(each.memory for each in phase.penalties):
-        return None
-    if phase.precision != "float32":
-        return None
-    settings = phase.model_dump(mode="json", exclude=OWN)
-    for penalty in settings["penalties"]:
-        del penalty["weight"]
-    capped = bool(phase.constraints)  # they need the head's input
-    parts = [run.task.kind, run.task.model_dump(mode="json"), run.batch_size, segment.start]
-    watched = run.observation.model_dump(mode="json")
-    return json.dumps([*parts, watched, settings, capped], sort_keys=True)
 
 
 class Replicas:
@@ -84,13 +54,20 @@ class Replicas:
         self.parameters, self.constants = stack(models)
         # [replicas, penalties]
         self.weights = torch.stack([training.update.weights for training in self.trainings])
+        updates = [training.update for training in self.trainings]
+        # [2, names, replicas]: what training itself saw; each update has a view.
+        self.sums = torch.stack([update.sums for update in updates], dim=-1)
+        for update, view in zip(updates, self.sums.unbind(dim=-1), strict=True):
+            update.sums = view
         self._batches = [training.batches() for training in self.trainings]
         self._try()
+        self.optimizer = StackedOptimizer(updates, list(self.parameters.values()))
         tolerance = TOLERANCE["cuda" if self.weights.is_cuda else "cpu"]
         self.looks = Looks(self.trainings, self.parameters, self.constants, tolerance)
 
     def state(self, place: int) -> State:
         """A copy of one replica's state, as `Training.state`."""
+        self.optimizer.hand_out(place)
         state = self.trainings[place].state()
         # Generators are global: a solo run would have found them as it left them, at its start.
         state.tensors.update({key: own.clone() for key, own in self.generators[place].items()})
@@ -152,56 +129,86 @@ class Replicas:
             training.update.examples(step, batch)
             for training, batch in zip(self.trainings, drawn, strict=True)
         ]
-        wanted = {
-            training.update.active(step, labels)
-            for training, (_, labels) in zip(self.trainings, examples, strict=True)
-        }
-        if len(wanted) > 1:  # a batch of one class has no ncc: then each alone
-            return self._advance_apart(drawn)
-        (active,) = wanted
         inputs, labels = (torch.stack(each) for each in zip(*examples, strict=True))
-        outcome, own = self._gradients(inputs, labels, active)
-        values, features = outcome.values, outcome.features
-        ended: dict[int, Tick] = {}
-        if outcome.finite is not None:  # alone, penalties look whether they are given finite values
-            fine = outcome.finite.tolist()
-            ended = {
-                place: self.trainings[place].diverged() for place in self.alive if not fine[place]
-            }
-        seen = [value.unbind() for value in values.values()]
+        wanted = self._active(step, labels)
+        if len(wanted) > 1:  # a batch of one class has no ncc: then each alone
+            gradients, features, counted, ended = self._apart(step, inputs, labels)
+        else:
+            outcome, gradients = self._gradients(inputs, labels, *wanted)
+            of_each = outcome.features
+            features = [None] * len(labels) if of_each is None else list(of_each)
+            counted = self.trainings[0].update.counted(outcome.values)
+            ended = set()
+            if outcome.finite is not None:  # alone, penalties look at what they are given
+                fine = outcome.finite.tolist()
+                ended = {place for place in self.alive if not fine[place]}
+        kept = [(view, view.clone()) for place in ended for view in self._views(place)]
+        for place in ended:
+            self.optimizer.leave(place)
+        self.sums += counted
+        self.optimizer.step(step, gradients)
+        for view, before in kept:
+            view.copy_(before)
         for place in self.alive:
-            if place in ended:
-                continue
-            update = self.trainings[place].update
-            for parameter, gradient in zip(update.parameters, own, strict=True):
-                parameter.grad = None if gradient is None else gradient[place]
-            of_this = dict(zip(values, (each[place] for each in seen), strict=True))
-            seen_by_head = None if features is None else features[place]
-            update.apply(step, labels[place], of_this, seen_by_head)
-        return ended
+            seen = features[place]
+            if seen is not None and place not in ended:
+                self.trainings[place].update.after(step, labels[place], seen)
+        return {place: self.trainings[place].diverged() for place in ended}
 
-    def _advance_apart(self, drawn: Sequence[Tensor]) -> dict[int, Tick]:
-        ended = {}
-        for place in self.alive:
-            training = self.trainings[place]
-            try:
-                training.update(training.step, drawn[place])
-            except NotFiniteError:
-                ended[place] = training.diverged()
-        return ended
+    def _active(self, step: int, labels: Tensor) -> set[tuple[int, ...]]:
+        """Places of the penalties that count, of each replica."""
+        if not self.trainings[0].update.may_be_undefined(step):
+            return {self.trainings[0].update.active(step, labels[0])}
+        return {
+            training.update.active(step, own)
+            for training, own in zip(self.trainings, labels, strict=True)
+        }
+
+    def _views(self, place: int) -> list[Tensor]:
+        """All that a step changes of a replica."""
+        return [stack.detach()[place] for stack in self.parameters.values()] + [
+            self.sums[..., place]
+        ]
+
+    def _apart(
+        self, step: int, inputs: Tensor, labels: Tensor
+    ) -> tuple[list[Tensor | None], list[Tensor | None], Tensor, set[int]]:
+        """Gradients, inputs of the head, and what is counted, of each replica by itself."""
+        ended, counted = set(), torch.zeros_like(self.sums)
+        every: list[list[Tensor | None]] = []
+        features: list[Tensor | None] = []
+        for place, training in enumerate(self.trainings):
+            update, outcome = training.update, None
+            update.optimizer.zero_grad()
+            if place in self.alive:
+                try:
+                    outcome = update.backward(step, inputs[place], labels[place])
+                except NotFiniteError:
+                    ended.add(place)
+            if outcome is not None:
+                counted[..., place] = update.counted(outcome.values)
+            every.append([each.grad for each in update.parameters])
+            features.append(None if outcome is None else outcome.features)
+        gradients: list[Tensor | None] = []
+        for stack, own in zip(self.parameters.values(), zip(*every, strict=True), strict=True):
+            used = any(each is not None for each in own)
+            zero = torch.zeros_like(stack[0])
+            filled = [zero if each is None else each for each in own]
+            gradients.append(torch.stack(filled) if used else None)
+        return gradients, features, counted, ended
 
     def _gradients(
         self, inputs: Tensor, labels: Tensor, active: Sequence[int]
-    ) -> tuple[Outcome, list[Sequence[Tensor] | None]]:
+    ) -> tuple[Outcome, list[Tensor | None]]:
         """Outcomes of all replicas, each tensor with a first axis ``[replicas]``, and gradients.
 
-        Gradients are by parameter, then by replica; None for a parameter that was not used.
+        Gradients are those of the stacks; None for a parameter that was not used.
         """
         outcome = self._objectives(inputs, labels, active)
         parameters = list(self.parameters.values())
         gradients = torch.autograd.grad(outcome.total.sum(), parameters, allow_unused=True)
         # Contiguous: fused optimisers on the CPU take no heed of strides.
-        return outcome, [None if each is None else each.contiguous().unbind() for each in gradients]
+        return outcome, [None if each is None else each.contiguous() for each in gradients]
 
     def _objectives(self, inputs: Tensor, labels: Tensor, active: Sequence[int]) -> Outcome:
         objective = self.trainings[0].update.objective
@@ -247,7 +254,7 @@ class Replicas:
                 total = update.objective(*given, update.weights, active, {}).total
                 own = torch.autograd.grad(total, update.parameters, allow_unused=True)
                 ours = [None if each is None else each[place] for each in gradients]
-                _check_equal(name, (together.total[place], *ours), (total, *own))
+                check_equal(name, (together.total[place], *ours), (total, *own))
         except (torch.OutOfMemoryError, UnlikeError):
             raise
         except (RuntimeError, ValueError) as error:
@@ -261,34 +268,6 @@ class Replicas:
     def _modes(self, training: bool) -> None:
         for each in self.trainings:
             each.task.model.train(training)
-
-
-def _check_equal(
-    name: str, together: Sequence[Tensor | None], alone: Sequence[Tensor | None]
-) -> None:
-    """Check that loss and gradients of a replica are those of its run alone.
-
-    Raises:
-        UnlikeError: If they differ by more than rounding.
-    """
-    used = [each is not None for each in alone]
-    if used != [each is not None for each in together]:
-        raise UnlikeError(f"{name} can't be trained in replicas: other parameters are used alone")
-    pairs = [
-        (ours.detach().double().flatten(), theirs.detach().double().flatten())
-        for ours, theirs in zip(together, alone, strict=True)
-        if ours is not None and theirs is not None
-    ]
-    own, expected = (torch.cat(each) for each in zip(*pairs, strict=True))
-    if not bool(expected.isfinite().all()):
-        return  # it has diverged, and will be told so
-    apart = float((own - expected).norm() / expected.norm().clamp(min=1e-12))
-    most = TOLERANCE["cuda" if together[0].is_cuda else "cpu"]  # type: ignore[union-attr]
-    if not apart <= most:
-        raise UnlikeError(
-            f"{name} can't be trained in replicas: loss and gradients of all at once differ from "
-            f"those of each alone by {apart:.2g} of their size"
-        )
 
 
 class Solo:
@@ -306,47 +285,6 @@ class Solo:
         """Train to the end of the phase."""
         for tick in self.training.run():
             yield {0: tick}
-
-
-def check_alike(
-    tasks: Sequence[Task], segments: Sequence[Segment], states: Sequence[State | None]
-) -> None:
-    """Check that runs can be trained together, before anything is built.
-
-    Raises:
-        UnlikeError: Saying in what they differ.
-    """
-    shapes = {shape_of(segment) for segment in segments}
-    if None in shapes:
-        raise UnlikeError(
-            "sharpness-aware steps, penalties with a memory and bfloat16 are not batched; train "
-            "each alone"
-        )
-    if len(shapes) > 1:
-        raise UnlikeError(
-            "replicas may differ in seeds, optimiser, caps and the weights of penalties alone, but "
-            f"segments {', '.join(each.id for each in segments)} differ in more"
-        )
-    steps = {
-        segment.start if state is None else state.step
-        for segment, state in zip(segments, states, strict=True)
-    }
-    if len(steps) > 1:
-        raise UnlikeError(f"replicas must be at one step, but are at {sorted(steps)}")
-    sizes = {len(task.train) for task in tasks}
-    if len(sizes) > 1:
-        raise UnlikeError(f"replicas need equally many training examples, not {sorted(sizes)}")
-    if any(task.loss is not tasks[0].loss for task in tasks):
-        raise UnlikeError("replicas need one loss, the same function; these tasks have their own")
-    forms = {
-        tuple(
-            (name, tensor.shape, tensor.dtype, tensor.requires_grad)
-            for name, tensor in [*task.model.named_parameters(), *task.model.named_buffers()]
-        )
-        for task in tasks
-    }
-    if len(forms) > 1:
-        raise UnlikeError("replicas need models with the same parameters, of the same shapes")
 
 
 def stack(models: Sequence[nn.Module]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

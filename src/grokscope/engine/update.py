@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from grokscope.engine.objective import BATCH_LOSS, Objective, Outcome
-from grokscope.interventions import Penalty
 from grokscope.interventions.constraints import constrain
 from grokscope.interventions.penalties import remember_means
 from grokscope.interventions.sharpness import batch_norm_frozen, moved_up
@@ -37,11 +36,11 @@ class Update:
         self.parameters = [each for each in task.model.parameters() if each.requires_grad]
         self.optimizer = build_optimizer(self.parameters, phase.optimizer)
         self.objective = Objective(task, phase)
+        self.places = tuple(range(len(phase.penalties)))
         self.names = [BATCH_LOSS, *dict.fromkeys(each.name for each in phase.penalties)]
         # What training itself saw since the last look: sums, and over how many steps.
         device = self.parameters[0].device
         self.sums = torch.zeros(2, len(self.names), dtype=torch.float64, device=device)
-        self.zero = self.sums.new_zeros(())
         self.masks: dict[frozenset[str], Tensor] = {}  # which of the names there are
         weights = [penalty.weight for penalty in phase.penalties]
         self.weights = torch.tensor(weights, dtype=torch.float64, device=device)
@@ -56,11 +55,11 @@ class Update:
             NotFiniteError: If a penalty meets NaN or infinity.
         """
         inputs, labels = self.examples(step, batch)
-        outcome = self._backward(step, inputs, labels)
+        outcome = self.backward(step, inputs, labels)
         sam = self.phase.sharpness_aware
         if sam is not None and sam.active(step):
             with moved_up(self.parameters, sam.radius), batch_norm_frozen(self.task.model):
-                self._backward(step, inputs, labels)
+                self.backward(step, inputs, labels)
         self.apply(step, labels, outcome.values, outcome.features)
 
     def examples(self, step: int, batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,21 +73,23 @@ class Update:
 
     def active(self, step: int, labels: Tensor) -> tuple[int, ...]:
         """Places of the penalties that count at a step."""
-        return tuple(
-            place
-            for place, penalty in enumerate(self.phase.penalties)
-            if penalty.active(step) and _is_defined(penalty, labels)
-        )
+        defined = self.defined(labels) if self.may_be_undefined(step) else self.places
+        return tuple(place for place in defined if self.phase.penalties[place].active(step))
+
+    def may_be_undefined(self, step: int) -> bool:
+        """Whether it depends on the labels which penalties count: only then are they looked at."""
+        return any(each.measure == "ncc" and each.active(step) for each in self.phase.penalties)
 
     def defined(self, labels: Tensor) -> tuple[int, ...]:
-        """Places of the penalties that a batch has at any step."""
+        """Places of the penalties that a batch has: one of a single class has no ncc."""
+        several = bool((labels != labels.flatten()[0]).any())
         return tuple(
             place
-            for place, penalty in enumerate(self.phase.penalties)
-            if _is_defined(penalty, labels)
+            for place in self.places
+            if several or self.phase.penalties[place].measure != "ncc"
         )
 
-    def _backward(self, step: int, inputs: Tensor, labels: Tensor) -> Outcome:
+    def backward(self, step: int, inputs: Tensor, labels: Tensor) -> Outcome:
         """Gradients of loss and penalties."""
         active = self.active(step, labels)
         outcome: Outcome = self.objective(inputs, labels, self.weights, active, self.memories)
@@ -107,24 +108,32 @@ class Update:
             values: What training saw, as of `Outcome`.
             features: As of `Outcome`.
         """
-        # Dense, without an index that the host would have to send.
-        seen = torch.stack(
-            [values[name].double() if name in values else self.zero for name in self.names]
-        )
-        there = frozenset(values)
-        if there not in self.masks:
-            self.masks[there] = self.sums.new_tensor([float(name in there) for name in self.names])
-        self.sums += torch.stack([seen, self.masks[there]])
+        self.sums += self.counted(values)
         rate = self.phase.optimizer.rate(step, self.start, self.phase.until)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         if features is not None:
-            head = self.objective.heads[0]
-            self._remember(step, features, labels, head.out_features)
-            for constraint in self.phase.constraints:
-                if constraint.active(step):
-                    constrain(constraint, head, features)
+            self.after(step, labels, features)
+
+    def counted(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Values, and which of them there are, in the order of `names`: ``[2, names, ...]``."""
+        # Dense, without an index that the host would have to send.
+        there, wide = frozenset(values), self.sums.dtype
+        zero = torch.zeros_like(next(iter(values.values())), dtype=wide)
+        seen = torch.stack([values.get(name, zero).to(wide) for name in self.names])
+        if there not in self.masks:
+            self.masks[there] = self.sums.new_tensor([float(name in there) for name in self.names])
+        mask = self.masks[there].view(-1, *([1] * zero.dim())).expand_as(seen)
+        return torch.stack([seen, mask])
+
+    def after(self, step: int, labels: Tensor, features: Tensor) -> None:
+        """What follows an optimiser's step: remember means, keep to constraints."""
+        head = self.objective.heads[0]
+        self._remember(step, features, labels, head.out_features)
+        for constraint in self.phase.constraints:
+            if constraint.active(step):
+                constrain(constraint, head, features)
 
     def _remember(self, step: int, features: Tensor, labels: Tensor, classes: int) -> None:
         for place, penalty in enumerate(self.phase.penalties):
@@ -139,7 +148,7 @@ class Update:
         Args:
             sums: The present `sums`, on the host.
         """
-        self.sums = torch.zeros_like(self.sums)
+        self.sums.zero_()  # in place: those of replicas are views
         each = zip(self.names, *sums, strict=True)
         return {name: value / count for name, value, count in each if count}
 
@@ -156,11 +165,6 @@ class Update:
                 if name.startswith(MEMORY):
                     place = int(name.removeprefix(MEMORY))
                     self.memories[place] = tensor.to(self.sums.device)
-
-
-def _is_defined(penalty: Penalty, labels: Tensor) -> bool:
-    """Whether a batch has the measure: one of a single class has no ncc."""
-    return penalty.measure != "ncc" or bool((labels != labels.flatten()[0]).any())
 
 
 def build_optimizer(parameters: Sequence[Tensor], settings: Optimizer) -> torch.optim.Optimizer:

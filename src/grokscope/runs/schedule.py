@@ -133,7 +133,7 @@ class Schedule:
         """Segments of one shape together, but rather in every free place one than all in one."""
         if self.replicas <= 1 or not ready:
             return [(segment,) for segment in ready[:free]]
-        from grokscope.engine.replicas import shape_of
+        from grokscope.engine.alike import shape_of
 
         shapes: dict[str, list[Segment]] = {}
         for segment in ready:

@@ -18,10 +18,11 @@ from typing import Any
 import torch
 
 import grokscope
+from grokscope.engine.alike import UnlikeError
 from grokscope.engine.loop import Training
 from grokscope.engine.memory import bytes_of, free_bytes
 from grokscope.engine.observe import Row
-from grokscope.engine.replicas import Replicas, Solo, UnlikeError
+from grokscope.engine.replicas import Replicas, Solo
 from grokscope.engine.state import State
 from grokscope.runs.lease import LeaseLostError, SegmentBusyError, busy_error
 from grokscope.runs.store import Store

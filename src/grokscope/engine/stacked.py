@@ -1,0 +1,111 @@
+"""One optimiser for replicas: a step costs as many kernels for all of them as for one.
+
+It steps the stacked parameters. A replica's own optimiser, of which a checkpoint is made, is given
+its part of the buffers when somebody asks for the replica's state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grokscope.engine.update import Update, build_optimizer
+from grokscope.spec import Optimizer
+
+STEP = "step"  # the buffer that replicas have in common
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Consecutive replicas with the same settings."""
+
+    first: int
+    until: int
+    settings: Optimizer
+    # Slices of the stacks that share their memory, in the order of a replica's parameters.
+    parameters: list[Tensor]
+    optimizer: torch.optim.Optimizer
+
+
+class StackedOptimizer:
+    """Steps all replicas.
+
+    Args:
+        updates: Of each replica; their optimisers may hold buffers to go on from.
+        stacks: Parameters of all replicas, ``[replicas, ...]``, in the order of a replica's.
+    """
+
+    def __init__(self, updates: Sequence[Update], stacks: Sequence[Tensor]) -> None:
+        self.updates, self.stacks = updates, [stack.detach() for stack in stacks]
+        self.groups: list[_Group] = []
+        self.left: set[int] = set()
+        keys = [_key(update) for update in updates]
+        first = 0
+        for until in range(1, len(updates) + 1):
+            if until == len(updates) or keys[until] != keys[first]:
+                self.groups.append(self._group(first, until))
+                first = until
+
+    def step(self, step: int, gradients: Sequence[Tensor | None]) -> None:
+        """Update all replicas.
+
+        Args:
+            step: Of the run, from 1.
+            gradients: Of the stacks, contiguous; None for a parameter that was not used.
+        """
+        for group in self.groups:
+            phase, start = self.updates[group.first].phase, self.updates[group.first].start
+            for settings in group.optimizer.param_groups:
+                settings["lr"] = group.settings.rate(step, start, phase.until)
+            for parameter, gradient in zip(group.parameters, gradients, strict=True):
+                parameter.grad = None if gradient is None else gradient[group.first : group.until]
+            group.optimizer.step()
+
+    def hand_out(self, place: int) -> None:
+        """Give a replica's own optimiser copies of its buffers, as they are now."""
+        if place in self.left:
+            return
+        update = self.updates[place]
+        group = next(each for each in self.groups if each.first <= place < each.until)
+        update.optimizer.state.clear()
+        for own, stacked in zip(update.parameters, group.parameters, strict=True):
+            update.optimizer.state[own] = {
+                name: (buffer if name == STEP else buffer[place - group.first]).clone()
+                for name, buffer in _buffers(group.optimizer, stacked).items()
+            }
+
+    def leave(self, place: int) -> None:
+        """Hand out buffers for the last time: later steps are not this replica's."""
+        self.hand_out(place)
+        self.left.add(place)
+
+    def _group(self, first: int, until: int) -> _Group:
+        settings = self.updates[first].phase.optimizer
+        parameters = [stack[first:until] for stack in self.stacks]
+        optimizer = build_optimizer(parameters, settings)
+        members = self.updates[first:until]
+        for index, parameter in enumerate(parameters):
+            every = [_buffers(each.optimizer, each.parameters[index]) for each in members]
+            for name, buffer in every[0].items():
+                stacked = (
+                    buffer.clone() if name == STEP else torch.stack([own[name] for own in every])
+                )
+                optimizer.state[parameter][name] = stacked
+        for member in members:
+            member.optimizer.state.clear()
+        return _Group(first, until, settings, parameters, optimizer)
+
+
+def _buffers(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Mapping[str, Tensor]:
+    state = optimizer.state.get(parameter, {})
+    return {name: buffer for name, buffer in state.items() if buffer is not None}
+
+
+def _key(update: Update) -> tuple[object, ...]:
+    """What replicas that are stepped together have in common."""
+    buffers = [_buffers(update.optimizer, each) for each in update.parameters]
+    counters = [float(own[STEP]) if STEP in own else None for own in buffers]
+    return update.phase.optimizer, [list(own) for own in buffers], counters
