@@ -34,9 +34,9 @@ def clusters(model: nn.Module | None = None, examples: int = 44, **changes: obje
     return replace(Task(model or own, train, held_out), **changes)
 
 
-def of(*phases: Phase, seed: int = 1) -> Segment:
+def of(*phases: Phase, seed: int = 1, train_examples: int = 1024) -> Segment:
     """A segment whose task is made by hand, with looks after steps 1, 2, 5, 10, 19, 28, ..."""
-    looks = Observation(per_decade=3, max_gap=9)
+    looks = Observation(per_decade=3, max_gap=9, train_examples=train_examples)
     run = Run(task=CustomTask(function="made:here"), batch_size=8, phases=phases, observation=looks)
     return run.segments(seed)[-1]
 
