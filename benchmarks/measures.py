@@ -30,7 +30,6 @@ def ncc_table() -> Table:
         },
         rounds=9,
     )
-    table.notes.append("Seven runs of this table on one machine gave 120 to 159 times.")
     return table
 
 

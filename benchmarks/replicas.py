@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from dataclasses import astuple
 from functools import partial
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.crew import Crew
 from benchmarks.step import plain_loop
-from benchmarks.timing import Table, Timed
+from benchmarks.timing import Table, Timed, race
 from grokscope.engine.loop import Training
 from grokscope.engine.replicas import Replicas
 from grokscope.experiments import find_experiment
@@ -19,12 +21,14 @@ from grokscope.tasks import build_task
 
 CORES = 2
 COUNTS = (1, 2, 4, 8)
+MANY = 30  # replicas, as many as the paper's figure needs
+TINY = ("task.answers=2", "task.modulus=23", "task.width=8", "task.heads=4", "batch_size=16")
 Prepare = Callable[[], Callable[[], object]]
 
 
 def tables() -> list[Table]:
     """Steps of the grokking task and of ResNet-18, by how many runs go on at once."""
-    return [grokking_table(), images_table()]
+    return [grokking_table(), images_table(), host_table()]
 
 
 def grokking(precision: str = "float32") -> Run:
@@ -110,6 +114,55 @@ def grokking_table() -> Table:
 def images_table() -> Table:
     about = "ResNet-18 of width 16 (7x7 stem) on 64 images of 32x32"
     return replicas_table("image replicas", about, alone_and_together(images()))
+
+
+def host_table() -> Table:
+    """What is left of a step where arithmetic costs nothing: a lower bound for any GPU."""
+    torch.set_num_threads(1)
+    run = override(find_experiment("grokking"), list(TINY)).arms["grokking"]
+    segments = [run.segments(seed)[0] for seed in range(MANY)]
+    replicas = Replicas(
+        [build_task(each.run.task, each.run.seeds) for each in segments], segments, [None] * MANY
+    )
+    assert not replicas.looks.alone, replicas.looks.alone
+    step, training = solo(run), replicas.trainings[0]
+    everyone = list(range(MANY))
+    contenders: dict[str, tuple[Callable[[], object], int]] = {
+        "step of a run alone": (step, 1),
+        f"step of {MANY} replicas": (replicas.advance, MANY),
+        "look at a run alone": (training.look, 1),
+        f"look at {MANY} replicas": (lambda: replicas.looks.rows(everyone), MANY),
+    }
+    table = Table(
+        "host",
+        f"steps and looks of the grokking task with tensors so small ({', '.join(TINY)}) that what "
+        "is timed is the host's work; of one run (one thread)",
+        "step of a run alone",
+    )
+    table.times = {
+        name: Timed(*(each / contenders[name][1] for each in astuple(timed)))
+        for name, timed in race({name: call for name, (call, _) in contenders.items()}).items()
+    }
+    sent = (f"{name} {kernels(call):,}" for name, (call, _) in contenders.items())
+    table.notes.append(f"Operations that a GPU would be sent: {'; '.join(sent)}.")
+    return table
+
+
+class _Count(TorchDispatchMode):
+    made = 0
+
+    def __torch_dispatch__(  # type: ignore[no-untyped-def]
+        self, func, types, args=(), kwargs=None
+    ) -> object:
+        self.made += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def kernels(call: Callable[[], object]) -> int:
+    """Operations that are no mere view."""
+    with _Count() as count:
+        call()
+    return count.made
 
 
 def replicas_table(name: str, about: str, contenders: dict[str, tuple[Prepare, int, int]]) -> Table:

@@ -88,13 +88,14 @@ def _measured(
     fine = torch.stack(finite).all(dim=0).tolist()
     moments = _moments(block, len(heads.weight[0]))
     host = [each.to(CPU) for each in moments]
+    counts = host[0].numpy()
     groups: dict[Hashable, list[int]] = {}
     for place, is_finite in enumerate(fine):
         if is_finite:
-            seen = host[0][place].clamp(max=2)
-            known = None if references is None else references[place].moments.count > 0
-            key = (tuple(seen.tolist()), None if known is None else tuple(known.tolist()))
-            groups.setdefault(key, []).append(place)
+            key = [counts[place] > 0, (counts[place] > 1).sum() > 1]
+            if references is not None:
+                key.append(references[place].moments.count.numpy() > 0)
+            groups.setdefault(tuple(each.tobytes() for each in key), []).append(place)
     found: list[Measurement | NotFiniteError] = [NotFiniteError(NOT_FINITE) for _ in fine]
     for places in groups.values():
         given = None if references is None else [references[place] for place in places]
@@ -130,7 +131,7 @@ class _Group:
         self.block, self.heads, self.moments, self.references = block, heads, moments, references
         self.index = (moments.count[0] > 0).nonzero().squeeze(-1)
         self.present = len(self.index)
-        self.several = int((moments.count[0] > 1).sum())
+        self.several = int((moments.count[0] > 1).sum())  # two or more of all, or of none
 
     def numbers(self) -> Iterator[tuple[dict[str, float], float]]:
         """The numbers of each network, and its kernel robustness."""
