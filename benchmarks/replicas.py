@@ -135,8 +135,8 @@ def host_table() -> Table:
     }
     table = Table(
         "host",
-        f"steps and looks of the grokking task with tensors so small ({', '.join(TINY)}) that what "
-        "is timed is the host's work; of one run (one thread)",
+        f"steps and looks of the grokking task with tensors so small ({', '.join(TINY)}) that much "
+        "of what is timed is the host's work; of one run (one thread)",
         "step of a run alone",
     )
     table.times = {

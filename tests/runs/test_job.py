@@ -32,6 +32,16 @@ def dropping(seed: int) -> Task:
                  torch.arange(40) % 4)
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 4))
     return Task(model, data, data)
+
+def own_look(model, split, reference):
+    from grokscope.tasks import measure
+    return measure(model, split, reference).including(examples_seen=float(len(split)))
+
+def looked_at_otherwise(seed: int) -> Task:
+    """Trained together, and measured one after the other."""
+    task = dropping(seed)
+    return Task(torch.nn.Sequential(task.model[0], task.model[2]), task.train, task.train,
+                measure=own_look)
 '''
 
 
@@ -126,6 +136,20 @@ def test_what_cannot_be_batched_is_run_alone(tmp_path, reason):
         pd.testing.assert_frame_equal(metrics(store, each), metrics(expected, each))
         assert facts(store, each)["replicas"] == 1
         assert ("alone" in facts(store, each)) and facts(store, each)["alone"]
+
+
+def test_what_is_measured_alone_says_why(tmp_path):
+    (tmp_path / "models.py").write_text(MODELS)
+    task = CustomTask(function=f"{tmp_path / 'models.py'}:looked_at_otherwise")
+    store, usual = Store(tmp_path / "job"), [segment(20, seed=seed) for seed in (1, 2)]
+    own = [segment(20, seed=seed, task=task) for seed in (1, 2)]
+    for segments in (own, usual):
+        run_job(store, segments, lambda _: None, never)
+    for each in own:
+        assert facts(store, each)["replicas"] == 2
+        assert "in its own way" in facts(store, each)["measured_alone"]
+        assert (metrics(store, each)["measure"] == "examples_seen").any()
+    assert all("measured_alone" not in facts(store, each) for each in usual)
 
 
 def test_a_segment_of_another_process_is_left_out_of_a_job(tmp_path):
