@@ -1,7 +1,7 @@
 """One optimiser for replicas: a step costs as many kernels for all of them as for one.
 
 It steps the stacked parameters. A replica's own optimiser, of which a checkpoint is made, is given
-its part of the buffers when somebody asks for the replica's state.
+views of its part of the buffers when somebody asks for the replica's state.
 """
 
 from __future__ import annotations
@@ -65,22 +65,24 @@ class StackedOptimizer:
             group.optimizer.step()
 
     def hand_out(self, place: int) -> None:
-        """Give a replica's own optimiser copies of its buffers, as they are now."""
+        """Give a replica's own optimiser its buffers as they are now; valid until the next step."""
         if place in self.left:
             return
         update = self.updates[place]
         group = next(each for each in self.groups if each.first <= place < each.until)
-        update.optimizer.state.clear()
         for own, stacked in zip(update.parameters, group.parameters, strict=True):
             update.optimizer.state[own] = {
-                name: (buffer if name == STEP else buffer[place - group.first]).clone()
+                name: buffer if name == STEP else buffer[place - group.first]
                 for name, buffer in _buffers(group.optimizer, stacked).items()
             }
 
     def leave(self, place: int) -> None:
-        """Hand out buffers for the last time: later steps are not this replica's."""
+        """Hand out copies, for good: later steps are not this replica's."""
         self.hand_out(place)
         self.left.add(place)
+        state = self.updates[place].optimizer.state
+        for own, buffers in state.items():
+            state[own] = {name: buffer.clone() for name, buffer in buffers.items()}
 
     def _group(self, first: int, until: int) -> _Group:
         settings = self.updates[first].phase.optimizer
