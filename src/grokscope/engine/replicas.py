@@ -157,12 +157,9 @@ class Replicas:
 
     def _active(self, step: int, labels: Tensor) -> set[tuple[int, ...]]:
         """Places of the penalties that count, of each replica."""
-        if not self.trainings[0].update.may_be_undefined(step):
-            return {self.trainings[0].update.active(step, labels[0])}
-        return {
-            training.update.active(step, own)
-            for training, own in zip(self.trainings, labels, strict=True)
-        }
+        update = self.trainings[0].update
+        several = update.several(labels) if update.may_be_undefined(step) else [True]
+        return {update.active_given(step, each) for each in several}
 
     def _views(self, place: int) -> list[Tensor]:
         """All that a step changes of a replica."""
@@ -238,10 +235,8 @@ class Replicas:
         batch = torch.arange(min(self.trainings[0].batch_size, len(self.trainings[0].task.train)))
         examples = [each.update.examples(1, batch) for each in self.trainings]
         inputs, labels = (torch.stack(each) for each in zip(*examples, strict=True))
-        defined = [
-            set(each.update.defined(own)) for each, own in zip(self.trainings, labels, strict=True)
-        ]
-        active = tuple(sorted(set.intersection(*defined)))
+        update = self.trainings[0].update
+        active = update.defined(all(update.several(labels)))
         name = type(self.trainings[0].task.model).__name__
         kept = {key: tensor.clone() for key, tensor in self.constants.items()}
         try:

@@ -73,21 +73,30 @@ class Update:
 
     def active(self, step: int, labels: Tensor) -> tuple[int, ...]:
         """Places of the penalties that count at a step."""
-        defined = self.defined(labels) if self.may_be_undefined(step) else self.places
+        several = not self.may_be_undefined(step) or self.several(labels[None])[0]
+        return self.active_given(step, several)
+
+    def active_given(self, step: int, several: bool) -> tuple[int, ...]:
+        """The same of a batch with several classes, or with one."""
+        defined = self.defined(several)
         return tuple(place for place in defined if self.phase.penalties[place].active(step))
 
     def may_be_undefined(self, step: int) -> bool:
         """Whether it depends on the labels which penalties count: only then are they looked at."""
         return any(each.measure == "ncc" and each.active(step) for each in self.phase.penalties)
 
-    def defined(self, labels: Tensor) -> tuple[int, ...]:
+    def defined(self, several: bool) -> tuple[int, ...]:
         """Places of the penalties that a batch has: one of a single class has no ncc."""
-        several = bool((labels != labels.flatten()[0]).any())
-        return tuple(
-            place
-            for place in self.places
-            if several or self.phase.penalties[place].measure != "ncc"
-        )
+        if several:
+            return self.places
+        return tuple(each for each in self.places if self.phase.penalties[each].measure != "ncc")
+
+    @staticmethod
+    def several(labels: Tensor) -> list[bool]:
+        """Whether batches ``[batches, ...]`` have several classes, with one look at the device."""
+        flat = labels.flatten(1)
+        found: list[bool] = (flat != flat[:, :1]).any(dim=1).tolist()
+        return found
 
     def backward(self, step: int, inputs: Tensor, labels: Tensor) -> Outcome:
         """Gradients of loss and penalties."""

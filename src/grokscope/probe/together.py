@@ -40,9 +40,8 @@ class Heads(NamedTuple):
 
     def of(self, networks: Sequence[int]) -> Heads:
         """Those of some networks."""
-        index = torch.tensor(networks, device=self.weight.device)
-        bias = None if self.bias is None else self.bias.index_select(0, index)
-        return Heads(self.weight.index_select(0, index), bias)
+        bias = None if self.bias is None else _at(self.bias, networks)
+        return Heads(_at(self.weight, networks), bias)
 
 
 @torch.no_grad()
@@ -73,10 +72,8 @@ def measure_together(
     found: list[Measurement | NotFiniteError] = []
     for first in range(0, count, at_once):
         places = range(first, min(count, first + at_once))
-        part = _of(whole, places, count)
-        some = heads if len(places) == count else heads.of(places)
         given = None if references is None else [references[place] for place in places]
-        found += _measured(part, some.wide(), given)
+        found += _measured(_of(whole, places), heads.of(places).wide(), given)
     return found
 
 
@@ -99,9 +96,8 @@ def _measured(
     found: list[Measurement | NotFiniteError] = [NotFiniteError(NOT_FINITE) for _ in fine]
     for places in groups.values():
         given = None if references is None else [references[place] for place in places]
-        some = heads if len(places) == len(fine) else heads.of(places)
         own = ClassMoments(*(_at(each, places) for each in moments))
-        group = _Group(_of(block, places, len(fine)), some, own, given)
+        group = _Group(_of(block, places), heads.of(places), own, given)
         for place, (numbers, kernel) in zip(places, group.numbers(), strict=True):
             reference = None if references is None else references[place]
             reasons = reasons_of(group.present, group.several, reference)
@@ -211,7 +207,7 @@ class _Group:
         places = [place for place, each in enumerate(accuracies) if computed.may_match(each)]
         if not places:
             return {}
-        block = _of(self.block, places, len(accuracies))
+        block = _of(self.block, places)
         temperatures = matched_temperatures(
             block.logits, block.labels, computed.MATCHED_LOSS, computed.MATCHED_TOLERANCE
         )
@@ -226,12 +222,13 @@ class _Group:
 
 
 def _moments(block: Block, classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    def one(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        own = ClassMoments.of(features, labels, classes)
-        return own.count, own.mean, own.within
-
-    count, mean, within = vmap(one)(block.features, block.labels)
-    return count, mean, within
+    """Count, mean and within of each network: those of one with all of their classes."""
+    networks = len(block.labels)
+    first = classes * torch.arange(networks, device=block.labels.device)
+    labels = (block.labels + first[:, None]).flatten()
+    own = ClassMoments.of(block.features.flatten(0, 1), labels, networks * classes)
+    shape = (networks, classes)
+    return own.count.view(shape), own.mean.view(*shape, -1), own.within.view(shape)
 
 
 def _agreed(block: Block, means: Sequence[Tensor], index: Tensor) -> Tensor:
@@ -252,12 +249,13 @@ def _columns(values: Mapping[str, Tensor]) -> dict[str, list[float]]:
     return dict(zip(values, stacked, strict=True))
 
 
-def _of(block: Block, places: Sequence[int], count: int) -> Block:
-    """A block of some of ``count`` networks."""
-    return block if len(places) == count else Block(*(_at(tensor, places) for tensor in block))
+def _of(block: Block, places: Sequence[int]) -> Block:
+    """A block of some networks."""
+    return Block(*(_at(tensor, places) for tensor in block))
 
 
 def _at(tensor: Tensor, places: Sequence[int]) -> Tensor:
+    """Some entries of the first axis, in rising order; no copy if that is all of them."""
     if len(places) == len(tensor):
         return tensor
     return tensor.index_select(0, torch.tensor(places, device=tensor.device))
