@@ -1,0 +1,71 @@
+"""The one rule for a level: where a curve stands at the end of a phase, or at a milestone.
+
+A *look* is a step at which a run was measured. Training spikes, so a level is the median of
+several looks and never a single one:
+
+* at the end of a phase: of the looks in its last fifth;
+* around a step: of the `NEAR` looks nearest to it; before a step: of the last `NEAR` before it.
+
+Fewer than `LEAST_LOOKS` looks have no level (NaN). A phase covers the steps in (start, stop].
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+LAST_PART = 0.2  # of a phase, over which the level at its end is taken
+LEAST_LOOKS = 3  # fewer have no level
+NEAR = 5  # looks around a step, or before it, whose median is the level there
+
+
+class Curve(NamedTuple):
+    """One measure over training.
+
+    Attributes:
+        steps: ``[looks]``, ascending.
+        values: ``[looks]``, finite.
+    """
+
+    steps: Array
+    values: Array
+
+
+class Span(NamedTuple):
+    """A phase, or part of one, in steps: after ``start``, up to and including ``stop``."""
+
+    start: float
+    stop: float
+
+    @property
+    def last_part(self) -> float:
+        """The step from which on looks belong to the last fifth."""
+        return self.stop - LAST_PART * (self.stop - self.start)
+
+
+def level_at_end(curve: Curve, span: Span) -> float:
+    """The median of a curve over the looks in the last fifth of a span; NaN with too few."""
+    return median(curve.values[(curve.steps >= span.last_part) & (curve.steps <= span.stop)])
+
+
+def level_around(curve: Curve, step: float) -> float:
+    """The median of a curve over the `NEAR` looks around a step; NaN with too few."""
+    if math.isnan(step) or not len(curve.steps):
+        return math.nan
+    nearest = int(np.abs(curve.steps - step).argmin())
+    return median(curve.values[max(0, nearest - NEAR // 2) : nearest + NEAR // 2 + 1])
+
+
+def level_before(curve: Curve, step: float) -> float:
+    """The median of a curve over the last `NEAR` looks before a step; NaN with too few."""
+    return math.nan if math.isnan(step) else median(curve.values[curve.steps < step][-NEAR:])
+
+
+def median(values: Array) -> float:
+    """The median of some looks; NaN of fewer than `LEAST_LOOKS`."""
+    return float(np.median(values)) if len(values) >= LEAST_LOOKS else math.nan
