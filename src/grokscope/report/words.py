@@ -10,16 +10,26 @@ from typing import Any
 MINUS, DASH = "\u2212", "\u2013"
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
+# Milestones and bases of claims that are no measures.
+OTHERS = {
+    "memorised": "training data memorised",
+    "onset": "generalisation begins",
+    "generalisation": "generalisation begins",
+    "generalised": "generalised",
+}
+SPLITS = {"train": "training", "validation": "held out"}
+ARTICLE = ("relative_flatness_bound", "published_flatness", "published_penalty", "logit_scale")
+# What takes values that lie orders of magnitude apart: judged by ratios, drawn on log axes.
+BY_RATIO = re.compile(r"(relative_flatness|published_|ncc|nc1_|loss$|minibatch_loss).*")
+
+# Until `grokscope.measures.record_of` is there, see `title_of` and `is_extra`.
 NAMES = {
     "accuracy": "accuracy",
     "angle_deviation": "deviation from the simplex angle",
     "feature_robustness": "feature robustness",
-    "generalisation": "generalisation begins",
     "generalisation_gap": "generalisation gap",
-    "generalised": "validation accuracy is there",
     "logit_scale": "logit scale",
     "loss": "loss",
-    "memorised": "training data memorised",
     "nc1_pinv": "NC1, within-class scatter",
     "nc1_quotient": "NC1, quotient of traces",
     "nc2_equiangularity": "NC2, equiangularity",
@@ -29,29 +39,53 @@ NAMES = {
     "nc4_agreement": "NC4, agreement",
     "ncc": "NCC",
     "ncc_unbiased": "NCC, unbiased",
-    "onset": "generalisation begins",
     "published_flatness": "published value",
+    "published_penalty": "published value",
     "relative_flatness": "exact κ",
     "relative_flatness_bound": "bound on κ",
     "relative_flatness_matched": "exact κ at matched loss",
     "representativeness": "representativeness",
     "representativeness_kde": "representativeness (KDE)",
 }
-SPLITS = {"train": "training", "validation": "held out"}
+UNNAMED = (
+    "classes", "collapse_flatness_bound", "collapse_offset", "collapse_radius",
+    "collapse_residual", "collapse_scale", "diverged", "entropy", "feature_norm", "gini", "margin",
+    "matched_temperature", "mean_class_angle", "minibatch_loss", "nc4_means", "parameter_norm",
+    "weight_norm",
+)  # fmt: skip
+
+
+def title_of(measure: str) -> str:
+    """What a measure is called in words; of a user's measure its name."""
+    return NAMES.get(measure, measure.replace("_", " "))
+
+
+def is_extra(measure: str) -> bool:
+    """Whether a measure is a user's, and none of grokscope's."""
+    return not (measure in NAMES or measure in UNNAMED or measure.startswith("penalty_"))
+
+
+def by_ratio(measure: str) -> bool:
+    """Whether two levels of a measure are compared by their ratio, and not by their difference."""
+    return BY_RATIO.fullmatch(measure) is not None
 
 
 def name_of(measure: str, split: str = "") -> str:
-    """A measure's name in words, with the split where one is given."""
+    """A measure, a milestone or the basis of a claim in words.
+
+    Args:
+        measure: Its name, as in the metrics; the basis of a claim may end in " (held out)".
+        split: Names the data, too.
+    """
     measure, held_out, _ = measure.partition(" (held out)")
     split = split or ("validation" if held_out else "")
-    name = NAMES.get(measure, measure.replace("_", " "))
+    name = OTHERS.get(measure) or title_of(measure)
     return f"{name} ({SPLITS.get(split, split)})" if split else name
 
 
 def the(measure: str) -> str:
-    """A basis of a claim within a sentence: "exact κ", but "the published value"."""
-    article = measure in ("relative_flatness_bound", "published_flatness")
-    return ("the " if article else "") + name_of(measure)
+    """A measure within a sentence: "exact κ", but "the published value"."""
+    return ("the " if measure in ARTICLE else "") + name_of(measure)
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -89,10 +123,39 @@ def typeset(text: str) -> str:
     return re.sub(r"(?<![\w.])-(?=[\d.])", MINUS, text)
 
 
-def tick(value: float, _: int = 0) -> str:
+def tick(value: float) -> str:
     """A number on an axis: no zeros that say nothing."""
     text = number(value)
     return text.rstrip("0").rstrip(".") if "." in text and "×" not in text else text
+
+
+def short_tick(value: float) -> str:
+    """A number on an axis; large and small ones as ``2·10⁵``, which takes little room."""
+    if 1e-3 <= abs(value) < 1e5 or not value:
+        return tick(value)
+    mantissa, power = f"{abs(value):.2e}".split("e")
+    mantissa = mantissa.rstrip("0").rstrip(".")
+    ten = f"10{str(int(power)).translate(SUPERSCRIPTS)}"
+    sign = MINUS if value < 0 else ""
+    return f"{sign}{ten}" if mantissa == "1" else f"{sign}{mantissa}·{ten}"
+
+
+def plain(value: float) -> str:
+    """An epoch or a setting: to one decimal and no shorter, for it is not a measurement."""
+    return f"{round(value, 1):,.10g}"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign, to three decimals where it is below one: ``+0.003``."""
+    if math.isnan(value):
+        return DASH
+    text = f"{abs(value):.3f}" if abs(value) < 1 else number(abs(value))
+    return f"{MINUS if value < 0 else '+'}{text}"
+
+
+def times(value: float) -> str:
+    """A ratio: ``1.58×``."""
+    return DASH if math.isnan(value) else f"{number(value)}×"
 
 
 def step(value: Any) -> str:
@@ -128,50 +191,22 @@ def listed(items: Sequence[str]) -> str:
     return " and ".join((", ".join(items[:-1]), items[-1])) if len(items) > 1 else "".join(items)
 
 
-def answer(claims: Sequence[Any]) -> list[str]:
-    """One or two sentences: which claims hold, and which turn on how flatness is measured.
-
-    Args:
-        claims: Reports as of `grokscope.analysis.claims`.
-    """
-    if not claims:
-        return ["No claim was tested in this run."]
-    by_verdict = {
-        verdict: [each.claim for each in claims if each.headline.verdict == verdict]
-        for verdict in ("supported", "contradicted", "undecided")
-    }
-    parts = [
-        f"{listed(ids)} {'is' if len(ids) == 1 else 'are'} {verdict}"
-        for verdict, ids in by_verdict.items()
-        if ids
-    ]
-    first = f"Of {count(len(claims), 'claim')} tested{_with_seeds(claims)}: {'; '.join(parts)}."
-    turning = [_turns(each) for each in claims]
-    return [first, *(sentence for sentence in turning if sentence)]
+NUMERALS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
-def _with_seeds(claims: Sequence[Any]) -> str:
-    """`` with 3 seeds``, or `` with 1 to 3 seeds`` where claims differ; empty without any."""
-    seeds = sorted({each.headline.seeds for each in claims} - {0})
-    if not seeds:
-        return ""
-    least = f"{seeds[0]:,} to " if len(seeds) > 1 else ""
-    return f" with {least}{count(seeds[-1], 'seed')}"
+def numeral(amount: int, one: str, many: str = "") -> str:
+    """``one seed``, ``five seeds``, ``12 seeds``: a count within a sentence."""
+    word = NUMERALS[amount] if amount < len(NUMERALS) else f"{amount:,}"
+    return f"{word} {one if amount == 1 else many or one + 's'}"
 
 
-def _turns(report: Any) -> str:
-    """The sentence on a claim whose verdict depends on the basis; empty when it does not.
+def capital(text: str) -> str:
+    """A sentence with a capital letter in front."""
+    return text[:1].upper() + text[1:]
 
-    What rests on no seed, not measured or not of this run, is no other basis.
-    """
-    findings = [each for each in report.findings() if each.seeds]
-    if len({each.verdict for each in findings}) <= 1:
-        return ""
-    what, by, name, between = "what is measured", "by", the, ", "
-    if report.compares:  # names of arms hold commas themselves
-        what, by, name, between = "the arm", "in", "“{}”".format, "; "
-    parts = []
-    for verdict in dict.fromkeys(each.verdict for each in findings):
-        bases = [name(each.basis) for each in findings if each.verdict == verdict]
-        parts.append(f"{verdict} {by} {listed(bases)}")
-    return f"{report.claim} depends on {what}: {between.join(parts)}."
+
+def quoted(name: str) -> str:
+    """An arm's name within a sentence: in quotation marks where it would blend with the rest."""
+    name = " ".join(name.split())
+    signs = any(sign in name for sign in (",", ";", ":", " and "))
+    return f"“{name}”" if signs or name[:1].isdigit() else name
