@@ -52,7 +52,7 @@ class Prepared:
 
 
 def prepare(
-    steps: ArrayLike, values: ArrayLike, direction: Direction, scale: Scale, window: int
+    steps: ArrayLike, values: ArrayLike, direction: Direction, scale: Scale, *, window: int = WINDOW
 ) -> Prepared:
     """Check, sort, scale and turn a curve; points that are not finite are left out.
 
