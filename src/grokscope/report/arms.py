@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-import numpy as np
-
 from grokscope.analysis.run import REFERENCE, Arm
 from grokscope.report.axes import Horizontal
 from grokscope.report.style import ARM_STYLES, LineStyle, gradient
@@ -65,14 +63,11 @@ def epoch_axis(arms: Sequence[Arm]) -> tuple[Horizontal, dict[str, float]]:
     Returns:
         The axis, and arm -> steps in an epoch, or 1 where the axis counts steps.
     """
-    pace = {
-        arm.name: float(np.median([run.steps_per_epoch for run in arm.runs.values()]))
-        for arm in arms
-    }
+    pace = {arm.name: arm.steps_per_epoch for arm in arms}
     known = all(0 < steps < math.inf for steps in pace.values())
     if not known:
         pace = dict.fromkeys(pace, 1.0)
-    last = max(run.last_step / pace[arm.name] for arm in arms for run in arm.runs.values())
+    last = max(arm.last_step / pace[arm.name] for arm in arms)
     return Horizontal(0.0, max(last, 1.0), "epoch" if known else "optimiser step"), pace
 
 
@@ -109,12 +104,11 @@ class Part:
 def alike(arms: Sequence[Arm]) -> list[tuple[float, list[Arm]]]:
     """Arms that are one run up to a step, the last such step first.
 
-    They are if all they measured of the training data up to there is the same to the last bit:
-    arms that part later share the segments before, and an intervention that never acts changes
-    nothing.
+    Args:
+        arms: In their order.
     """
     common = {
-        frozenset((one.name, other.name)): _same_until(one, other)
+        frozenset((one.name, other.name)): one.common_until(other)
         for one, other in combinations(arms, 2)
     }
     found: list[tuple[float, list[Arm]]] = []
@@ -137,25 +131,6 @@ def parts_of(arms: Sequence[Arm]) -> dict[str, list[Part]]:
         for place, arm in enumerate(group):
             parts.setdefault(arm.name, []).append(Part(step, place, len(group)))
     return parts
-
-
-def _same_until(one: Arm, other: Arm) -> float:
-    """The last step up to which two arms measured the same; 0 if they differ from the start.
-
-    Judged by the training loss, which no two different runs share.
-    """
-    until = math.inf
-    for seed in one.runs.keys() & other.runs.keys():
-        curves = [arm.runs[seed].curve("loss") for arm in (one, other)]
-        shared = min(len(curve.steps) for curve in curves)
-        steps, values = (
-            np.stack([getattr(curve, name)[:shared] for curve in curves])
-            for name in ("steps", "values")
-        )
-        differ = (steps[0] != steps[1]) | (values[0] != values[1])
-        count = int(differ.argmax()) if differ.any() else shared
-        until = min(until, float(steps[0, count - 1]) if count else 0.0)
-    return 0.0 if math.isinf(until) else until
 
 
 def chunks(items: Sequence[Any], size: int) -> list[list[Any]]:

@@ -41,6 +41,7 @@ from grokscope.report.panels import (
 from grokscope.report.sheet import (
     GAP,
     HEAD,
+    LEFT,
     NOTE,
     RIGHT,
     Entry,
@@ -50,7 +51,8 @@ from grokscope.report.sheet import (
     panel_width,
     title_height,
 )
-from grokscope.report.style import GREY, NARROW, WIDE
+from grokscope.report.style import GREY, INK, NARROW, WIDE, text_width
+from grokscope.report.tables import Table
 from grokscope.report.words import name_of
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
 
 MOST_COLUMNS = 12  # arms that are drawn as columns; more become lines
 PANEL = 1.5  # height of a panel, in inches
+ROW = 0.36  # of a chart of dots
 XLABEL = 0.52  # below the last panel of a column
 ASIDE = 0.66  # beside panels with labelled heights
 
@@ -76,6 +79,7 @@ class Cell:
         y: Its vertical axis.
         over: Draws what lies over or under the lines; takes the axes, their width, and whether
             it may write above them.
+        arm: Of a figure of columns.
         key: Of its lines, behind the title.
         heading: Title and subtitle of the column that it begins.
         arms: Key of the block that it begins.
@@ -89,12 +93,32 @@ class Cell:
     x: Horizontal
     y: Vertical
     over: Callable[..., None]
+    arm: Arm | None = None
     key: tuple[Entry, ...] = ()
     heading: tuple[str, str] = ("", "")
     arms: tuple[Entry, ...] = ()
     noted: bool = False
     labelled: bool = False
     titled: bool = True
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure with what is said of it.
+
+    Attributes:
+        figure: That of the canvas.
+        title: Its headline.
+        caption: What is seen, in a sentence or two; the figure's text alternative, too.
+        tables: The numbers.
+        remarks: What holds for this figure alone, a sentence each.
+    """
+
+    figure: Figure
+    title: str
+    caption: str
+    tables: tuple[Table, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 class Canvas:
@@ -120,16 +144,43 @@ class Canvas:
             raise ValueError("the canvas is empty: call its sheet, columns or compare first")
         return self._sheet.figure
 
-    def sheet(self, rows: Sequence[Row], *, across: int = 1, aside: float = RIGHT) -> Sheet:
+    def sheet(
+        self, rows: Sequence[Row], *, across: int = 1, aside: float = RIGHT, left: float = LEFT
+    ) -> Sheet:
         """Lay out rows of axes.
 
         Args:
             rows: From top to bottom.
             across: Axes in a full row.
             aside: Room to the right of each, in inches.
+            left: Room to their left, in inches.
         """
-        self._sheet = Sheet(rows, self.width, across, aside)
+        self._sheet = Sheet(rows, self.width, across=across, aside=aside, left=left)
         return self._sheet
+
+    def dots(self, names: Sequence[str], *, above: float, below: float = XLABEL) -> Axes:
+        """Lay out a chart of dots, with a row for each name, the first on top at height 0.
+
+        Args:
+            names: Of the rows; an empty one is a heading that the figure writes itself.
+            above: Room above, in inches.
+            below: Room below, in inches.
+        """
+        most = 1.45 if self.narrow else 2.6
+        names = [name if text_width(name) <= most else name.replace(" (", "\n(", 1) for name in names]
+        left = 0.16 + max(text_width(line) for name in names for line in name.split("\n"))
+        height = ROW * len(names)
+        (axes,) = self.sheet([Row(height, 1, above, below)], left=min(left, most + 0.2)).grid[0]
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_yticks(range(len(names)), labels=names)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", colors=INK)
+        return axes
+
+    def key(self, axes: Axes, entries: Sequence[Entry], raised: float) -> None:
+        """Write a key above axes, over the full width; arguments as of `Sheet.key`."""
+        assert self._sheet is not None
+        self._sheet.key(axes, entries, raised)
 
     def columns(
         self, study: Study, panels: Sequence[Panel], *, wrap: bool = False
@@ -152,19 +203,19 @@ class Canvas:
         remarks = list(not_measured(arms, panels))
         panels = measured(arms, panels)
         if len(columns) > MOST_COLUMNS:
-            return (*remarks, *self.compare(arms, list(exploded(panels))))
+            return self.compare(study.arms, list(exploded(panels)))
         horizontal = _step_axes(columns)
         cells = {}
         for panel in panels:
             strands = {column: tuple(strands_of(column.arm, panel)) for column in columns}
             lines = [line for found in strands.values() for line in found]
             y = axis_of(panel, [line.curves for line in lines])
-            remarks += cut_off(panel, y, lines)
+            remarks += cut_off(panel, y, lines) if panel.draw is None else ()
             key = _key(panel, arms)
             for column in columns:
                 over = partial(_over_column, column.arm, panel, horizontal[column])
                 cells[column, panel] = Cell(
-                    panel, strands[column], horizontal[column], y, over, key
+                    panel, strands[column], horizontal[column], y, over, column.arm, key
                 )
         if wrap and len(columns) == 1:
             across = 1 if self.narrow else 2
@@ -233,7 +284,7 @@ class Canvas:
                 ],
                 across,
             )  # fmt: skip
-            body[0][0] = replace(body[0][0], arms=_arms_key(group))
+            body[0][0] = replace(body[0][0], arms=arms_key(group))
             rows += _ends(body, noted=bool(ends), wrapped=True)
         marked = any(panel.marks for panel in panels)
         self._draw(rows, across, aside=ASIDE if marked else RIGHT, tall=1.25 if across > 1 else 1.0)
@@ -258,6 +309,9 @@ class Canvas:
                 if cell.titled:
                     sheet.title(axes, cell.panel.title, cell.key, note)
                 axes.set_label(cell.panel.title)
+                if cell.panel.draw is not None and cell.arm is not None:
+                    cell.panel.draw(axes, cell.arm, width)
+                    continue
                 draw_panel(
                     axes, cell.strands, cell.x, cell.y,
                     width=width, labelled=cell.labelled, named=cell.titled,
@@ -269,7 +323,8 @@ class Canvas:
         above += NOTE * any(cell.noted for cell in cells)
         above += HEAD * any(any(cell.heading) for cell in cells)
         above += sum(key_height(cell.arms, self.width) for cell in cells if cell.arms)
-        below = XLABEL if any(cell.labelled for cell in cells) else GAP
+        own = any(cell.panel.draw is not None for cell in cells)
+        below = XLABEL if own or any(cell.labelled for cell in cells) else GAP
         height = PANEL * tall * max(cell.panel.height for cell in cells)
         return Row(height, len(cells), above, below)
 
@@ -324,7 +379,7 @@ def _key(panel: Panel, arms: Sequence[Arm]) -> tuple[Entry, ...]:
     return tuple(Entry(line.label or name_of(line.measure), line.style) for line in shown)
 
 
-def _arms_key(group: Sequence[Arm]) -> tuple[Entry, ...]:
+def arms_key(group: Sequence[Arm]) -> tuple[Entry, ...]:
     """Names of the arms; of very many the reference, the first, a middle one and the last."""
     entries = [Entry(arm.name, style) for arm, style in zip(group, styles_of(group), strict=True)]
     if too_many(group):
@@ -348,11 +403,13 @@ def _dressed(group: Sequence[Arm], pace: Mapping[str, float]) -> dict[Arm, Calla
 def _step_axes(columns: Sequence[Column]) -> dict[Column, Horizontal]:
     """An axis of steps for each column: the arms of one run share theirs."""
     axes = {}
-    for source in dict.fromkeys(column.source for column in columns):
-        arms = [column.arm for column in columns if column.source == source]
+    for beside in (False, True):
+        arms = [column.arm for column in columns if column.beside is beside]
+        if not arms:
+            continue
         steps = [step for arm in arms for step in reached(arm, "memorised").values()]
         memorised = float(np.median(steps)) if steps else math.nan
         last = max(run.last_step for arm in arms for run in arm.runs.values())
         axis = step_axis(first_step(memorised), last, memorised)
-        axes |= {column: axis for column in columns if column.source == source}
+        axes |= {column: axis for column in columns if column.beside is beside}
     return axes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,7 @@ class Panel:
         relative: Each run in units of its value at memorisation.
         floor: Of a log axis; what lies below is cut off, and a remark says so.
         marks: Labelled heights, where arms are the lines.
+        draw: Draws a column's panel instead, axes and all: (axes, arm, width in inches).
     """
 
     title: str
@@ -68,6 +69,7 @@ class Panel:
     relative: bool = False
     floor: float = 0.0
     marks: tuple[Mark, ...] = ()
+    draw: Callable[[Axes, Arm, float], None] | None = None
 
     def shown(self, arms: Sequence[Arm]) -> tuple[Series, ...]:
         """Those of its lines that were measured in one of the arms."""
@@ -222,7 +224,7 @@ def exploded(panels: Sequence[Panel]) -> Iterator[Panel]:
     Args:
         panels: Of several lines each.
     """
-    for panel in panels:
+    for panel in (panel for panel in panels if panel.draw is None):
         for line in panel.series:
             label = line.label or name_of(line.measure)
             title = panel.title if len(panel.series) == 1 else f"{panel.title}: {label}"

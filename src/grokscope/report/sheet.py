@@ -65,6 +65,7 @@ class Sheet:
         width: Of the figure.
         across: Axes in a full row.
         aside: To the right of each axes.
+        left: To the left of each axes.
 
     Attributes:
         figure: The matplotlib figure.
@@ -72,25 +73,27 @@ class Sheet:
     """
 
     def __init__(
-        self, rows: Sequence[Row], width: float, across: int = 1, aside: float = RIGHT
-    ) -> None:
+        self, rows: Sequence[Row], width: float, *,
+        across: int = 1, aside: float = RIGHT, left: float = LEFT,
+    ) -> None:  # fmt: skip
         from matplotlib.figure import Figure
 
         total = 2 * EDGE + sum(row.above + row.height + row.below for row in rows)
         self.figure = Figure(figsize=(width, total))
         self.width, self.total = width, total
-        cell = panel_width(width, across, aside)
+        self.left = left
+        cell = (width - across * (left + aside)) / across
         self.grid: list[list[Axes]] = []
         top = total - EDGE
         for row in rows:
             bottom = top - row.above - row.height
-            lefts = [place * (LEFT + cell + aside) + LEFT for place in range(row.cells)]
+            lefts = [place * (left + cell + aside) + left for place in range(row.cells)]
             self.grid.append(
                 [
                     self.figure.add_axes(
-                        (left / width, bottom / total, cell / width, row.height / total)
+                        (start / width, bottom / total, cell / width, row.height / total)
                     )
-                    for left in lefts
+                    for start in lefts
                 ]
             )
             top = bottom - row.below

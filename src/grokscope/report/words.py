@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 MINUS, DASH = "\u2212", "\u2013"
@@ -153,6 +153,11 @@ def signed(value: float) -> str:
     return f"{MINUS if value < 0 else '+'}{text}"
 
 
+def share(value: float) -> str:
+    """An accuracy, to three decimals: ``0.475``."""
+    return DASH if math.isnan(value) else f"{value:.3f}"
+
+
 def times(value: float) -> str:
     """A ratio: ``1.58×``."""
     return DASH if math.isnan(value) else f"{number(value)}×"
@@ -163,11 +168,17 @@ def step(value: Any) -> str:
     return "not reached" if value is None or math.isnan(value) else f"{round(value):,}"
 
 
-def interval(low: float, high: float) -> str:
-    """``low to high``; nothing where neither is known."""
+def interval(low: float, high: float, form: Callable[[float], str] = number) -> str:
+    """``low to high``; nothing where neither is known.
+
+    Args:
+        low: Lower end.
+        high: Upper end.
+        form: How an end is written.
+    """
     if math.isnan(low) and math.isnan(high):
         return ""
-    return f"{number(low)} to {number(high)}"
+    return f"{form(low)} to {form(high)}"
 
 
 def steps_range(values: Iterable[float]) -> str:

@@ -1,0 +1,269 @@
+"""The answer of a page, in sentences that need no glossary, and how to read its figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from grokscope.analysis.claims import SMOKE_TEST, ClaimReport, Finding
+from grokscope.analysis.level import LAST_PART, LEAST_LOOKS, NEAR
+from grokscope.analysis.milestones import GENERALISED, MEMORISED
+from grokscope.analysis.run import Arm
+from grokscope.report.arms import MOST_LINES, alike, blocks, reference_of, too_many
+from grokscope.report.curves import WINDOW
+from grokscope.report.overlays import reached
+from grokscope.report.study import Study
+from grokscope.report.tables import Compared
+from grokscope.report.words import (
+    by_ratio,
+    capital,
+    count,
+    listed,
+    name_of,
+    number,
+    numeral,
+    plain,
+    quoted,
+    share,
+    signed,
+    steps_range,
+    times,
+)
+
+MOST_ARMS = 6  # named one by one in the answer
+MOST_ENDED = 6  # runs that ended early, named one by one
+WHY = {
+    "not tested": "These runs do not put it to the test.",
+    "underpowered": "More seeds or held-out examples would be needed to tell.",
+    "ambiguous": "These runs speak neither clearly for it nor clearly against it.",
+}
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence of the answer.
+
+    Attributes:
+        text: In words.
+        verdict: On a claim; empty where there is none.
+        aside: What stands behind it in small print.
+    """
+
+    text: str
+    verdict: str = ""
+    aside: str = ""
+
+
+def answer(study: Study, rows: Sequence[Sequence[Compared]]) -> list[Sentence]:
+    """What was found: the claims in words or, without any, what sets the arms apart.
+
+    Args:
+        study: What the page shows.
+        rows: Final levels, arm by arm; empty before anything was measured.
+    """
+    if study.smoke_test:
+        return [Sentence(SMOKE_TEST)]
+    if not rows:
+        return [Sentence("Nothing has been measured yet.")]
+    if study.claims:
+        return [_on_claim(report) for report in study.claims]
+    arms = [row[0].arm for row in rows]
+    return [Sentence(text) for text in (_differences(rows) if len(arms) > 1 else _course(arms[0]))]
+
+
+def _on_claim(report: ClaimReport) -> Sentence:
+    finding = report.headline
+    parts = [numeral(finding.seeds, "seed")] if finding.seeds else []
+    if finding.verdict == "undecided" and finding.why in WHY:
+        parts.append(WHY[finding.why].rstrip("."))
+    other = _otherwise(report)
+    aside = ". ".join(capital(part) for part in [*parts, *other]) + ("." if parts or other else "")
+    return Sentence(f"{report.statement} ({report.claim})", finding.verdict, aside)
+
+
+def _otherwise(report: ClaimReport) -> list[str]:
+    """In how many of the other comparisons, or by how many other measures, it is not the same.
+
+    What rests on no seed, not measured or not of this run, is not another basis.
+    """
+    others = [finding for finding in report.findings()[1:] if finding.seeds]
+    differ = [finding for finding in others if finding.verdict != report.headline.verdict]
+    if not differ:
+        return []
+    verdicts = [
+        f"{verdict} {_bases([finding for finding in differ if finding.verdict == verdict], report)}"
+        for verdict in dict.fromkeys(finding.verdict for finding in differ)
+    ]
+    return [f"It is {listed(verdicts)}"]
+
+
+def _bases(findings: Sequence[Finding], report: ClaimReport) -> str:
+    if report.compares:
+        return f"in {numeral(len(findings), 'other comparison')}"
+    return f"by {numeral(len(findings), 'other measure')}"
+
+
+def _differences(rows: Sequence[Sequence[Compared]]) -> Iterator[str]:
+    """What sets the arms apart from the reference: intervals that exclude zero."""
+    arms = [row[0].arm for row in rows]
+    reference = quoted(reference_of(arms).name)
+    others = [row for row in rows if any(cell.paired is not None for cell in row)]
+    if all(len(arm.runs) < 2 for arm in arms):
+        yield (
+            "With one seed there are no intervals, so nothing can be said about what sets the arms "
+            "apart; the table shows where each ended."
+        )
+        return
+    if len(others) > MOST_ARMS:
+        yield from _counted(others, reference)
+        return
+    for row in others:
+        told = [_told(cell) for cell in row if cell.differs]
+        name = capital(quoted(row[0].arm.name))
+        if told:
+            yield f"{name} differs from {reference} in {listed(told)}."
+        else:
+            yield f"{name} does not differ from {reference} in any measure: every interval holds zero."
+
+
+def _told(cell: Compared) -> str:
+    name = name_of(cell.measure, cell.split)
+    assert cell.paired is not None
+    if by_ratio(cell.measure):
+        return f"{name} ({times(cell.paired.effect)})"
+    return f"{name} ({signed(cell.paired.effect)})"
+
+
+def _counted(rows: Sequence[Sequence[Compared]], reference: str) -> Iterator[str]:
+    """Measure by measure, in how many arms it is higher or lower than in the reference."""
+    for cells in zip(*rows, strict=True):
+        higher, lower = (
+            sum(cell.differs and _sign(cell) == sign for cell in cells) for sign in (1, -1)
+        )
+        if higher or lower:
+            name = capital(name_of(cells[0].measure, cells[0].split))
+            yield (
+                f"{name} is higher than in {reference} in {higher} of {len(rows)} arms, and lower "
+                f"in {lower}."
+            )
+
+
+def _sign(cell: Compared) -> int:
+    assert cell.paired is not None
+    same = 1.0 if by_ratio(cell.measure) else 0.0
+    return 1 if cell.paired.effect > same else -1
+
+
+def _course(arm: Arm) -> Iterator[str]:
+    """Where the runs of a single arm ended, and whether they generalised late."""
+    seeds = count(len(arm.runs), "seed")
+    known = [
+        f"{name} accuracy {share(level)}"
+        for name, split in (("training", "train"), ("held-out", "validation"))
+        if not math.isnan(level := arm.level("accuracy", split))
+    ]
+    if known:
+        yield f"At the end: {listed(known)} (median of {seeds})."
+    else:
+        yield "The runs have too few looks at their end to say where they stand."
+    steps = reached(arm, "generalised")
+    if steps:
+        yield (
+            f"{len(steps)} of {seeds} generalised (held-out accuracy {GENERALISED} for good), at "
+            f"step {steps_range(steps.values())}."
+        )
+    elif arm.has("accuracy", "validation"):
+        yield f"No seed reached a held-out accuracy of {GENERALISED} for good."
+
+
+def reading_guide(study: Study) -> list[str]:
+    """How to read the figures: what holds for all of them, said once.
+
+    Args:
+        study: What the page shows.
+    """
+    arms = study.measured
+    if not arms:
+        return []
+    seeds = max(len(arm.runs) for arm in arms)
+    thin = "Thin lines are single seeds, thick lines their"
+    guide = [
+        f"{thin if seeds > 1 else 'The thin line is the measurement, the thick one its'} running "
+        f"median over {WINDOW} looks of one phase.",
+        *_spans(study),
+    ]
+    if any(len(arm.phases) > 1 for arm in arms) or len({arm.phases for arm in arms}) > 1:
+        guide.append("Dotted vertical lines mark where a phase ends.")
+    guide += _shared(arms)
+    guide += _ended(arms)
+    if too_many(arms):
+        guide.append(
+            f"{len(arms)} arms are more than lines can be told apart: each is one line, the median "
+            f"of its seeds, coloured by its place in the table of arms; {_reference(arms)} is "
+            "black."
+        )
+    elif len(blocks(arms)) > 1:
+        guide.append(
+            f"A panel shows {MOST_LINES} arms at most, so figures of arms have {len(blocks(arms))} "
+            f"groups of panels on the same axes, with {_reference(arms)} in each."
+        )
+    guide.append(
+        f"A level is the median of the looks in the last {_fraction(LAST_PART)} of a phase, or of "
+        f"the {NEAR} looks around or before a milestone; fewer than {LEAST_LOOKS} looks have none. "
+        "Over seeds, tables give the median. Levels at the end that a figure does not list are in "
+        "the table of arms."
+    )
+    return guide
+
+
+def _spans(study: Study) -> Iterator[str]:
+    columns = [column.arm for column in study.columns()]
+    if not any(reached(arm, "memorised") for arm in columns):
+        return
+    text = (
+        "Shaded, in figures over steps: from memorisation (training accuracy "
+        f"{MEMORISED} for good) until held-out accuracy begins to rise"
+    )
+    if any(reached(arm, "generalised") for arm in columns):
+        text += f", and from where it has generalised ({GENERALISED} for good) on"
+    yield (
+        f"{text}. Spans are medians over the seeds that came there; ticks at the upper edge are "
+        "seeds. Step 0 and the first few steps are not drawn."
+    )
+
+
+def _shared(arms: Sequence[Arm]) -> Iterator[str]:
+    if too_many(arms):
+        return
+    told: dict[str, None] = {}
+    for group in blocks(arms):
+        for step, alikes in alike(group):
+            pace = alikes[0].steps_per_epoch
+            where = f"step {step:,.0f}" if math.isnan(pace) else f"epoch {plain(step / pace)}"
+            names = listed([quoted(arm.name) for arm in alikes])
+            told[f"Striped: {names}, which are one run until {where}."] = None
+    yield from told
+
+
+def _ended(arms: Sequence[Arm]) -> Iterator[str]:
+    ended = [
+        f"{quoted(arm.name)}, seed {seed}, at step {step:,.0f}"
+        for arm in arms
+        for seed, step in arm.ended_early.items()
+    ]
+    if len(ended) > MOST_ENDED:
+        runs = sum(len(arm.runs) for arm in arms)
+        yield f"{len(ended)} of {count(runs, 'run')} have not come to their last step."
+    elif ended:
+        yield f"Not come to their last step: {'; '.join(ended)}."
+
+
+def _reference(arms: Sequence[Arm]) -> str:
+    return quoted(reference_of(arms).name)
+
+
+def _fraction(part: float) -> str:
+    return {0.2: "fifth"}.get(part, f"{number(100 * part)} %")

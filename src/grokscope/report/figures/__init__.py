@@ -1,0 +1,101 @@
+"""The figures of a report, one file each, found by their names.
+
+A figure is a function of a `Study` and a `Canvas` that returns a `Drawn`, or raises
+`MissingMeasureError` when the study lacks what it shows. It has the name of its file; a user's is
+``path/to/file.py:name``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grokscope.reference import is_reference, load
+from grokscope.report.tables import extra_measures
+
+if TYPE_CHECKING:
+    from grokscope.analysis.run import Results
+    from grokscope.report.canvas import Canvas, Drawn
+    from grokscope.report.study import Study
+    from grokscope.spec import Experiment
+
+    Figure = Callable[[Study, Canvas], Drawn]
+
+OUTCOMES, MEASURES = "outcomes", "measures"
+BY_ARM = ("accuracies", "flatness_by_arm", "collapse_by_arm", "losses_by_arm")
+GROKKING = (
+    "grokking", "onsets", "confidence", "collapse", "representativeness", "partial_correlations",
+)  # fmt: skip
+
+
+def list_figures() -> dict[str, str]:
+    """The name of every figure of grokscope, with what it shows in a line."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return {name: (find_figure(name).__doc__ or "").split("\n")[0] for name in names}
+
+
+def find_figure(name: str, *, results: Path | None = None) -> Figure:
+    """The figure of a name.
+
+    Args:
+        name: A figure of grokscope, or ``path/to/file.py:name`` relative to the current folder.
+        results: A folder of results, from which no code is ever run.
+
+    Raises:
+        ValueError: If there is none, or it cannot be imported; says what was meant.
+    """
+    if is_reference(name):
+        _refuse_inside(name, results)
+        found = load(name)
+        if not callable(found):
+            raise ValueError(f"{name} is not a function of a study and a canvas")
+        figure: Figure = found
+        return figure
+    names = [module.name for module in pkgutil.iter_modules(__path__)]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"Did you mean {close[0]}? " if close else ""
+        raise ValueError(
+            f"there is no figure {name!r}. {hint}There are: {', '.join(sorted(names))}; a figure "
+            "of your own is path/to/file.py:name"
+        )
+    module = importlib.import_module(f"{__name__}.{name}")
+    drawer: Figure = getattr(module, name)
+    return drawer
+
+
+def _refuse_inside(name: str, results: Path | None) -> None:
+    """Run no code from a folder of results, wherever it came from."""
+    if results is None:
+        return
+    source = name.rpartition(":")[0]
+    file = Path(source).resolve() if source.endswith(".py") else Path.cwd()
+    if file.is_relative_to(results.resolve()):
+        raise ValueError(f"{source} lies in the folder of results, from which no code is run")
+
+
+def figures_of(experiment: Experiment, results: Results) -> tuple[str, ...]:
+    """The figures of a report: those that the experiment names, or those that suit its runs.
+
+    Where several arms are compared, sharpness against accuracy comes first. A user's own measures
+    are always drawn.
+
+    Args:
+        experiment: With the names of its figures, or none.
+        results: Its runs.
+    """
+    arms = [arm for arm in results.arms.values() if arm.last_step > 0]
+    groks = any(run.generalised.found and run.onset.found for run in results.runs[:8])
+    several = len(results.arms) > 1
+    names: Sequence[str] = experiment.figures
+    if not names:
+        names = (OUTCOMES, *BY_ARM) if several else GROKKING if groks else BY_ARM
+    if several and OUTCOMES in names:
+        names = (OUTCOMES, *(name for name in names if name != OUTCOMES))
+    if MEASURES not in names and extra_measures(arms):
+        names = (*names, MEASURES)
+    return tuple(names)
