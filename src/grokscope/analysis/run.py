@@ -357,9 +357,7 @@ class Results:
         arms = []
         for name in names:
             runs = [run for run in measured if run.arm == name]
-            phases = _phases(settings.get(name)) or (
-                Span(0.0, max(run.last_step for run in runs)),
-            )
+            phases = _phases(settings.get(name)) or (Span(0.0, max(run.last_step for run in runs)),)
             trajectories = [
                 Trajectory(
                     name, run.seed, run.curves, phases=phases, steps_per_epoch=run.steps_per_epoch
