@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from grokscope.analysis.claims import SMOKE_TEST, ClaimReport, Finding
+from grokscope.analysis.claims import SMOKE_TEST, ClaimReport
 from grokscope.analysis.level import LAST_PART, LEAST_LOOKS, NEAR
 from grokscope.analysis.milestones import GENERALISED, MEMORISED
 from grokscope.analysis.run import Arm
 from grokscope.report.arms import MOST_LINES, alike, blocks, reference_of, too_many
+from grokscope.report.contents import Study
 from grokscope.report.curves import WINDOW
 from grokscope.report.overlays import reached
-from grokscope.report.study import Study
 from grokscope.report.tables import Compared
 from grokscope.report.words import (
     by_ratio,
     capital,
     count,
+    in_plain,
     listed,
-    name_of,
     number,
     numeral,
     plain,
@@ -32,6 +32,9 @@ from grokscope.report.words import (
     steps_range,
     times,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MOST_ARMS = 6  # named one by one in the answer
 MOST_ENDED = 6  # runs that ended early, named one by one
@@ -76,12 +79,14 @@ def answer(study: Study, rows: Sequence[Sequence[Compared]]) -> list[Sentence]:
 
 def _on_claim(report: ClaimReport) -> Sentence:
     finding = report.headline
-    parts = [numeral(finding.seeds, "seed")] if finding.seeds else []
+    parts = [f"claim {report.claim}"]
+    if finding.seeds:
+        parts[0] += f", {numeral(finding.seeds, 'seed')}"
     if finding.verdict == "undecided" and finding.why in WHY:
         parts.append(WHY[finding.why].rstrip("."))
     other = _otherwise(report)
-    aside = ". ".join(capital(part) for part in [*parts, *other]) + ("." if parts or other else "")
-    return Sentence(f"{report.statement} ({report.claim})", finding.verdict, aside)
+    aside = ". ".join(capital(part) for part in [*parts, *other])
+    return Sentence(report.statement, finding.verdict, f"{aside}.")
 
 
 def _otherwise(report: ClaimReport) -> list[str]:
@@ -93,17 +98,13 @@ def _otherwise(report: ClaimReport) -> list[str]:
     differ = [finding for finding in others if finding.verdict != report.headline.verdict]
     if not differ:
         return []
-    verdicts = [
-        f"{verdict} {_bases([finding for finding in differ if finding.verdict == verdict], report)}"
-        for verdict in dict.fromkeys(finding.verdict for finding in differ)
+    where, what = ("in", "comparison") if report.compares else ("by", "measure")
+    counts = Counter(finding.verdict for finding in differ)
+    parts = [
+        f"{where} {numeral(amount, f'other {what}')} it is {verdict}"
+        for verdict, amount in counts.items()
     ]
-    return [f"It is {listed(verdicts)}"]
-
-
-def _bases(findings: Sequence[Finding], report: ClaimReport) -> str:
-    if report.compares:
-        return f"in {numeral(len(findings), 'other comparison')}"
-    return f"by {numeral(len(findings), 'other measure')}"
+    return [listed(parts)]
 
 
 def _differences(rows: Sequence[Sequence[Compared]]) -> Iterator[str]:
@@ -121,20 +122,26 @@ def _differences(rows: Sequence[Sequence[Compared]]) -> Iterator[str]:
         yield from _counted(others, reference)
         return
     for row in others:
-        told = [_told(cell) for cell in row if cell.differs]
-        name = capital(quoted(row[0].arm.name))
-        if told:
-            yield f"{name} differs from {reference} in {listed(told)}."
+        found = [_in_words(cell) for cell in row if cell.differs]
+        name = quoted(row[0].arm.name)
+        if found:
+            yield (
+                f"Compared with {reference}, {name} ends with {listed(found)}. All else lies "
+                "within the scatter of the seeds."
+            )
         else:
-            yield f"{name} does not differ from {reference} in any measure: every interval holds zero."
+            yield (
+                f"Between {reference} and {name} nothing differs by more than the scatter of the "
+                "seeds."
+            )
 
 
-def _told(cell: Compared) -> str:
-    name = name_of(cell.measure, cell.split)
+def _in_words(cell: Compared) -> str:
     assert cell.paired is not None
-    if by_ratio(cell.measure):
-        return f"{name} ({times(cell.paired.effect)})"
-    return f"{name} ({signed(cell.paired.effect)})"
+    effect = cell.paired.effect
+    change = times(effect) if by_ratio(cell.measure) else signed(effect)
+    comparative = "higher" if _sign(cell) > 0 else "lower"
+    return f"a {comparative} {in_plain(cell.measure, cell.split)} of {cell.text} ({change})"
 
 
 def _counted(rows: Sequence[Sequence[Compared]], reference: str) -> Iterator[str]:
@@ -144,10 +151,10 @@ def _counted(rows: Sequence[Sequence[Compared]], reference: str) -> Iterator[str
             sum(cell.differs and _sign(cell) == sign for cell in cells) for sign in (1, -1)
         )
         if higher or lower:
-            name = capital(name_of(cells[0].measure, cells[0].split))
+            name = in_plain(cells[0].measure, cells[0].split)
             yield (
-                f"{name} is higher than in {reference} in {higher} of {len(rows)} arms, and lower "
-                f"in {lower}."
+                f"Compared with {reference}, {name} is higher in {higher} and lower in {lower} of "
+                f"{len(rows)} arms; in the others it lies within the scatter of the seeds."
             )
 
 
@@ -179,23 +186,30 @@ def _course(arm: Arm) -> Iterator[str]:
         yield f"No seed reached a held-out accuracy of {GENERALISED} for good."
 
 
-def reading_guide(study: Study) -> list[str]:
+def reading_guide(study: Study, figures: Sequence[Figure]) -> list[str]:
     """How to read the figures: what holds for all of them, said once.
 
     Args:
         study: What the page shows.
+        figures: Those on it; what none of them shows is not explained.
     """
     arms = study.measured
-    if not arms:
+    if not arms or not figures:
         return []
+    labels = {
+        str(artist.get_label()).partition("/")[0]
+        for figure in figures
+        for axes in figure.axes
+        for artist in (*axes.patches, *axes.lines)
+    }
     seeds = max(len(arm.runs) for arm in arms)
     thin = "Thin lines are single seeds, thick lines their"
     guide = [
         f"{thin if seeds > 1 else 'The thin line is the measurement, the thick one its'} running "
         f"median over {WINDOW} looks of one phase.",
-        *_spans(study),
+        *(_spans(study) if "memorised" in labels else ()),
     ]
-    if any(len(arm.phases) > 1 for arm in arms) or len({arm.phases for arm in arms}) > 1:
+    if "end of a phase" in labels:
         guide.append("Dotted vertical lines mark where a phase ends.")
     guide += _shared(arms)
     guide += _ended(arms)
@@ -221,8 +235,6 @@ def reading_guide(study: Study) -> list[str]:
 
 def _spans(study: Study) -> Iterator[str]:
     columns = [column.arm for column in study.columns()]
-    if not any(reached(arm, "memorised") for arm in columns):
-        return
     text = (
         "Shaded, in figures over steps: from memorisation (training accuracy "
         f"{MEMORISED} for good) until held-out accuracy begins to rise"

@@ -195,16 +195,16 @@ def vertical_axis(
     remarks = []
     if scale == "log" and len(positive) < len(finite):
         hidden = len(finite) - len(positive)
-        verb = "value is not positive and has" if hidden == 1 else "values are not positive and have"
+        verb = (
+            "value is not positive and has" if hidden == 1 else "values are not positive and have"
+        )
         remarks.append(f"{hidden:,} {verb} no place on the logarithmic axis.")
     if scale == "log":
         finite, medians = positive, medians[medians > 0]
     if scale == "symlog":
         linear = float(np.median(np.abs(finite[finite != 0])))
         remarks.append(f"The axis is linear within ±{number(linear)} and logarithmic beyond.")
-        return Vertical(
-            float(finite.min()), float(finite.max()), "symlog", linear, tuple(remarks)
-        )
+        return Vertical(float(finite.min()), float(finite.max()), "symlog", linear, tuple(remarks))
     if not len(finite):
         return Vertical(0.0, 1.0, "linear")
     ends = [*medians, *np.quantile(finite, (0.005, 0.995)), *include]
@@ -241,7 +241,7 @@ def draw_vertical(axes: Axes, axis: Vertical, *, labelled: bool = True) -> None:
         axes.set_yscale("symlog", linthresh=axis.linear)
         ticks = _symlog_ticks(axis)
     else:
-        ticks = linear_ticks(axis.low, axis.high, most=5)
+        ticks = linear_ticks(axis.low, axis.high)
     axes.set_ylim(axis.low, axis.high)
     axes.set_yticks(ticks, labels=[short_tick(tick) if labelled else "" for tick in ticks])
     axes.set_yticks([], minor=True)
@@ -267,7 +267,9 @@ def linear_ticks(low: float, high: float, most: int = MOST_TICKS) -> list[float]
     step = next(m * power for m in (1, 2, 2.5, 5, 10, 20) if m * power >= rough * (1 - INSIDE))
     slack = INSIDE * (high - low)
     first, last = math.ceil((low - slack) / step), math.floor((high + slack) / step)
-    return [round(step * place, 12 - math.floor(math.log10(step))) for place in range(first, last + 1)]
+    return [
+        round(step * place, 12 - math.floor(math.log10(step))) for place in range(first, last + 1)
+    ]
 
 
 def decades(low: float, high: float) -> list[float]:

@@ -59,12 +59,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from grokscope.report.study import Column, Study
+    from grokscope.report.contents import Column, Study
 
 MOST_COLUMNS = 12  # arms that are drawn as columns; more become lines
 PANEL = 1.5  # height of a panel, in inches
 ROW = 0.36  # of a chart of dots
-XLABEL = 0.52  # below the last panel of a column
+XLABEL = 0.44  # below the last panel of a column
 ASIDE = 0.66  # beside panels with labelled heights
 
 
@@ -167,7 +167,9 @@ class Canvas:
             below: Room below, in inches.
         """
         most = 1.45 if self.narrow else 2.6
-        names = [name if text_width(name) <= most else name.replace(" (", "\n(", 1) for name in names]
+        names = [
+            name if text_width(name) <= most else name.replace(" (", "\n(", 1) for name in names
+        ]
         left = 0.16 + max(text_width(line) for name in names for line in name.split("\n"))
         height = ROW * len(names)
         (axes,) = self.sheet([Row(height, 1, above, below)], left=min(left, most + 0.2)).grid[0]
@@ -200,7 +202,7 @@ class Canvas:
         """
         columns = study.columns()
         arms = [column.arm for column in columns]
-        remarks = list(not_measured(arms, panels))
+        remarks = list(not_measured([(c.title, c.arm) for c in columns], panels))
         panels = measured(arms, panels)
         if len(columns) > MOST_COLUMNS:
             return self.compare(study.arms, list(exploded(panels)))
@@ -255,7 +257,7 @@ class Canvas:
         Raises:
             MissingMeasureError: If none of the panels can be drawn.
         """
-        remarks = list(not_measured(arms, panels))
+        remarks = list(not_measured([(arm.name, arm) for arm in arms], panels))
         panels = measured(arms, panels)
         x, pace = epoch_axis(arms)
         across = 1 if self.narrow else min(across, len(panels))
@@ -290,6 +292,10 @@ class Canvas:
         self._draw(rows, across, aside=ASIDE if marked else RIGHT, tall=1.25 if across > 1 else 1.0)
         return tuple(dict.fromkeys(remarks))
 
+    def inches(self, axes: Axes) -> float:
+        """How wide a panel is."""
+        return float(axes.get_position().width) * self.width
+
     def _draw(
         self, rows: Sequence[Sequence[Cell]], across: int, *, aside: float = RIGHT, tall: float = 1
     ) -> None:
@@ -299,15 +305,16 @@ class Canvas:
             [self._row(cells, width, tall) for cells in rows], across=across, aside=aside
         )
         for cells, line in zip(rows, sheet.grid, strict=True):
+            room = self._room(cells, width)
             for cell, axes in zip(cells, line, strict=True):
                 note = NOTE * cell.noted
-                above = note + title_height(cell.panel.title, cell.key, width)
+                above = note + title_height(cell.panel.title, cell.key, room)
                 if any(cell.heading):
                     sheet.head(axes, *cell.heading, above)
                 if cell.arms:
                     sheet.key(axes, cell.arms, above)
                 if cell.titled:
-                    sheet.title(axes, cell.panel.title, cell.key, note)
+                    sheet.title(axes, cell.panel.title, cell.key, width=room, raised=note)
                 axes.set_label(cell.panel.title)
                 if cell.panel.draw is not None and cell.arm is not None:
                     cell.panel.draw(axes, cell.arm, width)
@@ -318,8 +325,13 @@ class Canvas:
                 )  # fmt: skip
                 cell.over(axes, width, named=cell.noted)
 
+    def _room(self, cells: Sequence[Cell], width: float) -> float:
+        """How wide a title may be: a row of panels that are the same has only one."""
+        return width if all(cell.titled for cell in cells) else self.width - LEFT - RIGHT
+
     def _row(self, cells: Sequence[Cell], width: float, tall: float) -> Row:
-        above = max(title_height(cell.panel.title, cell.key, width) for cell in cells)
+        room = self._room(cells, width)
+        above = max(title_height(cell.panel.title, cell.key, room) for cell in cells)
         above += NOTE * any(cell.noted for cell in cells)
         above += HEAD * any(any(cell.heading) for cell in cells)
         above += sum(key_height(cell.arms, self.width) for cell in cells if cell.arms)
@@ -337,22 +349,20 @@ def _ends(
     Args:
         rows: The block.
         noted: Whether there are notes.
-        wrapped: Each panel is another one, so the last of each column is named; otherwise the
-            panels of a row are the same, and the first alone has title and vertical axis.
+        wrapped: Each panel is another one; otherwise the panels of a row are the same, and the
+            first alone has title and vertical axis.
     """
-    done = []
-    for place, row in enumerate(rows):
-        below = [len(later) for later in rows[place + 1 :]]
-        done.append(
-            [
-                replace(
-                    cell, noted=noted and place == 0, titled=wrapped or index == 0,
-                    labelled=not any(index < cells for cells in below),
-                )
-                for index, cell in enumerate(row)
-            ]
-        )  # fmt: skip
-    return done
+    below = [len(row) for row in rows[1:]] + [0]
+    return [
+        [
+            replace(
+                cell, noted=noted and row is rows[0], titled=wrapped or cell is row[0],
+                labelled=beneath < len(row),
+            )
+            for cell in row
+        ]
+        for row, beneath in zip(rows, below, strict=True)
+    ]  # fmt: skip
 
 
 def _over_column(
@@ -387,7 +397,9 @@ def arms_key(group: Sequence[Arm]) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
-def _dressed(group: Sequence[Arm], pace: Mapping[str, float]) -> dict[Arm, Callable[[Strand], Strand]]:
+def _dressed(
+    group: Sequence[Arm], pace: Mapping[str, float]
+) -> dict[Arm, Callable[[Strand], Strand]]:
     """Arm -> what gives its lines their look within a group."""
     dense = too_many(group)
     parts = {} if dense else parts_of(group)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grokscope.analysis.level import Array, Curve
+from grokscope.analysis.level import Array, Curve, level_around
 from grokscope.analysis.run import Arm, Trajectory
 from grokscope.report.words import name_of
 
@@ -69,8 +69,6 @@ def unit(run: Trajectory, curve: Curve) -> float:
         run: With its milestones.
         curve: One of its curves.
     """
-    from grokscope.analysis.level import level_around
-
     step = run.memorised.step
     value = float(curve.values[0]) if math.isnan(step) else level_around(curve, step)
     return value if value > 0 else math.nan

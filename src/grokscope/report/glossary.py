@@ -39,7 +39,7 @@ TERMS = (
     Term(
         "κ (kappa), relative flatness", "How fast the loss rises when the weights of the last "
         "layer are moved, relative to their size. Low is flat, high is sharp. Exact κ is computed "
-        "in closed form; the bound on κ is an upper bound that the paper uses.", "κ|kappa",
+        "in closed form; the bound on κ lies above it.", "κ|kappa",
     ),
     Term(
         "Matched loss", "κ falls merely because a network becomes more confident. At matched loss "
@@ -47,9 +47,9 @@ TERMS = (
         "training loss, so that confidence is the same in all of them.", "matched",
     ),
     Term(
-        "Published value", "What the paper's figures call relative flatness. It is computed from "
-        "tempered logits and normalised features, and measures how unsure the network is times "
-        "the size of its last layer; it is not κ.", "[Pp]ublished",
+        "Published value", "What has been published under the name of relative flatness. Computed "
+        "from tempered logits and normalised features, it measures how unsure the network is times "
+        "the size of its last layer; it is not κ.", "[Pp]ublished value",
     ),
     Term(
         "NCC, neural collapse", "Class-distance normalised variance: how far the features of a "

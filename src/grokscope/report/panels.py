@@ -21,7 +21,7 @@ from grokscope.report.axes import (
 from grokscope.report.curves import Bundle, MissingMeasureError, bundle
 from grokscope.report.overlays import Mark
 from grokscope.report.style import BLUE, DASHED, THICK, THIN, VERMILION, LineStyle
-from grokscope.report.words import SPLITS, listed, name_of, number, quoted
+from grokscope.report.words import SPLITS, listed, name_of, quoted, the, tick
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,9 +74,7 @@ class Panel:
     def shown(self, arms: Sequence[Arm]) -> tuple[Series, ...]:
         """Those of its lines that were measured in one of the arms."""
         return tuple(
-            line
-            for line in self.series
-            if any(arm.has(line.measure, line.split) for arm in arms)
+            line for line in self.series if any(arm.has(line.measure, line.split) for arm in arms)
         )
 
 
@@ -247,15 +245,15 @@ def measured(arms: Sequence[Arm], panels: Sequence[Panel]) -> list[Panel]:
     return found
 
 
-def not_measured(arms: Sequence[Arm], panels: Sequence[Panel]) -> Iterator[str]:
+def not_measured(arms: Sequence[tuple[str, Arm]], panels: Sequence[Panel]) -> Iterator[str]:
     """A sentence on each line that was not measured, or not in all arms.
 
     Args:
-        arms: All arms of the figure.
+        arms: All arms of the figure, with what they are called in it.
         panels: What it would show.
     """
     for line in (line for panel in panels for line in panel.series):
-        missing = [quoted(arm.name) for arm in arms if not arm.has(line.measure, line.split)]
+        missing = [quoted(name) for name, arm in arms if not arm.has(line.measure, line.split)]
         if missing:
             where = f" in {listed(missing)}" if len(missing) < len(arms) else ""
             yield f"Not measured: {name_of(line.measure, line.split)}{where}."
@@ -272,10 +270,10 @@ def cut_off(panel: Panel, y: Vertical, strands: Sequence[Strand]) -> Iterator[st
     for text in y.remarks:
         yield f"{panel.title}: {text}"
     below = [
-        name_of(strand.name.rpartition("/")[2])
+        the(strand.name.rpartition("/")[2])
         for strand in strands
         if panel.floor and (strand.curves.median.values < panel.floor).any()
     ]
     if below:
         names = listed(list(dict.fromkeys(below)))
-        yield f"{panel.title}: below {number(panel.floor)}, {names} is off the axis."
+        yield f"{panel.title}: values of {names} below {tick(panel.floor)} are off the axis."

@@ -25,8 +25,8 @@ from grokscope.report.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LEFT, RIGHT, EDGE = 0.56, 0.18, 0.06  # beside axes; around the figure
-LINE, SAMPLE, BETWEEN = 0.19, 0.3, 0.2  # a line of a key; a sample of a line; between entries
+LEFT, RIGHT, EDGE = 0.56, 0.26, 0.06  # beside axes; around the figure
+LINE, SAMPLE, BETWEEN = 0.19, 0.26, 0.15  # a line of a key; a sample of a line; between entries
 GAP, NOTE, HEAD = 0.12, 0.15, 0.42  # below inner panels; a note above one; a column's heading
 TITLE = 9.0  # points
 
@@ -98,19 +98,23 @@ class Sheet:
             )
             top = bottom - row.below
 
-    def title(self, axes: Axes, title: str, key: Sequence[Entry] = (), raised: float = 0.0) -> None:
+    def title(
+        self, axes: Axes, title: str, key: Sequence[Entry] = (), *, width: float, raised: float = 0
+    ) -> None:
         """Write a panel's title, and the key of its lines behind it.
 
         Args:
             axes: The panel.
             title: In bold.
             key: Of its lines.
+            width: What they may take; more than the panel where it has no other beside it.
             raised: By how much, to leave room for notes.
         """
-        left, right, top = self._corner(axes)
-        baseline = top + raised + 0.07 + LINE * (_lines(title, key, right - left) - 1)
+        left, _, top = self._corner(axes)
+        baseline = top + raised + 0.07 + LINE * (_lines(title, key, width) - 1)
+        title = shortened(title, width, TITLE, bold=True)
         self._write(left, baseline, title, size=TITLE, weight="bold", va="bottom")
-        self._key(key, _behind(title), (left, baseline + 0.055, right - left))
+        self._key(key, _behind(title), (left, baseline + 0.055, width))
 
     def key(self, axes: Axes, entries: Sequence[Entry], raised: float) -> None:
         """Write a key that belongs to a whole block of panels, over the full width.
@@ -121,8 +125,8 @@ class Sheet:
             raised: How far above the panel its last line ends.
         """
         top = self._corner(axes)[2]
-        lines = _lines("", entries, self.width - 2 * RIGHT)
-        where = (RIGHT, top + raised + LINE * (lines - 0.5), self.width - 2 * RIGHT)
+        lines = _lines("", entries, self.width - LEFT - RIGHT)
+        where = (LEFT, top + raised + LINE * (lines - 0.5), self.width - LEFT - RIGHT)
         self._key(entries, 0.0, where)
 
     def head(self, axes: Axes, title: str, subtitle: str, raised: float) -> None:
@@ -136,7 +140,7 @@ class Sheet:
         """
         left, right, top = self._corner(axes)
         room = right - left + LEFT - 0.1
-        title = shortened(title, room / 1.12, HEADING)  # bold is wider
+        title = shortened(title, room, HEADING, bold=True)
         self._write(left, top + raised + 0.2, title, size=HEADING, weight="bold", va="bottom")
         subtitle = shortened(subtitle, room, SMALL)
         self._write(left, top + raised + 0.05, subtitle, size=SMALL, color=FAINT, va="bottom")
@@ -154,14 +158,14 @@ class Sheet:
             ends = [x, x + SAMPLE]
             if entry.marked:
                 look = {"linestyle": "", "marker": entry.style.marker, "markersize": 5.5}
-                ends = [x + SAMPLE / 2]
+                ends = [x + _sample(entry) / 2]
             self.figure.add_artist(
                 Line2D(
                     ends, [y] * len(ends), color=entry.style.colour,
                     transform=self.figure.dpi_scale_trans, **look,
                 )
             )  # fmt: skip
-            x += SAMPLE + 0.06
+            x += _sample(entry) + 0.06
             self._write(x, y, name, color=entry.style.colour, va="center_baseline")
 
     def _write(self, x: float, y: float, text: str, **look: Any) -> None:
@@ -186,7 +190,7 @@ def title_height(title: str, key: Sequence[Entry], width: float) -> float:
 
 def key_height(key: Sequence[Entry], width: float) -> float:
     """What the key of a block takes in a figure of a width."""
-    return 0.08 + LINE * _lines("", key, width - 2 * RIGHT)
+    return 0.08 + LINE * _lines("", key, width - LEFT - RIGHT)
 
 
 def _behind(title: str) -> float:
@@ -203,10 +207,15 @@ def _flow(entries: Sequence[Entry], width: float, start: float) -> list[tuple[st
     placed = []
     left, line = start, 0
     for entry in entries:
-        name = shortened(" ".join(entry.name.split()), width - SAMPLE - 0.06)
-        need = SAMPLE + 0.06 + text_width(name)
+        sample = _sample(entry) + 0.06
+        name = shortened(" ".join(entry.name.split()), width - sample)
+        need = sample + text_width(name)
         if left and left + need > width:
             left, line = 0.0, line + 1
         placed.append((name, left, line))
         left += need + BETWEEN
     return placed
+
+
+def _sample(entry: Entry) -> float:
+    return 0.12 if entry.marked else SAMPLE

@@ -111,16 +111,17 @@ def text_width(text: str, size: float = TEXT, bold: bool = False) -> float:
     return float(text_to_path.get_text_width_height_descent(text, font, False)[0]) / 72
 
 
-def shortened(name: str, width: float, size: float = TEXT) -> str:
+def shortened(name: str, width: float, size: float = TEXT, *, bold: bool = False) -> str:
     """A name as it stands, or its beginning where it is wider than so many inches.
 
     Args:
         name: One line.
         width: What it may take.
         size: In points.
+        bold: Whether it is set in bold.
     """
-    if text_width(name, size) <= width:
+    if text_width(name, size, bold) <= width:
         return name
-    while name and text_width(f"{name}…", size) > width:
+    while name and text_width(f"{name}…", size, bold) > width:
         name = name[:-1]
     return f"{name.rstrip()}…"

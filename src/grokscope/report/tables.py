@@ -36,7 +36,7 @@ from grokscope.report.words import (
 )
 
 if TYPE_CHECKING:
-    from grokscope.report.study import Column
+    from grokscope.report.contents import Column
 
 # Columns of the table of arms, where they were measured; a user's measures come behind them.
 FINAL = (
@@ -87,6 +87,11 @@ class Compared:
     arm: Arm
     level: float
     paired: Paired | None
+
+    @property
+    def text(self) -> str:
+        """The level as text."""
+        return _level(self.measure, self.level)
 
     @property
     def differs(self) -> bool:
@@ -164,7 +169,7 @@ def arms_table(rows: Sequence[Sequence[Compared]]) -> Table:
     body = [
         (
             arm.name,
-            *(_stacked(_level(cell.measure, cell.level), cell.change) for cell in row),
+            *(_stacked(cell.text, cell.change) for cell in row),
             f"{len(arm.runs)}",
         )
         for arm, row in zip(arms, rows, strict=True)
@@ -251,7 +256,9 @@ def course_tables(
         if rows:
             title = column.title if len(columns) > 1 else "In numbers"
             suffix = f"-{place + 1}" if len(columns) > 1 else ""
-            tables.append(Table(f"{name}{suffix}", title, ("", *at), tuple(rows)))
+            small = any("\n" in cell for row in rows for cell in row)
+            note = "In small print: times the level when memorised." if small else ""
+            tables.append(Table(f"{name}{suffix}", title, ("", *at), tuple(rows), note))
     return tables
 
 

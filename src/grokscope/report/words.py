@@ -22,6 +22,17 @@ ARTICLE = ("relative_flatness_bound", "published_flatness", "published_penalty",
 # What takes values that lie orders of magnitude apart: judged by ratios, drawn on log axes.
 BY_RATIO = re.compile(r"(relative_flatness|published_|ncc|nc1_|loss$|minibatch_loss).*")
 
+# What the answer of a page calls a measure: words that need no glossary.
+PLAIN = {
+    ("accuracy", "train"): "training accuracy",
+    ("accuracy", "validation"): "held-out accuracy",
+    ("loss", "train"): "training loss",
+    ("relative_flatness", "train"): "sharpness of the last layer (exact κ)",
+    ("relative_flatness_matched", "train"): "sharpness at equal training loss (κ at matched loss)",
+    ("ncc", "train"): "spread of the features within classes (NCC)",
+    ("logit_scale", "train"): "size of the outputs (logit scale)",
+}
+
 # Until `grokscope.measures.record_of` is there, see `title_of` and `is_extra`.
 NAMES = {
     "accuracy": "accuracy",
@@ -81,6 +92,11 @@ def name_of(measure: str, split: str = "") -> str:
     split = split or ("validation" if held_out else "")
     name = OTHERS.get(measure) or title_of(measure)
     return f"{name} ({SPLITS.get(split, split)})" if split else name
+
+
+def in_plain(measure: str, split: str) -> str:
+    """A measure in words that need no glossary; a user's by its name."""
+    return PLAIN.get((measure, split)) or name_of(measure, split)
 
 
 def the(measure: str) -> str:
@@ -151,6 +167,11 @@ def signed(value: float) -> str:
         return DASH
     text = f"{abs(value):.3f}" if abs(value) < 1 else number(abs(value))
     return f"{MINUS if value < 0 else '+'}{text}"
+
+
+def correlation(value: float) -> str:
+    """A correlation, to two decimals: ``−0.97``."""
+    return DASH if math.isnan(value) else f"{value:.2f}".replace("-", MINUS)
 
 
 def share(value: float) -> str:

@@ -20,7 +20,7 @@ from grokscope.report.tables import extra_measures
 if TYPE_CHECKING:
     from grokscope.analysis.run import Results
     from grokscope.report.canvas import Canvas, Drawn
-    from grokscope.report.study import Study
+    from grokscope.report.contents import Study
     from grokscope.spec import Experiment
 
     Figure = Callable[[Study, Canvas], Drawn]

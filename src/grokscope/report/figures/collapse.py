@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from grokscope.report.canvas import Canvas, Drawn
+from grokscope.report.contents import Study
 from grokscope.report.panels import both
-from grokscope.report.study import Study
 from grokscope.report.tables import course_tables
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,11 +20,11 @@ from grokscope.report.axes import (
     vertical_axis,
 )
 from grokscope.report.canvas import Canvas, Drawn
+from grokscope.report.contents import Column, Study
 from grokscope.report.panels import Panel, Series, both
-from grokscope.report.study import Column, Study
 from grokscope.report.style import BLUE, DASHED, GREEN, LineStyle
 from grokscope.report.tables import Table
-from grokscope.report.words import interval, number
+from grokscope.report.words import correlation, interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,15 +47,16 @@ def confidence(study: Study, canvas: Canvas) -> Drawn:
     points = np.concatenate(list(clouds.values()), axis=1)
     if points.shape[1]:
         draw = partial(_scatter, clouds, _loss_axis(points[1]), _kappa_axis(points[0]))
-        title = "κ against the training loss between memorising and generalising (dark = late)"
+        title = "κ against the loss, on the plateau (dark = late)"
         panels.insert(0, Panel(title, (EXACT,), height=1.2, draw=draw))
     remarks = canvas.columns(study, panels, wrap=True)
     caption = (
         "κ falls when a network becomes more confident, however sharp it is. At matched loss "
         "confidence is the same everywhere, so what changes there is something else."
     )
-    tables = tuple(_tables(columns))
-    return Drawn(canvas.figure, "Flatness and confidence", caption, tables, remarks)
+    return Drawn(
+        canvas.figure, "Flatness and confidence", caption, tuple(_tables(columns)), remarks
+    )
 
 
 def _cloud(arm: Arm) -> Array:
@@ -88,19 +90,28 @@ def _scatter(
 
 def _tables(columns: Sequence[Column]) -> Iterator[Table]:
     """Seed by seed, the rank correlation of kappa with the training loss on the plateau."""
-    for place, column in enumerate(columns):
-        found = plateau_correlation(list(column.arm.runs.values()))
-        if not found.by_seed:
-            continue
-        rows = [(f"seed {seed}", number(rho, 2)) for seed, rho in found.by_seed.items()]
-        between = interval(*found.interval)
-        mean = number(found.rho, 2) + (f"\n{between}" if between else "")
-        title = "κ and the training loss on the plateau"
-        if len(columns) > 1:
-            title = f"{title}: {column.title}"
-        note = (
-            "Rank correlation between memorisation and the begin of generalisation. Near 1, κ "
-            "repeats there what the loss says."
+    found = {
+        column.title: plateau_correlation(list(column.arm.runs.values())) for column in columns
+    }
+    seeds = sorted({seed for known in found.values() for seed in known.by_seed})
+    if not seeds:
+        return
+    rows = [
+        (
+            f"seed {seed}",
+            *(correlation(known.by_seed.get(seed, math.nan)) for known in found.values()),
         )
-        headings = ("", "Rank correlation")
-        yield Table(f"plateau-{place + 1}", title, headings, (*rows, ("mean", mean)), note)
+        for seed in seeds
+    ]
+    means = [
+        correlation(known.rho)
+        + "".join(f"\n{text}" for text in [interval(*known.interval, correlation)] if text)
+        for known in found.values()
+    ]
+    note = (
+        "From memorisation until generalisation begins. Near 1, κ repeats there what the training "
+        "loss says."
+    )
+    headings = ("", *(found if len(found) > 1 else ["Rank correlation"]))
+    title = "Rank correlation of κ and the training loss on the plateau"
+    yield Table("plateau", title, headings, (*rows, ("mean", *means)), note)

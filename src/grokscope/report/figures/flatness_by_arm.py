@@ -10,9 +10,9 @@ from grokscope.analysis.level import Span
 from grokscope.analysis.run import Arm
 from grokscope.report.arms import reference_of
 from grokscope.report.canvas import Canvas, Drawn
+from grokscope.report.contents import Study
 from grokscope.report.overlays import Mark
 from grokscope.report.panels import Panel, Series, single
-from grokscope.report.study import Study
 from grokscope.report.tables import Table, levels_table
 from grokscope.report.words import number, plain, quoted, times
 
@@ -42,13 +42,12 @@ def flatness_by_arm(study: Study, canvas: Canvas) -> Drawn:
     rows = list(_ceiling_rows(arms))
     if rows:
         tables.append(_ceiling_table(rows, reference_of(arms)))
-    caption = (
-        "How sharp the last layer of each arm is: exactly, by an upper bound, and by the value "
-        "that the paper plots."
-    )
-    return Drawn(
-        canvas.figure, "Three values of flatness, arm by arm", caption, tuple(tables), remarks
-    )
+    caption = "How sharp the last layer of each arm is: exactly, and by an upper bound."
+    if any(arm.has(VALUE) for arm in arms):
+        caption += (
+            " The published value is how unsure the network is, times the size of its last layer."
+        )
+    return Drawn(canvas.figure, "Flatness, arm by arm", caption, tuple(tables), remarks)
 
 
 def ceilings(arm: Arm) -> list[tuple[Span, float]]:

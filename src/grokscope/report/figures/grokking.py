@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from grokscope.analysis.run import Arm
 from grokscope.report.canvas import Canvas, Drawn
+from grokscope.report.contents import Study
 from grokscope.report.panels import Panel, Series, both
-from grokscope.report.study import Study
 from grokscope.report.style import DASHED, DOTTED, GREEN, OCHRE, PURPLE, LineStyle
 from grokscope.report.tables import course_tables
 
@@ -32,7 +32,8 @@ def grokking(study: Study, canvas: Canvas) -> Drawn:
         both("ncc", "NCC (low = collapsed)", "log"),
     )
     remarks = canvas.columns(study, panels)
-    if any(column.arm.has("published_flatness") for column in study.columns()):
+    published = any(column.arm.has("published_flatness") for column in study.columns())
+    if published and study.cites_paper:
         remarks = ("What the paper's Figure 1 calls relative flatness is the published value.",
                    *remarks)  # fmt: skip
     caption = (
@@ -41,9 +42,7 @@ def grokking(study: Study, canvas: Canvas) -> Drawn:
         "steps."
     )
     tables = course_tables("grokking", study.columns(), MEASURES)
-    return Drawn(
-        canvas.figure, "Accuracy, flatness and collapse", caption, tuple(tables), remarks
-    )
+    return Drawn(canvas.figure, "Accuracy, flatness and collapse", caption, tuple(tables), remarks)
 
 
 def _memorised(arm: Arm) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from grokscope.report.canvas import Canvas, Drawn
+from grokscope.report.contents import Study
 from grokscope.report.curves import MissingMeasureError
 from grokscope.report.panels import single
-from grokscope.report.study import Study
 from grokscope.report.tables import extra_measures, levels_table
 from grokscope.report.words import SPLITS, capital, name_of, title_of
 

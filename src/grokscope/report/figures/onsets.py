@@ -10,10 +10,10 @@ import pandas as pd
 
 from grokscope.report.axes import draw_horizontal, step_axis
 from grokscope.report.canvas import Canvas, Drawn
+from grokscope.report.contents import Study
 from grokscope.report.curves import MissingMeasureError
 from grokscope.report.overlays import shade
 from grokscope.report.sheet import NOTE, Entry, key_height
-from grokscope.report.study import Study
 from grokscope.report.style import BLUE, GREEN, INK, OCHRE, PURPLE, VERMILION, LineStyle
 from grokscope.report.tables import Table
 from grokscope.report.words import capital, count, name_of, step, steps_range
@@ -105,6 +105,8 @@ def _table(groups: list[tuple[tuple[str, str], pd.DataFrame]]) -> Table:
     for name, group in groups:
         steps = group["step"].dropna().tolist()
         found = f"{len(steps)} of {count(len(group), 'seed')}"
-        rows.append((capital(name_of(*name)), steps_range(steps) if steps else step(math.nan), found))
+        rows.append(
+            (capital(name_of(*name)), steps_range(steps) if steps else step(math.nan), found)
+        )
     headings = ("", "Begins to change at step (median and range)", "Found in")
     return Table("onsets", "In order of their medians", headings, tuple(rows))

@@ -24,9 +24,9 @@ from grokscope.report.axes import (
     vertical_axis,
 )
 from grokscope.report.canvas import ASIDE, XLABEL, Canvas, Drawn, arms_key
+from grokscope.report.contents import Study
 from grokscope.report.curves import MissingMeasureError
 from grokscope.report.sheet import NOTE, Entry, Row, key_height, title_height
-from grokscope.report.study import Study
 from grokscope.report.style import FAINT, GENERALISED, INK, SMALL, LineStyle, shortened
 from grokscope.report.tables import Table
 from grokscope.report.words import (
@@ -97,7 +97,7 @@ def outcomes(study: Study, canvas: Canvas) -> Drawn:
     )
     for (axes,), group, key in zip(sheet.grid, groups, keys, strict=True):
         sheet.key(axes, key, above)
-        sheet.title(axes, "Accuracy, held out", (), NOTE)
+        sheet.title(axes, "Accuracy, held out", width=canvas.inches(axes), raised=NOTE)
         axes.set_label("Accuracy, held out")
         draw_vertical(axes, y)
         draw_horizontal(axes, x, canvas.inches(axes), labelled=True)
@@ -153,7 +153,7 @@ def _limits(
     if not math.isnan(reference.kappa):
         kappas.append(reference.kappa * KAPPA_FACTOR * 3)
         include = (reference.accuracy, reference.accuracy - MARGIN)
-    label = f"{name_of(measure)}, nats, logarithmic; right is sharp"
+    label = f"{name_of(measure)}, nats; right is sharp"
     x = Horizontal(min(kappas) / 1.5, max(kappas) * 1.5, label, log=True)
     return x, vertical_axis("linear", accuracies, accuracies, include=include)
 
@@ -199,12 +199,12 @@ def _caption(runs: Sequence[Ending], reference: Reference) -> str:
     others = [run for run in runs if run.arm is not reference.arm]
     if not others:
         return f"Every point is a run. There is no other arm to compare {name} with."
-    passed = [run for run in others if run.fits and reference.beaten(run)]
-    verb = "fits its" if len(passed) == 1 else "fit their"
+    passed = sum(run.fits and reference.beaten(run) for run in others)
+    are = "is" if passed == 1 else "are"
     return (
-        f"Every point is a run. {capital(numeral(len(passed), 'run'))} of {len(others)} {verb} "
-        f"training data, {'is' if len(passed) == 1 else 'are'} at least {KAPPA_FACTOR:g} times as "
-        f"sharp as {name}, and no less accurate (by {MARGIN:g})."
+        f"Every point is a run. Of {numeral(len(others), 'other run')}, {passed or 'none'} {are} at "
+        f"least {KAPPA_FACTOR:g} times as sharp as {name} and no more than {MARGIN:g} less "
+        f"accurate, and {'fits its' if passed == 1 else 'fit their'} training data."
     )
 
 

@@ -9,12 +9,12 @@ import pandas as pd
 
 from grokscope.report.axes import Horizontal, draw_horizontal
 from grokscope.report.canvas import Canvas, Drawn
+from grokscope.report.contents import Study
 from grokscope.report.curves import MissingMeasureError
 from grokscope.report.sheet import Entry, key_height
-from grokscope.report.study import Study
 from grokscope.report.style import BLUE, GREY, VERMILION, LineStyle
 from grokscope.report.tables import Table
-from grokscope.report.words import DASH, capital, interval, name_of, number
+from grokscope.report.words import DASH, capital, correlation, interval, name_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,5 +91,5 @@ def _table(rows: pd.DataFrame) -> Table:
 
 
 def _cell(row: dict[str, Any]) -> str:
-    between = interval(row["low"], row["high"], lambda end: number(end, 2))
-    return number(row["rho"], 2) + (f"\n{between}" if between else "")
+    between = interval(row["low"], row["high"], correlation)
+    return correlation(row["rho"]) + (f"\n{between}" if between else "")
