@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from grokscope.analysis import ClaimReport, Results, evaluate_claims
+from grokscope.spec import Experiment
+
 SEEDS = (1, 42, 15213, 7)
 
 
@@ -108,3 +111,13 @@ NEVER: tuple[tuple[float, float, float], ...] = ()
 def world_of(falls: Mapping[str, tuple[tuple[float, float, float], ...]], **more: object) -> World:
     """A world in which these measures fall thus."""
     return World(falls=falls, **more)  # type: ignore[arg-type]
+
+
+def judged(
+    metrics: pd.DataFrame,
+    claims: Sequence[str],
+    experiment: Experiment | None = None,
+    arm: str | None = None,
+) -> list[ClaimReport]:
+    """What the claims say of a tidy frame."""
+    return evaluate_claims(Results.from_metrics(metrics, experiment), claims, arm=arm)

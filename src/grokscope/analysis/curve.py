@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.ndimage import median_filter
+
+from grokscope.analysis.level import Array, quick_median
 
 Direction = Literal["rise", "fall"]
 Scale = Literal["linear", "log"]
-Array = NDArray[np.float64]
 
 WINDOW = 5  # points under one running median; odd
 INFLATION = 2.5  # of residuals, see `resampled`
@@ -126,4 +127,4 @@ def resampled(curve: Prepared, resamples: int, seed: int) -> Array:
 
 def deviation(residuals: Array) -> float:
     """Standard deviation of a normal sample by its median absolute value; blind to spikes."""
-    return float(1.4826 * np.median(np.abs(residuals)))
+    return 1.4826 * quick_median(np.abs(residuals))

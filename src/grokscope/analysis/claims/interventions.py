@@ -89,7 +89,7 @@ def angles_leave_the_simplex(comparisons: Sequence[Comparison]) -> list[Finding]
                 reason=f"{arms_of(comparison)}: angles are {abs(angle.effect):.1f} degrees "
                 f"{further} the simplex angle{between(angle.interval)}. {how}",
                 why="" if moved else "not tested",
-            )  # fmt: skip
+            )
         )
     return findings
 
@@ -134,7 +134,7 @@ def augmentation_weakens(comparisons: Sequence[Comparison]) -> list[Finding]:
                 verdict=direction((-high, -low), math.log(1.25)),
                 unit="times the ratio without",
                 reason=reason,
-            )  # fmt: skip
+            )
         )
     return findings
 
