@@ -84,7 +84,10 @@ def prepare(
     sign = 1 if direction == "rise" else -1
     if len(x) and x[0] == 0:
         x = np.concatenate([x[1:2] / 2 if len(x) > 1 else np.ones(1), x[1:]])
-    return Prepared(np.log10(x), sign * y, smoothed(sign * y, window), window, sign, scale == "log")
+    return Prepared(
+        np.log10(x), sign * y, smoothed(sign * y, window),
+        window=window, sign=sign, log=scale == "log",
+    )  # fmt: skip
 
 
 def smoothed(values: Array, window: int) -> Array:

@@ -53,7 +53,7 @@ class Located:
 
 def nowhere(reason: str, before: float = math.nan, after: float = math.nan) -> Located:
     """A curve without an onset, with the reason."""
-    return Located(math.nan, (math.nan, math.nan), before, after, reason)
+    return Located(math.nan, (math.nan, math.nan), before=before, after=after, reason=reason)
 
 
 def resting_level(raw: Array) -> float:

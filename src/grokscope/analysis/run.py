@@ -89,27 +89,22 @@ class Arm:
             at: As of `Trajectory.level`; a phase is one of this arm's.
             seeds: Only these.
         """
-        return paired_difference(*self._pairs(other, measure, split, at, seeds))
+        at = self.phases[at] if isinstance(at, int) else at
+        levels = self.levels(measure, split, at)
+        kept = {seed: levels[seed] for seed in levels if seeds is None or seed in seeds}
+        return paired_difference(kept, other.levels(measure, split, at))
 
     def ratio(self, other: Arm, measure: str, split: str = "train", at: At = -1) -> Paired:
         """Levels of this arm over those of another, averaged on a log scale.
 
         Of seeds in which both are positive; arguments as of `difference`.
         """
-        levels, others = self._pairs(other, measure, split, at, None)
+        at = self.phases[at] if isinstance(at, int) else at
+        levels, others = (arm.levels(measure, split, at) for arm in (self, other))
         seeds = [seed for seed in levels if levels[seed] > 0 and others.get(seed, math.nan) > 0]
         return geometric_ratio(
             {seed: levels[seed] for seed in seeds}, {seed: others[seed] for seed in seeds}
         )
-
-    def _pairs(
-        self, other: Arm, measure: str, split: str, at: At, seeds: Sequence[int] | None
-    ) -> tuple[dict[int, float], dict[int, float]]:
-        at = self.phases[at] if isinstance(at, int) else at
-        levels, others = (arm.levels(measure, split, at) for arm in (self, other))
-        if seeds is not None:
-            levels = {seed: levels[seed] for seed in seeds if seed in levels}
-        return levels, others
 
     @property
     def steps_per_epoch(self) -> float:
