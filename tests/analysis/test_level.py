@@ -18,6 +18,7 @@ from grokscope.analysis.level import (
     quick_median,
     too_few_looks,
 )
+from grokscope.experiments import EXPERIMENTS, find_experiment
 from grokscope.interventions import FrobeniusCap, Penalty
 from grokscope.spec import Experiment, Optimizer, Phase, Run
 
@@ -219,3 +220,19 @@ def test_any_order_of_rows_gives_the_same_curves_and_the_last_of_repeated_looks_
         steps, values = run.curve("ncc")
         assert steps.tolist() == [0, 10]  # the last look at step 5 was not finite
         assert values.tolist() == [run.seed, run.seed]
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [(n, p) for n, entry in EXPERIMENTS.items() for p in entry.presets if p != "tiny"],
+)
+def test_every_preset_but_the_smoke_tests_looks_three_times_in_the_last_fifth_of_each_phase(
+    name, preset
+):
+    for run in find_experiment(name, preset).arms.values():
+        looks = np.array(run.observation.points(run.phases[-1].until), dtype=float)
+        start = 0.0
+        for phase in run.phases:
+            span = Span(start, phase.until)
+            assert math.isfinite(level_at_end(Curve(looks, looks), span)), (phase, looks)
+            start = phase.until

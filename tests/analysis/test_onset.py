@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import points, rise, tenth
+from worlds import points, rise, tenth, two_stages
 
 from grokscope.analysis import Curve, Trajectory
-from grokscope.analysis.curve import prepare, resampled, smoothed
-from grokscope.analysis.locate import locate, split_of, steepest
+from grokscope.analysis.locate import split_of
 from grokscope.analysis.milestones import (
     generalisation_onset,
     generalisation_step,
@@ -213,17 +212,9 @@ def test_a_change_smaller_than_asked_for_is_none():
     assert not detect_onset(STEPS, curve, "fall", "log", least_change=0.15).found
 
 
-def two_stages(early: float, late: float) -> np.ndarray:
-    """Rises to a peak while memorising, falls at 700 and at 2,700 by so many decades."""
-    rng = np.random.default_rng(5)
-    log = 2 + 0.36 * rise(STEPS, 250, 0.05) - early * rise(STEPS, 700, 0.02)
-    log = log - late * rise(STEPS, 2700, 0.02) + 0.05 * rng.normal(size=len(STEPS))
-    return 10**log
-
-
 @pytest.mark.parametrize(("early", "late", "largest"), [(1.2, 0.5, 700), (0.5, 1.2, 2700)])
 def test_a_fall_in_stages_has_a_first_and_a_largest_one(early, late, largest):
-    curve = two_stages(early, late)
+    curve = two_stages(STEPS, early, late)
     first = detect_onset(STEPS, curve, "fall", "log")
     steepest = detect_onset(STEPS, curve, "fall", "log", stage="largest")
     assert decades(first.step, tenth(700, 0.02)) < 0.1
@@ -362,54 +353,3 @@ def test_stability_counts_the_points_that_were_lost_again():
     steps, accuracy = np.arange(10.0), np.array([0, 0, 0.5, 0.96, 1, 0.7, 1, 1, 0.89, 1])
     assert stability(steps, accuracy, 3.0) == pytest.approx(2 / 7)
     assert math.isnan(stability(steps, accuracy, math.nan))
-
-
-@pytest.mark.parametrize("stage", ["first", "largest"])
-def test_draws_that_wait_until_they_are_asked_for_are_those_of_every_curve_resampled_at_once(stage):
-    curve = two_stages(1.2, 0.5)
-    onset = detect_onset(STEPS, curve, "fall", "log", stage=stage, resamples=60, seed=4)
-    prepared = prepare(STEPS, curve, "fall", "log")
-    expected = []
-    for drawn in resampled(prepared, 60, 4):
-        smooth = smoothed(drawn, prepared.window)
-        part = steepest(prepared.time, smooth[None])[0] if stage == "largest" else slice(None)
-        expected.append(locate(prepared.time[part], smooth[part], drawn[part]).time)
-    assert np.log10(onset.draws) == pytest.approx(np.array(expected), nan_ok=True)
-    inside = np.quantile(np.array(expected)[np.isfinite(expected)], [0.05, 0.95])
-    assert onset.interval[0] <= 10 ** inside[0] * (1 + 1e-9)
-    assert onset.interval[1] >= 10 ** inside[1] * (1 - 1e-9)
-
-
-def test_an_interval_that_nobody_asks_for_costs_nothing(monkeypatch):
-    calls = []
-
-    def counted(*arguments):
-        calls.append(arguments)
-        return resampled(*arguments)
-
-    monkeypatch.setattr("grokscope.analysis.onset.resampled", counted)
-    train, _ = accuracies()
-    memorised = memorisation_step(STEPS, train)
-    assert memorised.found
-    assert not calls
-    assert len(memorised.draws) == 200
-    assert memorised.interval == memorised.interval
-    assert len(calls) == 1
-
-
-def test_an_onset_is_found_where_half_of_the_resampled_curves_have_one():
-    rng = np.random.default_rng(2)
-    found = []
-    for noise in np.linspace(0.05, 0.3, 40):
-        curve = 0.5 * rise(STEPS, 900, 0.03) + noise * rng.normal(size=len(STEPS))
-        onset = detect_onset(STEPS, curve, resamples=40)
-        if onset.found or "resampled" in onset.reason:
-            prepared = prepare(STEPS, curve, "rise", "linear")
-            drawn = resampled(prepared, 40, 0)
-            times = [
-                locate(prepared.time, smoothed(one, prepared.window), one).time for one in drawn
-            ]
-            found.append((onset.found, np.isfinite(times).mean() >= 0.5))
-    assert len(found) > 10
-    assert all(claimed == half for claimed, half in found)
-    assert len(set(found)) == 2  # both happen

@@ -37,6 +37,14 @@ def tenth(at: float, width: float) -> float:
     return float(10 ** (np.log10(at) - width * np.log(9)))
 
 
+def two_stages(steps: np.ndarray, early: float, late: float) -> np.ndarray:
+    """Rises to a peak while memorising, falls at 700 and at 2,700 by so many decades."""
+    rng = np.random.default_rng(5)
+    log = 2 + 0.36 * rise(steps, 250, 0.05) - early * rise(steps, 700, 0.02)
+    log = log - late * rise(steps, 2700, 0.02) + 0.05 * rng.normal(size=len(steps))
+    return 10**log
+
+
 @dataclass(frozen=True)
 class World:
     """Runs that memorise, wait on a shallow plateau and generalise.
