@@ -75,7 +75,13 @@ def level_before(curve: Curve, step: float) -> float:
 
 def median(values: Array) -> float:
     """The median of some looks; NaN of fewer than `LEAST_LOOKS`."""
-    return float(np.median(values)) if len(values) >= LEAST_LOOKS else math.nan
+    return quick_median(values) if len(values) >= LEAST_LOOKS else math.nan
+
+
+def quick_median(values: Array) -> float:
+    """The median of one or more finite values; many times as fast as `numpy.median` on a few."""
+    ordered, half = np.sort(values), len(values) // 2
+    return float(ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2)
 
 
 def too_few_looks(looks: int) -> str:

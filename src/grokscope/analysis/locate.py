@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from grokscope.analysis.curve import WINDOW, Array, deviation, smoothed
+from grokscope.analysis.curve import WINDOW, deviation, smoothed
+from grokscope.analysis.level import Array, quick_median
 
 FRACTION = 0.1  # of the way from baseline to final level
 TIP = 9  # points of which more than half must share an extreme level
@@ -52,7 +53,7 @@ class Located:
 
 def nowhere(reason: str, before: float = math.nan, after: float = math.nan) -> Located:
     """A curve without an onset, with the reason."""
-    return Located(math.nan, (math.nan, math.nan), before, after, reason)
+    return Located(math.nan, (math.nan, math.nan), before=before, after=after, reason=reason)
 
 
 def resting_level(raw: Array) -> float:
@@ -61,7 +62,7 @@ def resting_level(raw: Array) -> float:
     Not the level of `grokscope.analysis.level`: a detector works on points in log time, and the
     last fifth of the *steps* of a log-spaced curve holds one or two of them.
     """
-    return float(np.median(raw[-max(WINDOW, len(raw) // RESTS) :]))
+    return quick_median(raw[-max(WINDOW, len(raw) // RESTS) :])
 
 
 def split_of(beyond: NDArray[np.bool_]) -> int:
@@ -130,7 +131,7 @@ def locate(
         )
     if not len(calm):
         return nowhere("it does not rest at the level from which it changes")
-    before = float(np.median(smooth[calm]))
+    before = quick_median(smooth[calm])
     change = after - before
     if change <= 1e-9 * max(abs(after), abs(before), 1e-12) or change < least:
         return nowhere("it does not change enough", before, after)

@@ -38,7 +38,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from grokscope.analysis.curve import (
     WINDOW,
-    Array,
     Direction,
     Prepared,
     Scale,
@@ -46,6 +45,7 @@ from grokscope.analysis.curve import (
     resampled,
     smoothed,
 )
+from grokscope.analysis.level import Array
 from grokscope.analysis.locate import (
     FRACTION,
     LEAST_POINTS,
@@ -170,25 +170,27 @@ def detect_onset(
         raise ValueError(f"stage must be 'first' or 'largest', not {stage!r}")
     curve = prepare(steps, values, direction, scale, window=window)
     within = _within(curve.time, after, before)
+    time = curve.time[within]
 
     def find(smooth: Array, raw: Array, part: slice) -> Located:
         return locate(
-            curve.time[within][part], smooth[within][part], raw[within][part],
+            time[part], smooth[part], raw[part],
             fraction=fraction, persistence=persistence, least=least_change, margin=margin,
         )  # fmt: skip
 
     def stages(smooth: Array) -> list[slice]:
-        if stage == "first" or not within.any():
+        if stage == "first" or not len(time):
             return [slice(None)] * len(smooth)
-        return steepest(curve.time[within], smooth[:, within])
+        return steepest(time, smooth)
 
-    found = find(curve.smooth, curve.raw, slice(None))
+    whole, raw = curve.smooth[within], curve.raw[within]
+    found = find(whole, raw, slice(None))
     if stage == "largest" and not found.reason:
-        found = find(curve.smooth, curve.raw, stages(curve.smooth[None])[0])
+        found = find(whole, raw, stages(whole[None])[0])
     if found.reason:
         return _onset(curve, found)
-    many = resampled(curve, resamples, seed)
-    smooth = smoothed(many, window)
+    drawn = resampled(curve, resamples, seed)
+    smooth, many = smoothed(drawn, window)[:, within], drawn[:, within]
     parts = stages(smooth)
     times = np.full(len(many), math.nan)
 

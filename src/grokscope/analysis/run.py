@@ -2,40 +2,23 @@
 
 A `Trajectory` is one run: an arm under one seed. An `Arm` holds its trajectories, `Results` the
 arms. Claims, tables, figures and captions ask these, so that a number is the same wherever it
-stands; the rule for a level is that of `grokscope.analysis.level`. Steps count optimiser updates.
+stands. Steps count optimiser updates.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from grokscope.analysis.curve import Scale
-from grokscope.analysis.level import (
-    Curve,
-    Span,
-    level_around,
-    level_at_end,
-    level_before,
-    looks_at_end,
-    too_few_looks,
-)
-from grokscope.analysis.milestones import (
-    fall_onset,
-    generalisation_onset,
-    generalisation_step,
-    lost_again,
-    memorisation_step,
-    unusable,
-)
-from grokscope.analysis.onset import Onset, Stage, no_onset
+from grokscope.analysis.level import Span, quick_median
 from grokscope.analysis.statistics import Paired, geometric_ratio, paired_difference
-from grokscope.analysis.tidy import curves_of
+from grokscope.analysis.tidy import Measured, curves_of
+from grokscope.analysis.trajectory import MILESTONES, At, Trajectory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,134 +27,10 @@ if TYPE_CHECKING:
     from grokscope.runs.store import Store
     from grokscope.spec import Experiment, Phase, Run
 
+__all__ = ["MILESTONES", "REFERENCE", "Arm", "At", "Results", "Trajectory"]
+
 REFERENCE = "baseline"  # the arm that others are compared with, where there is one of this name
-MILESTONES = ("memorised", "onset", "generalised")
-NOTHING = Curve(np.empty(0), np.empty(0))
 CLASSES = {"cifar10": 10, "cifar-10": 10, "digits": 10}  # of a source, where none was measured
-
-# Where a level is taken: the index of a phase (-1 is the last), a `Span`, the name of a milestone
-# (the looks around it) or "before " and that name (the last looks before it).
-At = int | str | Span
-
-
-class Trajectory:
-    """One run: the curves of an arm under one seed.
-
-    Args:
-        arm: Name of the arm.
-        seed: Its seed.
-        curves: (measure, split) -> curve; finite and ascending.
-        phases: The phases of the arm, in steps; empty where they are not known: then everything
-            that was measured counts as one phase.
-        steps_per_epoch: Optimiser steps in one pass over the training data; NaN if not known.
-    """
-
-    def __init__(
-        self,
-        arm: str,
-        seed: int,
-        curves: Mapping[tuple[str, str], Curve],
-        *,
-        phases: Sequence[Span] = (),
-        steps_per_epoch: float = math.nan,
-    ) -> None:
-        self.arm, self.seed, self.curves = arm, seed, curves
-        self.last_step = max((float(curve.steps[-1]) for curve in curves.values()), default=0.0)
-        self.phases = tuple(phases) or (Span(0.0, self.last_step),)
-        self.steps_per_epoch = steps_per_epoch
-        self._levels: dict[tuple[str, str, At], float] = {}
-        self._falls: dict[tuple[str, str, Scale, Stage], Onset] = {}
-
-    def curve(self, measure: str, split: str = "train") -> Curve:
-        """The curve of a measure; empty where it was not measured."""
-        return self.curves.get((measure, split), NOTHING)
-
-    def has(self, measure: str, split: str = "train") -> bool:
-        """Whether the measure has a finite value on that split."""
-        return (measure, split) in self.curves
-
-    def level(self, measure: str, split: str = "train", at: At = -1) -> float:
-        """Where a measure stands; NaN with too few looks, or where the run did not get there."""
-        key = (measure, split, at)
-        if key not in self._levels:
-            self._levels[key] = self._level(self.curve(measure, split), at)
-        return self._levels[key]
-
-    def _level(self, curve: Curve, at: At) -> float:
-        if isinstance(at, str):
-            before, _, milestone = at.rpartition(" ")
-            step = self.milestone(milestone).step
-            return level_before(curve, step) if before else level_around(curve, step)
-        span = self.span(at)
-        return level_at_end(curve, span) if self.reached(span.stop) else math.nan
-
-    def span(self, at: int | Span) -> Span:
-        """The phase of that index, or the span itself."""
-        return self.phases[at] if isinstance(at, int) else at
-
-    def why_no_level(self, measure: str, split: str = "train", at: int | Span = -1) -> str:
-        """Why a measure has no level at the end of a phase, as a clause; empty if it has one."""
-        span = self.span(at)
-        if not math.isnan(self.level(measure, split, at)):
-            return ""
-        if not self.reached(span.stop):
-            return f"{'diverged' if self.diverged else 'ended'} at step {self.last_step:,.0f}"
-        if not self.has(measure, split):
-            return "not measured"
-        return too_few_looks(len(looks_at_end(self.curve(measure, split), span)))
-
-    def reached(self, step: float) -> bool:
-        """Whether the run was measured at that step or later."""
-        return self.last_step >= step
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the run ended because its features or logits were no longer finite."""
-        return self.has("diverged")
-
-    def milestone(self, name: str) -> Onset:
-        """A milestone by its name, one of `MILESTONES`."""
-        if name not in MILESTONES:
-            raise ValueError(f"there is no milestone {name!r}; there are {', '.join(MILESTONES)}")
-        found: Onset = getattr(self, name)
-        return found
-
-    @cached_property
-    def memorised(self) -> Onset:
-        """When training accuracy reaches 0.99 for good."""
-        return memorisation_step(*self.curve("accuracy"))
-
-    @cached_property
-    def onset(self) -> Onset:
-        """When validation accuracy leaves its plateau; none without memorisation."""
-        if not self.memorised.found:
-            return no_onset("it never memorised")
-        return generalisation_onset(*self.curve("accuracy", "validation"), self.memorised.step)
-
-    @cached_property
-    def generalised(self) -> Onset:
-        """When validation accuracy reaches 0.95 for good."""
-        return generalisation_step(*self.curve("accuracy", "validation"))
-
-    @cached_property
-    def fell_again(self) -> float:
-        """Share of later looks at which a generalised network was lost, even for good."""
-        return lost_again(*self.curve("accuracy", "validation"))
-
-    @cached_property
-    def unusable(self) -> str:
-        """Why the run says nothing about the order of events; empty when it does."""
-        validation = self.curve("accuracy", "validation")
-        return unusable(self.memorised, self.onset, self.generalised, validation)
-
-    def fall(
-        self, measure: str, split: str = "train", *, scale: Scale = "log", stage: Stage = "first"
-    ) -> Onset:
-        """Onset of the lasting fall of a measure, or of its steepest stage; see `fall_onset`."""
-        key = (measure, split, scale, stage)
-        if key not in self._falls:
-            self._falls[key] = fall_onset(*self.curve(measure, split), scale, stage)
-        return self._falls[key]
 
 
 class Arm:
@@ -189,6 +48,21 @@ class Arm:
         self.last_step = max((run.last_step for run in runs), default=0.0)
         self.phases = _phases(settings) or (Span(0.0, self.last_step),)
 
+    @classmethod
+    def of(cls, name: str, measured: Sequence[Measured], settings: Run | None = None) -> Arm:
+        """An arm of what was measured; without settings its phase lasts as long as any run."""
+        stop = max(
+            (curve.steps[-1] for run in measured for curve in run.curves.values()), default=0
+        )
+        phases = _phases(settings) or (Span(0.0, float(stop)),)
+        runs = [
+            Trajectory(
+                name, run.seed, run.curves, phases=phases, steps_per_epoch=run.steps_per_epoch
+            )
+            for run in measured
+        ]
+        return cls(name, runs, settings)
+
     def has(self, measure: str, split: str = "train") -> bool:
         """Whether a run of the arm has the measure."""
         return any(run.has(measure, split) for run in self.runs.values())
@@ -200,7 +74,7 @@ class Arm:
     def level(self, measure: str, split: str = "train", at: At = -1) -> float:
         """The median over seeds of their levels; NaN without one."""
         levels = [level for level in self.levels(measure, split, at).values() if level == level]
-        return float(np.median(levels)) if levels else math.nan
+        return quick_median(np.array(levels)) if levels else math.nan
 
     def difference(
         self, other: Arm, measure: str, split: str = "train", at: At = -1, *,
@@ -215,34 +89,29 @@ class Arm:
             at: As of `Trajectory.level`; a phase is one of this arm's.
             seeds: Only these.
         """
-        return paired_difference(*self._pairs(other, measure, split, at, seeds))
+        at = self.phases[at] if isinstance(at, int) else at
+        levels = self.levels(measure, split, at)
+        kept = {seed: levels[seed] for seed in levels if seeds is None or seed in seeds}
+        return paired_difference(kept, other.levels(measure, split, at))
 
     def ratio(self, other: Arm, measure: str, split: str = "train", at: At = -1) -> Paired:
         """Levels of this arm over those of another, averaged on a log scale.
 
         Of seeds in which both are positive; arguments as of `difference`.
         """
-        levels, others = self._pairs(other, measure, split, at, None)
+        at = self.phases[at] if isinstance(at, int) else at
+        levels, others = (arm.levels(measure, split, at) for arm in (self, other))
         seeds = [seed for seed in levels if levels[seed] > 0 and others.get(seed, math.nan) > 0]
         return geometric_ratio(
             {seed: levels[seed] for seed in seeds}, {seed: others[seed] for seed in seeds}
         )
-
-    def _pairs(
-        self, other: Arm, measure: str, split: str, at: At, seeds: Sequence[int] | None
-    ) -> tuple[dict[int, float], dict[int, float]]:
-        at = self.phases[at] if isinstance(at, int) else at
-        levels, others = (arm.levels(measure, split, at) for arm in (self, other))
-        if seeds is not None:
-            levels = {seed: levels[seed] for seed in seeds if seed in levels}
-        return levels, others
 
     @property
     def steps_per_epoch(self) -> float:
         """Optimiser steps in one pass over the training data; NaN if not known."""
         known = [run.steps_per_epoch for run in self.runs.values()]
         known = [steps for steps in known if math.isfinite(steps)]
-        return float(np.median(known)) if known else math.nan
+        return quick_median(np.array(known)) if known else math.nan
 
     @property
     def classes(self) -> float:
@@ -292,7 +161,10 @@ class Arm:
         common = 0.0
         if self._written[0] != other._written[0]:
             return common
-        rows = zip(self._conditions(), other.phases, self._written[1:], other._written[1:])
+        rows = zip(
+            self._conditions(), other.phases, self._written[1:], other._written[1:],
+            strict=False,
+        )  # fmt: skip
         for (span, phase), other_span, written, other_written in rows:
             if written != other_written:
                 break
@@ -352,20 +224,12 @@ class Results:
             ValueError: If other columns are missing.
         """
         settings = {} if experiment is None else dict(experiment.arms)
-        measured = curves_of(metrics)
-        names = dict.fromkeys([*settings, *(run.arm for run in measured)])
-        arms = []
-        for name in names:
-            runs = [run for run in measured if run.arm == name]
-            phases = _phases(settings.get(name)) or (Span(0.0, max(run.last_step for run in runs)),)
-            trajectories = [
-                Trajectory(
-                    name, run.seed, run.curves, phases=phases, steps_per_epoch=run.steps_per_epoch
-                )
-                for run in runs
-            ]
-            arms.append(Arm(name, trajectories, settings.get(name)))
-        return cls(arms, experiment)
+        by_arm: dict[str, list[Measured]] = {name: [] for name in settings}
+        for measured in curves_of(metrics):
+            by_arm.setdefault(measured.arm, []).append(measured)
+        return cls(
+            [Arm.of(name, runs, settings.get(name)) for name, runs in by_arm.items()], experiment
+        )
 
     @property
     def runs(self) -> list[Trajectory]:
@@ -390,7 +254,7 @@ class Results:
 
 def _phases(settings: Run | None) -> tuple[Span, ...]:
     stops = [] if settings is None else [float(phase.until) for phase in settings.phases]
-    return tuple(Span(*pair) for pair in zip([0.0, *stops[:-1]], stops, strict=True))
+    return tuple(Span(*pair) for pair in zip([0.0, *stops], stops, strict=False))
 
 
 def _while_on(setting: Scheduled, phase: Span) -> list[Span]:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grokscope.analysis.curve import WINDOW, Array, Scale, prepare, resampled, smoothed
-from grokscope.analysis.level import LEAST_LOOKS, NEAR, median
+from grokscope.analysis.curve import WINDOW, Scale, prepare, resampled, smoothed
+from grokscope.analysis.level import LEAST_LOOKS, Array, median, quick_median
 from grokscope.analysis.locate import LEAST_POINTS, TIP, band_of, resting, resting_level
 from grokscope.analysis.onset import Onset
 from grokscope.analysis.run import Trajectory
@@ -74,7 +74,7 @@ class _Parts:
     """
 
     size: float  # from the highest level until the middle of the plateau to the end
-    late: float  # until the last looks before validation accuracy moves
+    late: float  # until the last `TIP` looks before validation accuracy moves
     whole: float  # until the median over the whole plateau
 
     @property
@@ -130,8 +130,8 @@ def _parts(run: Trajectory, measure: str, split: str, scale: Scale) -> tuple[_Pa
         # Turned curves rise: the highest level is the lowest here, and a fall is positive.
         after, lowest = resting_level(raw), float(smoothed(raw[early], TIP).min())
         calm = resting(smooth[early], lowest, band_of(raw - smooth, after - lowest))
-        before = float(np.median(smooth[early][calm])) if len(calm) else lowest
-        return _Parts(after - before, median(plateau[-NEAR:]) - before, median(plateau) - before)
+        before = quick_median(smooth[early][calm]) if len(calm) else lowest
+        return _Parts(after - before, median(plateau[-TIP:]) - before, median(plateau) - before)
 
     parts = parts_of(curve.smooth, curve.raw, math.log10(run.onset.step))
     if not run.fall(measure, split, scale=scale).found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -81,21 +82,20 @@ def curves_of(metrics: pd.DataFrame) -> list[Measured]:
     ]
 
 
-def _coded(column: pd.Series) -> tuple[NDArray[np.int64], list[Any]]:
+def _coded(column: pd.Series) -> tuple[NDArray[Any], list[Any]]:
     """A number for each row, and what the numbers stand for; -1 where there is nothing."""
     import pandas as pd
 
     if isinstance(column.dtype, pd.CategoricalDtype):
         return column.cat.codes.to_numpy(dtype=np.int64), list(column.cat.categories)
     codes, names = pd.factorize(column)
-    return codes.astype(np.int64), list(names)
+    return codes, list(names)
 
 
 def _groups(key: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """First and last index (exclusive) of each stretch of equal keys."""
     edges = np.flatnonzero(np.diff(key)) + 1
-    bounds = [0, *edges.tolist(), len(key)] if len(key) else []
-    return zip(bounds, bounds[1:], strict=False)
+    return pairwise([0, *edges.tolist(), len(key)] if len(key) else [])
 
 
 def _pace(steps: Array, epochs: Array) -> float:

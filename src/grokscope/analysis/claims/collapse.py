@@ -95,7 +95,7 @@ def _exact() -> Finding:
     k, radius, gap = tightest
     reason = (
         f"On {len(grid)} exactly collapsed heads with centred features ({CLASSES[0]} to "
-        f"{CLASSES[-1]} classes) the bound is broken by {broken or 'none'}; it is tightest, at "
+        f"{CLASSES[-1]} classes) {broken or 'none'} break the bound; it is tightest, at "
         f"{10**low:.3g} times kappa, with {k} classes, radius {radius:g} and logit gap {gap:g}."
     )
     verdict: Verdict = "contradicted" if broken else "supported"

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from grokscope.analysis.claims.finding import Finding, Verdict, between, claim
 from grokscope.analysis.claims.rules import (
@@ -89,7 +88,7 @@ def angles_leave_the_simplex(comparisons: Sequence[Comparison]) -> list[Finding]
                 reason=f"{arms_of(comparison)}: angles are {abs(angle.effect):.1f} degrees "
                 f"{further} the simplex angle{between(angle.interval)}. {how}",
                 why="" if moved else "not tested",
-            )  # fmt: skip
+            )
         )
     return findings
 
@@ -134,7 +133,7 @@ def augmentation_weakens(comparisons: Sequence[Comparison]) -> list[Finding]:
                 verdict=direction((-high, -low), math.log(1.25)),
                 unit="times the ratio without",
                 reason=reason,
-            )  # fmt: skip
+            )
         )
     return findings
 
@@ -209,37 +208,26 @@ def _moved(comparison: Comparison, up: bool) -> tuple[bool, str]:
     return moved, how if moved else f"{how}, so it is not shown that it {which} by a factor of 2"
 
 
-class Answer(NamedTuple):
-    """What a push on collapse did to accuracy or to kappa."""
-
-    what: str
-    paired: Paired
-    verdict: Verdict
-    unit: str
-    change: str
-
-
 def _pushed(claim: str, comparison: Comparison, up: bool) -> list[Finding]:
     moved, how = _moved(comparison, up)
     accuracy = comparison.difference("accuracy", "validation")
     kappa = comparison.ratio("relative_flatness")
-    answers = (
-        Answer("validation accuracy", accuracy, within(accuracy.interval, MARGIN), ACCURACY,
-               f"changes by {accuracy.effect:+.3f}"),
-        Answer("exact κ", kappa, same_kappa(comparison), RATIO,
-               f"is {kappa.effect:.3g} times the reference's"),
-    )  # fmt: skip
-    return [
-        finding(
-            comparison, answer.paired, claim=claim, unit=answer.unit,
-            verdict=answer.verdict if moved else "undecided",
-            basis=f"{answer.what}: {comparison.name}",
-            reason=f"{arms_of(comparison)}: {answer.what} {answer.change}"
-            f"{between(answer.paired.interval)}. {how}",
+
+    def answer(what: str, paired: Paired, unchanged: Verdict, change: str) -> Finding:
+        return finding(
+            comparison, paired, claim=claim, basis=f"{what}: {comparison.name}",
+            verdict=unchanged if moved else "undecided",
+            unit=ACCURACY if paired is accuracy else RATIO,
+            reason=f"{arms_of(comparison)}: {what} {change}{between(paired.interval)}. {how}",
             why="" if moved else "not tested",
-        )
-        for answer in answers
-    ]  # fmt: skip
+        )  # fmt: skip
+
+    same = within(accuracy.interval, MARGIN)
+    times = f"is {kappa.effect:.3g} times the reference's"
+    return [
+        answer("validation accuracy", accuracy, same, f"changes by {accuracy.effect:+.3f}"),
+        answer("exact κ", kappa, same_kappa(comparison), times),
+    ]
 
 
 def _logs(ratio: Paired) -> dict[int, float]:

@@ -77,7 +77,7 @@ def suppressing_flatness(comparisons: Sequence[Comparison]) -> list[Finding]:
                 reason=reason,
                 verdict=direction((-high, -low), MARGIN) if tested else "undecided",
                 why="" if tested else _why_untested(comparison, kappa.interval),
-            )  # fmt: skip
+            )
         )
     return findings
 
@@ -103,8 +103,8 @@ def removal_restores(comparisons: Sequence[Comparison]) -> list[Finding]:
         )
         blocked = "" if lower else "; it is not shown that accuracy was lower before the removal"
         reason = (
-            f"{arms_of(comparison)}, at the end: {trained(comparison)}; validation accuracy differs "
-            f"by {accuracy.effect:+.3f}{between(accuracy.interval)}{blocked}"
+            f"{arms_of(comparison)}, at the end: {trained(comparison)}; validation accuracy "
+            f"differs by {accuracy.effect:+.3f}{between(accuracy.interval)}{blocked}"
         )
         findings.append(
             finding(
@@ -116,7 +116,7 @@ def removal_restores(comparisons: Sequence[Comparison]) -> list[Finding]:
                 # Restored: no longer lower than the reference by more than the margin.
                 verdict=direction(accuracy.interval, -MARGIN) if lower else "undecided",
                 why="" if lower else "not tested",
-            )  # fmt: skip
+            )
         )
     return findings
 
