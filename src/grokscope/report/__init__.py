@@ -1,8 +1,8 @@
 """Reports: a `Study` becomes one self-contained page and its figures.
 
-`collect` reads a folder of results, `write_report` writes the page. A figure is one file in
-`grokscope.report.figures`, or a user's ``file.py:name``: a function of a `Study` and a `Canvas`
-that returns a `Drawn`.
+`grokscope.report.study.collect` reads a folder of results, `write_report` writes the page. A figure
+is one file in `grokscope.report.figures`, or a user's ``file.py:name``: a function of a `Study` and
+a `Canvas` that returns a `Drawn`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from grokscope.report.curves import MissingMeasureError
 from grokscope.report.figures import find_figure, list_figures
 from grokscope.report.page import write_report
 from grokscope.report.panels import Panel, Series
-from grokscope.report.study import check_names, collect
 from grokscope.report.tables import Table
 
 __all__ = [
@@ -25,8 +24,6 @@ __all__ = [
     "Series",
     "Study",
     "Table",
-    "check_names",
-    "collect",
     "find_figure",
     "list_figures",
     "write_report",

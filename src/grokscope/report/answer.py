@@ -12,31 +12,18 @@ from grokscope.analysis.claims import SMOKE_TEST, ClaimReport
 from grokscope.analysis.level import LAST_PART, LEAST_LOOKS, NEAR
 from grokscope.analysis.milestones import GENERALISED, MEMORISED
 from grokscope.analysis.run import Arm
+from grokscope.report import words
 from grokscope.report.arms import MOST_LINES, alike, blocks, reference_of, too_many
 from grokscope.report.contents import Study
 from grokscope.report.curves import WINDOW
 from grokscope.report.overlays import reached
 from grokscope.report.tables import Compared
-from grokscope.report.words import (
-    by_ratio,
-    capital,
-    count,
-    in_plain,
-    listed,
-    number,
-    numeral,
-    plain,
-    quoted,
-    share,
-    signed,
-    steps_range,
-    times,
-)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_ARMS = 6  # named one by one in the answer
+SIGNS = ((1, "higher"), (-1, "lower"))
 MOST_ENDED = 6  # runs that ended early, named one by one
 WHY = {
     "not tested": "These runs do not put it to the test.",
@@ -81,11 +68,11 @@ def _on_claim(report: ClaimReport) -> Sentence:
     finding = report.headline
     parts = [f"claim {report.claim}"]
     if finding.seeds:
-        parts[0] += f", {numeral(finding.seeds, 'seed')}"
+        parts[0] += f", {words.numeral(finding.seeds, 'seed')}"
     if finding.verdict == "undecided" and finding.why in WHY:
         parts.append(WHY[finding.why].rstrip("."))
     other = _otherwise(report)
-    aside = ". ".join(capital(part) for part in [*parts, *other])
+    aside = ". ".join(words.capital(part) for part in [*parts, *other])
     return Sentence(report.statement, finding.verdict, f"{aside}.")
 
 
@@ -101,16 +88,16 @@ def _otherwise(report: ClaimReport) -> list[str]:
     where, what = ("in", "comparison") if report.compares else ("by", "measure")
     counts = Counter(finding.verdict for finding in differ)
     parts = [
-        f"{where} {numeral(amount, f'other {what}')} it is {verdict}"
+        f"{where} {words.numeral(amount, f'other {what}')} it is {verdict}"
         for verdict, amount in counts.items()
     ]
-    return [listed(parts)]
+    return [words.listed(parts)]
 
 
 def _differences(rows: Sequence[Sequence[Compared]]) -> Iterator[str]:
     """What sets the arms apart from the reference: intervals that exclude zero."""
     arms = [row[0].arm for row in rows]
-    reference = quoted(reference_of(arms).name)
+    reference = words.quoted(reference_of(arms).name)
     others = [row for row in rows if any(cell.paired is not None for cell in row)]
     if all(len(arm.runs) < 2 for arm in arms):
         yield (
@@ -119,14 +106,14 @@ def _differences(rows: Sequence[Sequence[Compared]]) -> Iterator[str]:
         )
         return
     if len(others) > MOST_ARMS:
-        yield from _counted(others, reference)
+        yield _counted(others, reference)
         return
     for row in others:
         found = [_in_words(cell) for cell in row if cell.differs]
-        name = quoted(row[0].arm.name)
+        name = words.quoted(row[0].arm.name)
         if found:
             yield (
-                f"Compared with {reference}, {name} ends with {listed(found)}. All else lies "
+                f"Compared with {reference}, {name} ends with {words.listed(found)}. All else lies "
                 "within the scatter of the seeds."
             )
         else:
@@ -139,48 +126,49 @@ def _differences(rows: Sequence[Sequence[Compared]]) -> Iterator[str]:
 def _in_words(cell: Compared) -> str:
     assert cell.paired is not None
     effect = cell.paired.effect
-    change = times(effect) if by_ratio(cell.measure) else signed(effect)
+    change = words.times(effect) if words.by_ratio(cell.measure) else words.signed(effect)
     comparative = "higher" if _sign(cell) > 0 else "lower"
-    return f"a {comparative} {in_plain(cell.measure, cell.split)} of {cell.text} ({change})"
+    return f"a {comparative} {words.in_plain(cell.measure, cell.split)} of {cell.text} ({change})"
 
 
-def _counted(rows: Sequence[Sequence[Compared]], reference: str) -> Iterator[str]:
+def _counted(rows: Sequence[Sequence[Compared]], reference: str) -> str:
     """Measure by measure, in how many arms it is higher or lower than in the reference."""
+    parts = []
     for cells in zip(*rows, strict=True):
-        higher, lower = (
-            sum(cell.differs and _sign(cell) == sign for cell in cells) for sign in (1, -1)
-        )
-        if higher or lower:
-            name = in_plain(cells[0].measure, cells[0].split)
-            yield (
-                f"Compared with {reference}, {name} is higher in {higher} and lower in {lower} of "
-                f"{len(rows)} arms; in the others it lies within the scatter of the seeds."
-            )
+        signs = Counter(_sign(cell) for cell in cells if cell.differs)
+        directions = [f"{name} in {signs[sign]}" for sign, name in SIGNS if signs[sign]]
+        if directions:
+            name = words.in_plain(cells[0].measure, cells[0].split)
+            parts.append(f"{name} is {words.listed(directions)}")
+    return (
+        f"Compared with {reference}, of {len(rows)} arms: {'; '.join(parts) or 'none differs'}. "
+        "All else lies within the scatter of the seeds."
+    )
 
 
 def _sign(cell: Compared) -> int:
     assert cell.paired is not None
-    same = 1.0 if by_ratio(cell.measure) else 0.0
+    same = 1.0 if words.by_ratio(cell.measure) else 0.0
     return 1 if cell.paired.effect > same else -1
 
 
 def _course(arm: Arm) -> Iterator[str]:
     """Where the runs of a single arm ended, and whether they generalised late."""
-    seeds = count(len(arm.runs), "seed")
+    seeds = words.count(len(arm.runs), "seed")
     known = [
-        f"{name} accuracy {share(level)}"
+        f"{name} accuracy {words.share(level)}"
         for name, split in (("training", "train"), ("held-out", "validation"))
         if not math.isnan(level := arm.level("accuracy", split))
     ]
     if known:
-        yield f"At the end: {listed(known)} (median of {seeds})."
+        yield f"At the end: {words.listed(known)} (median of {seeds})."
     else:
         yield "The runs have too few looks at their end to say where they stand."
     steps = reached(arm, "generalised")
     if steps:
         yield (
             f"{len(steps)} of {seeds} generalised (held-out accuracy {GENERALISED} for good), at "
-            f"step {steps_range(steps.values())}."
+            f"step {words.steps_range(steps.values())}."
         )
     elif arm.has("accuracy", "validation"):
         yield f"No seed reached a held-out accuracy of {GENERALISED} for good."
@@ -254,28 +242,28 @@ def _shared(arms: Sequence[Arm]) -> Iterator[str]:
     for group in blocks(arms):
         for step, alikes in alike(group):
             pace = alikes[0].steps_per_epoch
-            where = f"step {step:,.0f}" if math.isnan(pace) else f"epoch {plain(step / pace)}"
-            names = listed([quoted(arm.name) for arm in alikes])
+            where = f"step {step:,.0f}" if math.isnan(pace) else f"epoch {words.plain(step / pace)}"
+            names = words.listed([words.quoted(arm.name) for arm in alikes])
             told[f"Striped: {names}, which are one run until {where}."] = None
     yield from told
 
 
 def _ended(arms: Sequence[Arm]) -> Iterator[str]:
     ended = [
-        f"{quoted(arm.name)}, seed {seed}, at step {step:,.0f}"
+        f"{words.quoted(arm.name)}, seed {seed}, at step {step:,.0f}"
         for arm in arms
         for seed, step in arm.ended_early.items()
     ]
     if len(ended) > MOST_ENDED:
         runs = sum(len(arm.runs) for arm in arms)
-        yield f"{len(ended)} of {count(runs, 'run')} have not come to their last step."
+        yield f"{len(ended)} of {words.count(runs, 'run')} have not come to their last step."
     elif ended:
         yield f"Not come to their last step: {'; '.join(ended)}."
 
 
 def _reference(arms: Sequence[Arm]) -> str:
-    return quoted(reference_of(arms).name)
+    return words.quoted(reference_of(arms).name)
 
 
 def _fraction(part: float) -> str:
-    return {0.2: "fifth"}.get(part, f"{number(100 * part)} %")
+    return {0.2: "fifth"}.get(part, f"{words.number(100 * part)} %")

@@ -414,7 +414,7 @@ def _dressed(
 
 def _step_axes(columns: Sequence[Column]) -> dict[Column, Horizontal]:
     """An axis of steps for each column: the arms of one run share theirs."""
-    axes = {}
+    axes: dict[Column, Horizontal] = {}
     for beside in (False, True):
         arms = [column.arm for column in columns if column.beside is beside]
         if not arms:

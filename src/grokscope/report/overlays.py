@@ -128,7 +128,7 @@ def draw_marks(axes: Axes, marks: Sequence[Mark], pace: Mapping[str, float]) -> 
         span = mark.start / pace[mark.arm], mark.stop / pace[mark.arm]
         known = found.get((mark.height, mark.text), span)
         found[mark.height, mark.text] = min(known[0], span[0]), max(known[1], span[1])
-    tall = float(axes.get_position().height * axes.figure.get_size_inches()[1])
+    tall = axes.bbox.height / axes.figure.dpi
     to_share = axes.transData + axes.transAxes.inverted()
     ordered = sorted(found)
     shares = [float(to_share.transform((0.5, height))[1]) for height, _ in ordered]

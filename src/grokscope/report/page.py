@@ -6,7 +6,7 @@ import html
 import io
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from grokscope.report.answer import answer, reading_guide
 from grokscope.report.canvas import Canvas, Drawn
 from grokscope.report.contents import Study
 from grokscope.report.curves import MissingMeasureError
-from grokscope.report.figures import find_figure, list_figures
+from grokscope.report.figures import FigureFunction, find_figure, list_figures
 from grokscope.report.glossary import glossary
 from grokscope.report.tables import Table, arms_table, compared, milestones_table
 
@@ -104,7 +104,7 @@ def draw_figures(study: Study, folder: Path) -> tuple[list[Shown], list[str]]:
     return shown, notes
 
 
-def _draw(study: Study, figure: Any, prefix: str, *, narrow: bool) -> tuple[Drawn, str]:
+def _draw(study: Study, figure: FigureFunction, prefix: str, *, narrow: bool) -> tuple[Drawn, str]:
     """A figure, and its SVG, in the style of the house."""
     from matplotlib import rc_context
 
@@ -169,7 +169,8 @@ def effect(finding: Finding) -> str:
     """
     if finding.effect != finding.effect:
         return words.DASH
-    form, unit = words.number, finding.unit
+    form: Callable[[float], str] = words.number
+    unit = finding.unit
     if unit == "of validation accuracy":
         form, unit = words.signed, "held-out accuracy"
     between = words.interval(*finding.interval, form) if finding.seeds else ""

@@ -155,7 +155,7 @@ def draw_panel(
                 ),
                 autolim=False,
             )  # fmt: skip
-    for strand in strands:
+    for strand in sorted(strands, key=lambda strand: not strand.dense):
         for curve, dashes in _pieces(strand):
             axes.plot(
                 *_visible(curve, strand.pace, x, y), color=strand.style.colour, linestyle=dashes,

@@ -21,7 +21,7 @@ WIDE, NARROW = 8.4, 3.75  # of a figure; the narrow form is for phones, its text
 TEXT, SMALL, HEADING = 8.5, 7.5, 9.5  # points
 THIN, THICK = 0.6, 1.9  # lines of single seeds and of their median, in points
 
-RC: dict[str, Any] = {
+RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": TEXT,
     "axes.labelsize": TEXT,
@@ -92,7 +92,7 @@ def gradient(count: int) -> list[LineStyle]:
     from matplotlib.colors import to_hex
 
     spread = colormaps["viridis"]
-    return [LineStyle(to_hex(spread(0.92 * place / max(count - 1, 1)))) for place in range(count)]
+    return [LineStyle(to_hex(spread(0.78 * place / max(count - 1, 1)))) for place in range(count)]
 
 
 @lru_cache(maxsize=4096)

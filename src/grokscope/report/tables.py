@@ -16,24 +16,9 @@ from grokscope.analysis.level import Span
 from grokscope.analysis.milestones import FELL_AGAIN, GENERALISED, MEMORISED
 from grokscope.analysis.run import MILESTONES, Arm, At
 from grokscope.analysis.statistics import Paired
+from grokscope.report import words
 from grokscope.report.arms import reference_of
 from grokscope.report.overlays import reached
-from grokscope.report.words import (
-    DASH,
-    by_ratio,
-    capital,
-    interval,
-    is_extra,
-    name_of,
-    number,
-    plain,
-    quoted,
-    share,
-    signed,
-    step,
-    steps_range,
-    times,
-)
 
 if TYPE_CHECKING:
     from grokscope.report.contents import Column
@@ -99,7 +84,7 @@ class Compared:
         if self.paired is None:
             return False
         low, high = self.paired.interval
-        same = 1.0 if by_ratio(self.measure) else 0.0
+        same = 1.0 if words.by_ratio(self.measure) else 0.0
         return low > same or high < same
 
     @property
@@ -107,9 +92,13 @@ class Compared:
         """The paired difference or ratio with its interval, as text; empty without one."""
         if self.paired is None or math.isnan(self.paired.effect):
             return ""
-        how = number if by_ratio(self.measure) else signed
-        effect = times(self.paired.effect) if by_ratio(self.measure) else signed(self.paired.effect)
-        between = interval(*self.paired.interval, how)
+        how = words.number if words.by_ratio(self.measure) else words.signed
+        effect = (
+            words.times(self.paired.effect)
+            if words.by_ratio(self.measure)
+            else words.signed(self.paired.effect)
+        )
+        between = words.interval(*self.paired.interval, how)
         return f"{effect} ({between})" if between else effect
 
 
@@ -130,7 +119,11 @@ def extra_measures(arms: Sequence[Arm]) -> list[tuple[str, str]]:
         arms: All arms.
     """
     found = dict.fromkeys(
-        key for arm in arms for run in arm.runs.values() for key in run.curves if is_extra(key[0])
+        key
+        for arm in arms
+        for run in arm.runs.values()
+        for key in run.curves
+        if words.is_extra(key[0])
     )
     return list(found)
 
@@ -145,7 +138,7 @@ def compared(arms: Sequence[Arm]) -> list[list[Compared]]:
     measures = final_measures(arms)
 
     def one(arm: Arm, measure: str, split: str) -> Compared:
-        compare = arm.ratio if by_ratio(measure) else arm.difference
+        compare = arm.ratio if words.by_ratio(measure) else arm.difference
         paired = None if arm is reference else compare(reference, measure, split)
         return Compared(measure, split, arm, arm.level(measure, split), paired)
 
@@ -160,10 +153,10 @@ def arms_table(rows: Sequence[Sequence[Compared]]) -> Table:
     """
     arms = [row[0].arm for row in rows]
     reference = reference_of(arms)
-    headings = [capital(name_of(cell.measure, cell.split)) for cell in rows[0]]
+    headings = [words.capital(words.name_of(cell.measure, cell.split)) for cell in rows[0]]
     note = (
         f"Medians over seeds of each run's level at the end. Below them what sets the arm apart "
-        f"from {quoted(reference.name)}, seed by seed, with its 95 % interval: a difference, or "
+        f"from {words.quoted(reference.name)}, seed by seed, with its 95 % interval: a difference, or "
         "a ratio (×) of quantities that span orders of magnitude."
     )
     body = [
@@ -222,7 +215,9 @@ def phases_tables(
             for arm, span in found
         ]  # fmt: skip
         pace = reference.steps_per_epoch
-        where = f"step {step(stop)}" if math.isnan(pace) else f"epoch {plain(stop / pace)}"
+        where = (
+            f"step {words.step(stop)}" if math.isnan(pace) else f"epoch {words.plain(stop / pace)}"
+        )
         headings = ("Arm", *(heading for heading, *_ in columns))
         title = f"At {where}, where a phase ends"
         tables.append(Table(f"{name}-{stop:.0f}", title, headings, tuple(rows)))
@@ -249,7 +244,10 @@ def course_tables(
                 at["Before generalisation begins"] = "before onset"
             at["At the end"] = -1
         rows = [
-            (capital(name_of(*key)), *(_course(arm, key, where) for where in at.values()))
+            (
+                words.capital(words.name_of(*key)),
+                *(_course(arm, key, where) for where in at.values()),
+            )
             for key in measures
             if arm.has(*key)
         ]
@@ -266,14 +264,14 @@ def _course(arm: Arm, key: tuple[str, str], at: At | None) -> str:
     """An arm's level, and what it is relative to memorisation where that makes sense."""
     if at is None:
         starts = [run.curve(*key).values[0] for run in arm.runs.values() if run.has(*key)]
-        return number(float(np.median(starts)))
-    text = number(arm.level(*key, at))
-    if at == "memorised" or not by_ratio(key[0]):
+        return words.number(float(np.median(starts)))
+    text = words.number(arm.level(*key, at))
+    if at == "memorised" or not words.by_ratio(key[0]):
         return text
     units, levels = arm.levels(*key, "memorised"), arm.levels(*key, at)
     ratios = [levels[seed] / units[seed] for seed in units if units[seed] > 0]
     known = [ratio for ratio in ratios if ratio == ratio]
-    return _stacked(text, times(float(np.median(known)))) if known else text
+    return _stacked(text, words.times(float(np.median(known)))) if known else text
 
 
 def milestones_table(arms: Sequence[Arm]) -> Table | None:
@@ -295,19 +293,19 @@ def milestones_table(arms: Sequence[Arm]) -> Table | None:
         f"{GENERALISED} for good. Stayed up: the share of later looks at {FELL_AGAIN} or more."
     )
     if len(arms) > 1 or runs > MOST_ROWS:
-        rows = tuple((arm.name, *_summary(arm, steps_range)) for arm in arms)
+        rows = tuple((arm.name, *_summary(arm, words.steps_range)) for arm in arms)
         return Table("milestones", "Milestones", ("Arm", *headings), rows, note)
     (arm,) = arms
     body = [
         (
             f"seed {seed}",
-            *(step(run.milestone(name).step) for name in MILESTONES),
-            DASH if math.isnan(run.fell_again) else f"{1 - run.fell_again:.0%}",
+            *(words.step(run.milestone(name).step) for name in MILESTONES),
+            words.DASH if math.isnan(run.fell_again) else f"{1 - run.fell_again:.0%}",
         )
         for seed, run in arm.runs.items()
     ]
     if len(body) > 1:
-        body.append(("median", *_summary(arm, lambda steps: step(_median(steps)))))
+        body.append(("median", *_summary(arm, lambda steps: words.step(_median(steps)))))
     return Table("milestones", "Milestones", ("", *headings), tuple(body), note)
 
 
@@ -318,7 +316,7 @@ def _summary(arm: Arm, form: Callable[[Sequence[float]], str]) -> Iterator[str]:
         some = 0 < len(steps) < len(arm.runs)
         yield _stacked(form(steps), f"{len(steps)} of {len(arm.runs)} seeds" if some else "")
     stayed = [1 - run.fell_again for run in arm.runs.values() if run.fell_again == run.fell_again]
-    yield f"{_median(stayed):.0%}" if stayed else DASH
+    yield f"{_median(stayed):.0%}" if stayed else words.DASH
 
 
 def _median(values: Sequence[float]) -> float:
@@ -326,7 +324,7 @@ def _median(values: Sequence[float]) -> float:
 
 
 def _level(measure: str, level: float) -> str:
-    return share(level) if measure.endswith("accuracy") else number(level)
+    return words.share(level) if measure.endswith("accuracy") else words.number(level)
 
 
 def _stacked(above: str, below: str) -> str:

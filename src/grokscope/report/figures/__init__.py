@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grokscope.reference import is_reference, load
+from grokscope.report.canvas import Canvas, Drawn
+from grokscope.report.contents import Study
 from grokscope.report.tables import extra_measures
 
 if TYPE_CHECKING:
     from grokscope.analysis.run import Results
-    from grokscope.report.canvas import Canvas, Drawn
-    from grokscope.report.contents import Study
     from grokscope.spec import Experiment
 
-    Figure = Callable[[Study, Canvas], Drawn]
-
+FigureFunction = Callable[[Study, Canvas], Drawn]
 OUTCOMES, MEASURES = "outcomes", "measures"
 BY_ARM = ("accuracies", "flatness_by_arm", "collapse_by_arm", "losses_by_arm")
 GROKKING = (
@@ -38,7 +37,7 @@ def list_figures() -> dict[str, str]:
     return {name: (find_figure(name).__doc__ or "").split("\n")[0] for name in names}
 
 
-def find_figure(name: str, *, results: Path | None = None) -> Figure:
+def find_figure(name: str, *, results: Path | None = None) -> FigureFunction:
     """The figure of a name.
 
     Args:
@@ -53,8 +52,7 @@ def find_figure(name: str, *, results: Path | None = None) -> Figure:
         found = load(name)
         if not callable(found):
             raise ValueError(f"{name} is not a function of a study and a canvas")
-        figure: Figure = found
-        return figure
+        return found
     names = [module.name for module in pkgutil.iter_modules(__path__)]
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
@@ -64,8 +62,8 @@ def find_figure(name: str, *, results: Path | None = None) -> Figure:
             "of your own is path/to/file.py:name"
         )
     module = importlib.import_module(f"{__name__}.{name}")
-    drawer: Figure = getattr(module, name)
-    return drawer
+    figure: FigureFunction = getattr(module, name)
+    return figure
 
 
 def _refuse_inside(name: str, results: Path | None) -> None:

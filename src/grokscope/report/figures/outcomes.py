@@ -15,6 +15,7 @@ import numpy as np
 
 from grokscope.analysis.claims.rules import FITS, KAPPA_FACTOR, MARGIN, is_counterexample
 from grokscope.analysis.run import Arm, Trajectory
+from grokscope.report import words
 from grokscope.report.arms import blocks, reference_of, styles_of, too_many
 from grokscope.report.axes import (
     Horizontal,
@@ -29,15 +30,6 @@ from grokscope.report.curves import MissingMeasureError
 from grokscope.report.sheet import NOTE, Entry, Row, key_height, title_height
 from grokscope.report.style import FAINT, GENERALISED, INK, SMALL, LineStyle, shortened
 from grokscope.report.tables import Table
-from grokscope.report.words import (
-    capital,
-    count,
-    name_of,
-    number,
-    numeral,
-    quoted,
-    share,
-)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,7 +109,7 @@ def _endings(arms: Sequence[Arm], measure: str) -> tuple[list[Ending], list[str]
     """Every run that came to its end, and those that have no point, with the reason."""
     for name, split in ((measure, "train"), ("accuracy", "validation")):
         if not any(arm.has(name, split) for arm in arms):
-            raise MissingMeasureError(f"{name_of(name, split)} was not measured")
+            raise MissingMeasureError(f"{words.name_of(name, split)} was not measured")
     runs, lost = [], []
     for arm in arms:
         for seed, run in arm.runs.items():
@@ -127,7 +119,7 @@ def _endings(arms: Sequence[Arm], measure: str) -> tuple[list[Ending], list[str]
             )  # fmt: skip
             why = _why_lost(run, ending, measure)
             if why:
-                lost.append(f"{quoted(arm.name)}, seed {seed} ({why})")
+                lost.append(f"{words.quoted(arm.name)}, seed {seed} ({why})")
             else:
                 runs.append(ending)
     if not runs:
@@ -140,7 +132,7 @@ def _why_lost(run: Trajectory, ending: Ending, measure: str) -> str:
         return run.why_no_level(measure)
     if math.isnan(ending.accuracy):
         return run.why_no_level("accuracy", "validation")
-    return "" if ending.kappa > 0 else f"κ is {number(ending.kappa)}"
+    return "" if ending.kappa > 0 else f"κ is {words.number(ending.kappa)}"
 
 
 def _limits(
@@ -153,7 +145,7 @@ def _limits(
     if not math.isnan(reference.kappa):
         kappas.append(reference.kappa * KAPPA_FACTOR * 3)
         include = (reference.accuracy, reference.accuracy - MARGIN)
-    label = f"{name_of(measure)}, nats; right is sharp"
+    label = f"{words.name_of(measure)}, nats; right is sharp"
     x = Horizontal(min(kappas) / 1.5, max(kappas) * 1.5, label, log=True)
     return x, vertical_axis("linear", accuracies, accuracies, include=include)
 
@@ -168,7 +160,7 @@ def _frame(axes: Axes, x: Horizontal, y: Vertical, reference: Reference) -> None
     )  # fmt: skip
     axes.axhline(reference.accuracy, color=INK, linewidth=0.7, zorder=1, label="reference")
     axes.annotate(
-        f"{shortened(reference.arm.name, ASIDE - 0.1, SMALL)}\n{share(reference.accuracy)}",
+        f"{shortened(reference.arm.name, ASIDE - 0.1, SMALL)}\n{words.share(reference.accuracy)}",
         (1, reference.accuracy), (5, 0), xycoords=("axes fraction", "data"),
         textcoords="offset points", size=SMALL, va="center", color=INK, linespacing=1.0,
     )  # fmt: skip
@@ -193,7 +185,7 @@ def _markers(group: Sequence[Arm]) -> tuple[Entry, ...]:
 
 def _caption(runs: Sequence[Ending], reference: Reference) -> str:
     """How many runs are sharp and as accurate as the reference."""
-    name = quoted(reference.arm.name)
+    name = words.quoted(reference.arm.name)
     if math.isnan(reference.kappa):
         return f"Every point is a run. No run of {name} came to its end, so nothing is compared."
     others = [run for run in runs if run.arm is not reference.arm]
@@ -202,7 +194,7 @@ def _caption(runs: Sequence[Ending], reference: Reference) -> str:
     passed = sum(run.fits and reference.beaten(run) for run in others)
     are = "is" if passed == 1 else "are"
     return (
-        f"Every point is a run. Of {numeral(len(others), 'other run')}, {passed or 'none'} {are} at "
+        f"Every point is a run. Of {words.numeral(len(others), 'other run')}, {passed or 'none'} {are} at "
         f"least {KAPPA_FACTOR:g} times as sharp as {name} and no more than {MARGIN:g} less "
         f"accurate, and {'fits its' if passed == 1 else 'fit their'} training data."
     )
@@ -212,9 +204,9 @@ def _table(
     runs: Sequence[Ending], arms: Sequence[Arm], reference: Reference, measure: str
 ) -> Table:
     note = (
-        f"Sharp: {name_of(measure)} at least {KAPPA_FACTOR:g} times the median of "
-        f"{quoted(reference.arm.name)}, {number(reference.kappa)}. As accurate: within {MARGIN:g} "
-        f"of its median held-out accuracy, {share(reference.accuracy)}, or above. Fits: training "
+        f"Sharp: {words.name_of(measure)} at least {KAPPA_FACTOR:g} times the median of "
+        f"{words.quoted(reference.arm.name)}, {words.number(reference.kappa)}. As accurate: within {MARGIN:g} "
+        f"of its median held-out accuracy, {words.share(reference.accuracy)}, or above. Fits: training "
         f"accuracy {FITS:g} or more."
     )
     headings = ("Arm", "Runs", "Fit", "Sharp", "Fit, sharp and as accurate")
@@ -232,14 +224,14 @@ def _table(
 def _remarks(runs: Sequence[Ending], lost: Sequence[str], measure: str) -> Iterator[str]:
     if measure != MATCHED:
         yield (
-            f"{capital(name_of(MATCHED))} was not measured: shown is {name_of(EXACT)}, which falls "
+            f"{words.capital(words.name_of(MATCHED))} was not measured: shown is {words.name_of(EXACT)}, which falls "
             "with confidence alone."
         )
     hollow = sum(not run.fits for run in runs)
     if hollow:
         does = "does" if hollow == 1 else "do"
         yield (
-            f"Hollow: {count(hollow, 'run')} with a training accuracy below {FITS:g}, which {does} "
+            f"Hollow: {words.count(hollow, 'run')} with a training accuracy below {FITS:g}, which {does} "
             "not fit the training data."
         )
     if lost:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -65,7 +66,7 @@ def partial_correlations(study: Study, canvas: Canvas) -> Drawn:
     return Drawn(canvas.figure, title, caption, (_table(rows),), which)
 
 
-def _draw(axes: Axes, place: int, row: dict[str, Any]) -> None:
+def _draw(axes: Axes, place: int, row: dict[Hashable, Any]) -> None:
     partial = bool(row["given"])
     height, colour = place + (0.15 if partial else -0.15), (PARTIAL if partial else PLAIN).colour
     ends = [row["rho"] if math.isnan(end) else end for end in (row["low"], row["high"])]
@@ -73,8 +74,9 @@ def _draw(axes: Axes, place: int, row: dict[str, Any]) -> None:
     axes.axhline(place, color="#E2E2E2", linewidth=0.6, zorder=0.5)
     axes.plot(ends, [height] * 2, color=colour, linewidth=1.3, alpha=0.7, scalex=False,
               scaley=False)  # fmt: skip
+    face = colour if partial else "white"
     axes.plot([row["rho"]], [height], "o", color=colour, markersize=5, label=label,
-              markerfacecolor=colour if partial else "white", scalex=False, scaley=False)  # fmt: skip
+              markerfacecolor=face, scalex=False, scaley=False)  # fmt: skip
 
 
 def _table(rows: pd.DataFrame) -> Table:
@@ -90,6 +92,6 @@ def _table(rows: pd.DataFrame) -> Table:
     return Table("partial_correlations", "Rank correlations", headings, tuple(body))
 
 
-def _cell(row: dict[str, Any]) -> str:
+def _cell(row: dict[Hashable, Any]) -> str:
     between = interval(row["low"], row["high"], correlation)
     return correlation(row["rho"]) + (f"\n{between}" if between else "")
