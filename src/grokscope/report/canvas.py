@@ -7,37 +7,14 @@ Arms share their axes in all of them.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from grokscope.analysis.run import Arm
-from grokscope.report.arms import (
-    blocks,
-    chunks,
-    epoch_axis,
-    parts_of,
-    phase_ends,
-    styles_of,
-    too_many,
-)
-from grokscope.report.axes import Horizontal, Vertical, first_step, step_axis
-from grokscope.report.overlays import draw_marks, mark_ends, reached, shade
-from grokscope.report.panels import (
-    Panel,
-    Strand,
-    axis_of,
-    cut_off,
-    draw_panel,
-    exploded,
-    measured,
-    not_measured,
-    strands_of,
-)
+from grokscope.report.cells import Cell, Cells, by_arm, by_column
+from grokscope.report.contents import Study
+from grokscope.report.panels import Panel, draw_panel, exploded, measured
 from grokscope.report.sheet import (
     GAP,
     HEAD,
@@ -51,55 +28,18 @@ from grokscope.report.sheet import (
     panel_width,
     title_height,
 )
-from grokscope.report.style import GREY, INK, NARROW, WIDE, text_width
+from grokscope.report.style import INK, NARROW, WIDE, text_width
 from grokscope.report.tables import Table
-from grokscope.report.words import name_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from grokscope.report.contents import Column, Study
 
 MOST_COLUMNS = 12  # arms that are drawn as columns; more become lines
 PANEL = 1.5  # height of a panel, in inches
 ROW = 0.36  # of a chart of dots
 XLABEL = 0.44  # below the last panel of a column
 ASIDE = 0.66  # beside panels with labelled heights
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A panel in its place.
-
-    Attributes:
-        panel: What it shows.
-        strands: Its lines.
-        x: Its horizontal axis.
-        y: Its vertical axis.
-        over: Draws what lies over or under the lines; takes the axes, their width, and whether
-            it may write above them.
-        arm: Of a figure of columns.
-        key: Of its lines, behind the title.
-        heading: Title and subtitle of the column that it begins.
-        arms: Key of the block that it begins.
-        noted: Whether there is something to write above it.
-        labelled: Whether its horizontal axis is named.
-        titled: Whether title and vertical axis are; not beside a panel of the same.
-    """
-
-    panel: Panel
-    strands: Sequence[Strand]
-    x: Horizontal
-    y: Vertical
-    over: Callable[..., None]
-    arm: Arm | None = None
-    key: tuple[Entry, ...] = ()
-    heading: tuple[str, str] = ("", "")
-    arms: tuple[Entry, ...] = ()
-    noted: bool = False
-    labelled: bool = False
-    titled: bool = True
 
 
 @dataclass(frozen=True)
@@ -201,40 +141,12 @@ class Canvas:
             MissingMeasureError: If none of the panels can be drawn.
         """
         columns = study.columns()
-        arms = [column.arm for column in columns]
-        remarks = list(not_measured([(c.title, c.arm) for c in columns], panels))
-        panels = measured(arms, panels)
         if len(columns) > MOST_COLUMNS:
             return self.compare(study.arms, list(exploded(panels)))
-        horizontal = _step_axes(columns)
-        cells = {}
-        for panel in panels:
-            strands = {column: tuple(strands_of(column.arm, panel)) for column in columns}
-            lines = [line for found in strands.values() for line in found]
-            y = axis_of(panel, [line.curves for line in lines])
-            remarks += cut_off(panel, y, lines) if panel.draw is None else ()
-            key = _key(panel, arms)
-            for column in columns:
-                over = partial(_over_column, column.arm, panel, horizontal[column])
-                cells[column, panel] = Cell(
-                    panel, strands[column], horizontal[column], y, over, column.arm, key
-                )
-        if wrap and len(columns) == 1:
-            across = 1 if self.narrow else 2
-            rows = chunks([cells[columns[0], panel] for panel in panels], across)
-            rows = _ends(rows, wrapped=True)
-        else:
-            across = 1 if self.narrow else min(2, len(columns))
-            rows = []
-            for block in chunks(columns, across):
-                body = [[cells[column, panel] for column in block] for panel in panels]
-                if len(columns) > 1:
-                    heads = [(column.title, column.subtitle) for column in block]
-                    body[0] = [
-                        replace(cell, heading=head)
-                        for cell, head in zip(body[0], heads, strict=True)
-                    ]
-                rows += _ends(body)
+        across = 1 if self.narrow else 2
+        wrap = wrap and len(columns) == 1
+        across = across if wrap else min(across, len(columns))
+        rows, remarks = by_column(columns, panels, across, wrap=wrap)
         self._draw(rows, across)
         return tuple(dict.fromkeys(remarks))
 
@@ -257,37 +169,8 @@ class Canvas:
         Raises:
             MissingMeasureError: If none of the panels can be drawn.
         """
-        remarks = list(not_measured([(arm.name, arm) for arm in arms], panels))
-        panels = measured(arms, panels)
-        x, pace = epoch_axis(arms)
-        across = 1 if self.narrow else min(across, len(panels))
-        strands = {
-            panel: {arm: next(strands_of(arm, panel)) for arm in arms if panel.shown([arm])}
-            for panel in panels
-        }
-        vertical = {}
-        for panel, found in strands.items():
-            vertical[panel] = axis_of(panel, [line.curves for line in found.values()])
-            remarks += cut_off(panel, vertical[panel], list(found.values()))
-        rows: list[list[Cell]] = []
-        for group in blocks(arms):
-            dressed = _dressed(group, pace)
-            ends = phase_ends(group, pace, x.last)
-            over = partial(_over_arms, {arm.name for arm in group}, ends, x, pace)
-            body = chunks(
-                [
-                    Cell(
-                        panel,
-                        [dress(strands[panel][arm]) for arm, dress in dressed.items()
-                         if arm in strands[panel]],
-                        x, vertical[panel], partial(over, panel),
-                    )
-                    for panel in panels
-                ],
-                across,
-            )  # fmt: skip
-            body[0][0] = replace(body[0][0], arms=arms_key(group))
-            rows += _ends(body, noted=bool(ends), wrapped=True)
+        across = 1 if self.narrow else min(across, len(measured(arms, panels)))
+        rows, remarks = by_arm(arms, panels, across)
         marked = any(panel.marks for panel in panels)
         self._draw(rows, across, aside=ASIDE if marked else RIGHT, tall=1.25 if across > 1 else 1.0)
         return tuple(dict.fromkeys(remarks))
@@ -296,9 +179,7 @@ class Canvas:
         """How wide a panel is."""
         return float(axes.get_position().width) * self.width
 
-    def _draw(
-        self, rows: Sequence[Sequence[Cell]], across: int, *, aside: float = RIGHT, tall: float = 1
-    ) -> None:
+    def _draw(self, rows: Cells, across: int, *, aside: float = RIGHT, tall: float = 1) -> None:
         """Lay the cells out and draw them."""
         width = panel_width(self.width, across, aside)
         sheet = self.sheet(
@@ -339,89 +220,3 @@ class Canvas:
         below = XLABEL if own or any(cell.labelled for cell in cells) else GAP
         height = PANEL * tall * max(cell.panel.height for cell in cells)
         return Row(height, len(cells), above, below)
-
-
-def _ends(
-    rows: Sequence[Sequence[Cell]], *, noted: bool = True, wrapped: bool = False
-) -> list[list[Cell]]:
-    """Rows of a block, with notes above the first and names of axes below the last.
-
-    Args:
-        rows: The block.
-        noted: Whether there are notes.
-        wrapped: Each panel is another one; otherwise the panels of a row are the same, and the
-            first alone has title and vertical axis.
-    """
-    below = [len(row) for row in rows[1:]] + [0]
-    return [
-        [
-            replace(
-                cell, noted=noted and row is rows[0], titled=wrapped or cell is row[0],
-                labelled=beneath < len(row),
-            )
-            for cell in row
-        ]
-        for row, beneath in zip(rows, below, strict=True)
-    ]  # fmt: skip
-
-
-def _over_column(
-    arm: Arm, panel: Panel, x: Horizontal, axes: Axes, width: float, *, named: bool
-) -> None:
-    shade(axes, arm, x, width, named=named)
-    if panel.relative:
-        axes.axhline(1.0, color=GREY, linewidth=0.6, zorder=1)
-
-
-def _over_arms(
-    names: set[str], ends: Sequence[float], x: Horizontal, pace: Mapping[str, float],
-    panel: Panel, axes: Axes, width: float, *, named: bool,
-) -> None:  # fmt: skip
-    mark_ends(axes, ends, x, width, named=named)
-    draw_marks(axes, [mark for mark in panel.marks if mark.arm in names], pace)
-
-
-def _key(panel: Panel, arms: Sequence[Arm]) -> tuple[Entry, ...]:
-    """Names of a panel's lines; none where there is but one and the title says what it is."""
-    shown = panel.shown(arms)
-    if len(panel.series) < 2:
-        return ()
-    return tuple(Entry(line.label or name_of(line.measure), line.style) for line in shown)
-
-
-def arms_key(group: Sequence[Arm]) -> tuple[Entry, ...]:
-    """Names of the arms; of very many the reference, the first, a middle one and the last."""
-    entries = [Entry(arm.name, style) for arm, style in zip(group, styles_of(group), strict=True)]
-    if too_many(group):
-        entries = [entries[0], entries[1], entries[len(entries) // 2], entries[-1]]
-    return tuple(entries)
-
-
-def _dressed(
-    group: Sequence[Arm], pace: Mapping[str, float]
-) -> dict[Arm, Callable[[Strand], Strand]]:
-    """Arm -> what gives its lines their look within a group."""
-    dense = too_many(group)
-    parts = {} if dense else parts_of(group)
-    return {
-        arm: partial(
-            replace, style=style, pace=pace[arm.name], parts=tuple(parts.get(arm.name, ())),
-            dense=dense and arm is not group[0],
-        )
-        for arm, style in zip(group, styles_of(group), strict=True)
-    }  # fmt: skip
-
-
-def _step_axes(columns: Sequence[Column]) -> dict[Column, Horizontal]:
-    """An axis of steps for each column: the arms of one run share theirs."""
-    axes: dict[Column, Horizontal] = {}
-    for beside in (False, True):
-        arms = [column.arm for column in columns if column.beside is beside]
-        if not arms:
-            continue
-        steps = [step for arm in arms for step in reached(arm, "memorised").values()]
-        memorised = float(np.median(steps)) if steps else math.nan
-        last = max(run.last_step for arm in arms for run in arm.runs.values())
-        axis = step_axis(first_step(memorised), last, memorised)
-        axes |= {column: axis for column in columns if column.beside is beside}
-    return axes

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from grokscope.analysis.claims.rules import FITS, KAPPA_FACTOR, MARGIN, is_counterexample
-from grokscope.analysis.run import Arm, Trajectory
-from grokscope.report import words
+from grokscope.analysis.run import Arm
 from grokscope.report.arms import blocks, reference_of, styles_of, too_many
 from grokscope.report.axes import (
     Horizontal,
@@ -24,17 +23,20 @@ from grokscope.report.axes import (
     draw_vertical,
     vertical_axis,
 )
-from grokscope.report.canvas import ASIDE, XLABEL, Canvas, Drawn, arms_key
+from grokscope.report.canvas import ASIDE, XLABEL, Canvas, Drawn
+from grokscope.report.cells import arms_key
 from grokscope.report.contents import Study
 from grokscope.report.curves import MissingMeasureError
-from grokscope.report.sheet import NOTE, Entry, Row, key_height, title_height
+from grokscope.report.sheet import NOTE, Row, key_height, title_height
 from grokscope.report.style import FAINT, GENERALISED, INK, SMALL, LineStyle, shortened
 from grokscope.report.tables import Table
+from grokscope.report.words import capital, count, name_of, number, numeral, quoted, share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MATCHED, EXACT = "relative_flatness_matched", "relative_flatness"
+TITLE = "Accuracy, held out"
 HEIGHT = 3.0  # of a panel, in inches
 
 
@@ -63,76 +65,62 @@ class Reference:
     accuracy: float
 
     def beaten(self, run: Ending) -> bool:
-        """Whether a run is much sharper and no less accurate, whether or not it fits."""
-        return is_counterexample(run.kappa / self.kappa, run.accuracy - self.accuracy)
+        """Whether a run is a counterexample: it fits, is much sharper and no less accurate."""
+        return run.fits and is_counterexample(run.kappa / self.kappa, run.accuracy - self.accuracy)
 
 
 def outcomes(study: Study, canvas: Canvas) -> Drawn:
     """A point for each run: exact kappa at matched loss against held-out accuracy."""
     arms = study.arms
-    reference_arm = reference_of(arms)
-    measure = MATCHED if reference_arm.has(MATCHED) else EXACT
+    first = reference_of(arms)
+    measure = MATCHED if first.has(MATCHED) else EXACT
     runs, lost = _endings(arms, measure)
-    mine = [run for run in runs if run.arm is reference_arm]
-    reference = Reference(
-        reference_arm,
-        _median([run.kappa for run in mine]),
-        _median([run.accuracy for run in mine]),
-    )
+    levels = np.array([(run.kappa, run.accuracy) for run in runs if run.arm is first])
+    middle = np.median(levels, axis=0) if len(levels) else (math.nan, math.nan)
+    reference = Reference(first, *middle)
     x, y = _limits(runs, reference, measure)
     groups = blocks(arms)
-    keys = [_markers(group) for group in groups]
-    above = title_height("", (), canvas.width) + NOTE
-    sheet = canvas.sheet(
-        [Row(HEIGHT, 1, above + key_height(key, canvas.width), XLABEL) for key in keys],
-        aside=ASIDE,
-    )
+    keys = [arms_key(group, marked=True) for group in groups]
+    above = NOTE + title_height(TITLE, (), canvas.width)
+    rows = [Row(HEIGHT, 1, above + key_height(key, canvas.width), XLABEL) for key in keys]
+    sheet = canvas.sheet(rows, aside=ASIDE)
     for (axes,), group, key in zip(sheet.grid, groups, keys, strict=True):
         sheet.key(axes, key, above)
-        sheet.title(axes, "Accuracy, held out", width=canvas.inches(axes), raised=NOTE)
-        axes.set_label("Accuracy, held out")
+        sheet.title(axes, TITLE, width=canvas.inches(axes), raised=NOTE)
+        axes.set_label(TITLE)
         draw_vertical(axes, y)
         draw_horizontal(axes, x, canvas.inches(axes), labelled=True)
-        _frame(axes, x, y, reference)
+        if not math.isnan(reference.kappa):
+            _frame(axes, x, y, reference)
         styles = dict(zip(group, styles_of(group), strict=True))
-        for run in runs:
-            if run.arm in styles:
-                _point(axes, run, styles[run.arm], small=too_many(arms))
+        for run in (run for run in runs if run.arm in styles):
+            _point(axes, run, styles[run.arm], size=4.0 if too_many(arms) else 6.5)
     return Drawn(
-        canvas.figure, "Sharpness and accuracy at the end",
-        _caption(runs, reference), (_table(runs, arms, reference, measure),),
-        tuple(_remarks(runs, lost, measure)),
+        canvas.figure, "Sharpness and accuracy at the end", _caption(runs, reference),
+        (_table(runs, arms, reference, measure),), tuple(_remarks(runs, lost, measure)),
     )  # fmt: skip
 
 
 def _endings(arms: Sequence[Arm], measure: str) -> tuple[list[Ending], list[str]]:
     """Every run that came to its end, and those that have no point, with the reason."""
-    for name, split in ((measure, "train"), ("accuracy", "validation")):
-        if not any(arm.has(name, split) for arm in arms):
-            raise MissingMeasureError(f"{words.name_of(name, split)} was not measured")
+    axes = ((measure, "train"), ("accuracy", "validation"))
+    for key in axes:
+        if not any(arm.has(*key) for arm in arms):
+            raise MissingMeasureError(f"{name_of(*key)} was not measured")
     runs, lost = [], []
-    for arm in arms:
-        for seed, run in arm.runs.items():
-            ending = Ending(
-                arm, seed, run.level(measure), run.level("accuracy", "validation"),
-                run.level("accuracy"),
-            )  # fmt: skip
-            why = _why_lost(run, ending, measure)
-            if why:
-                lost.append(f"{words.quoted(arm.name)}, seed {seed} ({why})")
-            else:
-                runs.append(ending)
+    for run in (run for arm in arms for run in arm.runs.values()):
+        kappa, accuracy = (run.level(*key) for key in axes)
+        why = next(filter(None, (run.why_no_level(*key) for key in axes)), "")
+        if not why and kappa <= 0:
+            why = f"κ is {number(kappa)}"
+        if why:
+            lost.append(f"{quoted(run.arm)}, seed {run.seed} ({why})")
+        else:
+            arm = next(arm for arm in arms if arm.name == run.arm)
+            runs.append(Ending(arm, run.seed, kappa, accuracy, run.level("accuracy")))
     if not runs:
         raise MissingMeasureError("no run has come to its end")
     return runs, lost
-
-
-def _why_lost(run: Trajectory, ending: Ending, measure: str) -> str:
-    if math.isnan(ending.kappa):
-        return run.why_no_level(measure)
-    if math.isnan(ending.accuracy):
-        return run.why_no_level("accuracy", "validation")
-    return "" if ending.kappa > 0 else f"κ is {words.number(ending.kappa)}"
 
 
 def _limits(
@@ -145,24 +133,23 @@ def _limits(
     if not math.isnan(reference.kappa):
         kappas.append(reference.kappa * KAPPA_FACTOR * 3)
         include = (reference.accuracy, reference.accuracy - MARGIN)
-    label = f"{words.name_of(measure)}, nats; right is sharp"
+    label = f"{name_of(measure)}, nats; right is sharp"
     x = Horizontal(min(kappas) / 1.5, max(kappas) * 1.5, label, log=True)
     return x, vertical_axis("linear", accuracies, accuracies, include=include)
 
 
 def _frame(axes: Axes, x: Horizontal, y: Vertical, reference: Reference) -> None:
     """The reference's level, and where counterexamples lie."""
-    if math.isnan(reference.kappa):
-        return
     axes.fill_between(
         [KAPPA_FACTOR * reference.kappa, x.last], reference.accuracy - MARGIN, y.high,
         color=GENERALISED, linewidth=0, zorder=0, label="counterexamples",
     )  # fmt: skip
     axes.axhline(reference.accuracy, color=INK, linewidth=0.7, zorder=1, label="reference")
+    name = shortened(reference.arm.name, ASIDE - 0.1, SMALL)
     axes.annotate(
-        f"{shortened(reference.arm.name, ASIDE - 0.1, SMALL)}\n{words.share(reference.accuracy)}",
-        (1, reference.accuracy), (5, 0), xycoords=("axes fraction", "data"),
-        textcoords="offset points", size=SMALL, va="center", color=INK, linespacing=1.0,
+        f"{name}\n{share(reference.accuracy)}", (1, reference.accuracy), (5, 0),
+        xycoords=("axes fraction", "data"), textcoords="offset points", size=SMALL, va="center",
+        color=INK, linespacing=1.0,
     )  # fmt: skip
     axes.annotate(
         f"shaded: at least {KAPPA_FACTOR:g} times as sharp, and as accurate", (1, 1), (0, 3.5),
@@ -170,73 +157,65 @@ def _frame(axes: Axes, x: Horizontal, y: Vertical, reference: Reference) -> None
     )  # fmt: skip
 
 
-def _point(axes: Axes, run: Ending, style: LineStyle, *, small: bool) -> None:
+def _point(axes: Axes, run: Ending, style: LineStyle, *, size: float) -> None:
     axes.plot(
-        [run.kappa], [run.accuracy], style.marker, color=style.colour,
-        markersize=4.0 if small else 6.5, markeredgewidth=1.1, alpha=0.9,
-        markerfacecolor=style.colour if run.fits else "white",
+        [run.kappa], [run.accuracy], style.marker, color=style.colour, markersize=size,
+        markeredgewidth=1.1, markerfacecolor=style.colour if run.fits else "white", alpha=0.9,
         label=f"{run.arm.name}/{run.seed}", zorder=3, clip_on=False, scalex=False, scaley=False,
     )  # fmt: skip
 
 
-def _markers(group: Sequence[Arm]) -> tuple[Entry, ...]:
-    return tuple(Entry(entry.name, entry.style, marked=True) for entry in arms_key(group))
-
-
 def _caption(runs: Sequence[Ending], reference: Reference) -> str:
     """How many runs are sharp and as accurate as the reference."""
-    name = words.quoted(reference.arm.name)
+    name = quoted(reference.arm.name)
+    others = [run for run in runs if run.arm is not reference.arm]
     if math.isnan(reference.kappa):
         return f"Every point is a run. No run of {name} came to its end, so nothing is compared."
-    others = [run for run in runs if run.arm is not reference.arm]
     if not others:
         return f"Every point is a run. There is no other arm to compare {name} with."
-    passed = sum(run.fits and reference.beaten(run) for run in others)
-    are = "is" if passed == 1 else "are"
+    passed = sum(reference.beaten(run) for run in others)
+    verbs = ("is", "fits its") if passed == 1 else ("are", "fit their")
     return (
-        f"Every point is a run. Of {words.numeral(len(others), 'other run')}, {passed or 'none'} {are} at "
-        f"least {KAPPA_FACTOR:g} times as sharp as {name} and no more than {MARGIN:g} less "
-        f"accurate, and {'fits its' if passed == 1 else 'fit their'} training data."
+        f"Every point is a run. Of {numeral(len(others), 'other run')}, {passed or 'none'} "
+        f"{verbs[0]} at least {KAPPA_FACTOR:g} times as sharp as {name} and no more than "
+        f"{MARGIN:g} less accurate, and {verbs[1]} training data."
     )
 
 
 def _table(
     runs: Sequence[Ending], arms: Sequence[Arm], reference: Reference, measure: str
 ) -> Table:
+    """How many runs of each arm fit, are sharp, and are counterexamples."""
     note = (
-        f"Sharp: {words.name_of(measure)} at least {KAPPA_FACTOR:g} times the median of "
-        f"{words.quoted(reference.arm.name)}, {words.number(reference.kappa)}. As accurate: within {MARGIN:g} "
-        f"of its median held-out accuracy, {words.share(reference.accuracy)}, or above. Fits: training "
-        f"accuracy {FITS:g} or more."
+        f"Sharp: {name_of(measure)} at least {KAPPA_FACTOR:g} times the median of "
+        f"{quoted(reference.arm.name)}, {number(reference.kappa)}. As accurate: no more than "
+        f"{MARGIN:g} below its median held-out accuracy, {share(reference.accuracy)}. Fit: "
+        f"training accuracy {FITS:g} or more."
     )
-    headings = ("Arm", "Runs", "Fit", "Sharp", "Fit, sharp and as accurate")
     rows = []
     for arm in arms:
         found = [run for run in runs if run.arm is arm]
+        sharp = sum(run.kappa >= KAPPA_FACTOR * reference.kappa for run in found)
+        counts = [sharp, sum(reference.beaten(run) for run in found)]
         compared = arm is not reference.arm and not math.isnan(reference.kappa)
-        sharp = [run for run in found if run.kappa >= KAPPA_FACTOR * reference.kappa]
-        beaten = [run for run in found if run.fits and reference.beaten(run)]
-        counts = [len(sharp), len(beaten)] if compared else ["", ""]
-        rows.append((arm.name, *map(str, (len(found), sum(run.fits for run in found), *counts))))
+        fit = sum(run.fits for run in found)
+        rows.append((arm.name, *map(str, [len(found), fit, *(counts if compared else ["", ""])])))
+    headings = ("Arm", "Runs", "Fit", "Sharp", "Fit, sharp and as accurate")
     return Table("outcomes", "How many runs", headings, tuple(rows), note)
 
 
 def _remarks(runs: Sequence[Ending], lost: Sequence[str], measure: str) -> Iterator[str]:
     if measure != MATCHED:
         yield (
-            f"{words.capital(words.name_of(MATCHED))} was not measured: shown is {words.name_of(EXACT)}, which falls "
-            "with confidence alone."
+            f"{capital(name_of(MATCHED))} was not measured: shown is {name_of(EXACT)}, which "
+            "falls with confidence alone."
         )
     hollow = sum(not run.fits for run in runs)
     if hollow:
         does = "does" if hollow == 1 else "do"
         yield (
-            f"Hollow: {words.count(hollow, 'run')} with a training accuracy below {FITS:g}, which {does} "
-            "not fit the training data."
+            f"Hollow: {count(hollow, 'run')} with a training accuracy below {FITS:g}, which "
+            f"{does} not fit the training data."
         )
     if lost:
         yield f"Not drawn: {'; '.join(lost)}."
-
-
-def _median(values: Sequence[float]) -> float:
-    return float(np.median(values)) if values else math.nan
