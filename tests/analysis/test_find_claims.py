@@ -22,12 +22,12 @@ from grokscope.analysis import Finding, claim
 def mine(runs):
     count = sum(run.generalised.found for run in runs)
     verdict = "supported" if count == len(runs) else "contradicted"
-    return [Finding(claim="mine", basis="accuracy", verdict=verdict, seeds=count, reason="...")]
+    return [Finding(basis="accuracy", verdict=verdict, seeds=count, reason="...")]
 
 @claim("pairs", statement="Arms end where the baseline ends.", compares=True)
 def pairs(comparisons):
     return [
-        Finding(claim="pairs", basis=pair.name, verdict="supported", reason="...",
+        Finding(basis=pair.name, verdict="supported", reason="...",
                 effect=pair.difference("accuracy", "validation").effect)
         for pair in comparisons
     ]

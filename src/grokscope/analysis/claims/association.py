@@ -102,13 +102,13 @@ def _over_time(
     arms = {run.arm for run in runs}
     if len(arms) > 1:
         reason = f"There are {len(arms)} arms; look at one at a time."
-        return undecided("C15", rival.basis, reason, unit=UNIT, context=context)
+        return undecided(rival.basis, reason, unit=UNIT, context=context)
     rho, interval, values = over_time(
         runs, rival.quantity, VALIDATION_ACCURACY, fixed=fixed, window=window
     )
     if not values:
         reason = f"No run has it at enough looks ({window})."
-        return undecided("C15", rival.basis, reason, unit=UNIT, context=context)
+        return undecided(rival.basis, reason, unit=UNIT, context=context)
     verdict = _strong(interval, rival.sign) if len(values) >= LEAST_SEEDS else "undecided"
     spread = ", ".join(f"{value:.2f}" for _, value in by_seed(values))
     where = "over all steps" if window == "all steps" else window
@@ -119,7 +119,7 @@ def _over_time(
         f"{rival.sign * STRONG:+.1f} on."
     )
     return Finding(
-        claim="C15", basis=rival.basis, verdict=verdict, effect=rho, interval=interval, unit=UNIT,
+        basis=rival.basis, verdict=verdict, effect=rho, interval=interval, unit=UNIT,
         seeds=len(values), per_seed=by_seed(values), reason=reason, context=context,
         why="underpowered" if len(values) < LEAST_SEEDS else why_undecided(verdict, interval),
     )  # fmt: skip
@@ -133,7 +133,7 @@ def _over_runs(runs: Sequence[Trajectory], rival: Rival) -> Finding:
     rho = rank_correlation(pairs[:, 0], pairs[:, 1])
     if not math.isfinite(rho):
         reason = f"Too few of the runs have a final level ({len(pairs)}), or they do not vary."
-        return undecided("C15", rival.basis, reason, unit=UNIT, context=OVER_RUNS)
+        return undecided(rival.basis, reason, unit=UNIT, context=OVER_RUNS)
     interval = correlation_interval(rho, len(pairs))
     verdict = _strong(interval, rival.sign)
     reason = (
@@ -141,7 +141,7 @@ def _over_runs(runs: Sequence[Trajectory], rival: Rival) -> Finding:
         "runs."
     )
     return Finding(
-        claim="C15", basis=rival.basis, verdict=verdict, effect=rho, interval=interval, unit=UNIT,
+        basis=rival.basis, verdict=verdict, effect=rho, interval=interval, unit=UNIT,
         seeds=len({run.seed for run in runs}), reason=reason, context=OVER_RUNS,
         why=why_undecided(verdict, interval),
     )  # fmt: skip

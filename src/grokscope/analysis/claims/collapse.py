@@ -123,7 +123,7 @@ def _off_centre() -> Finding:
 def _on_heads(basis: str, verdict: Verdict, ends: tuple[float, float], reason: str) -> Finding:
     """A finding on a grid of heads: the least slack, with the least and the greatest."""
     return Finding(
-        claim="C10", basis=basis, verdict=verdict, effect=ends[0], interval=ends, unit=UNIT,
+        basis=basis, verdict=verdict, effect=ends[0], interval=ends, unit=UNIT,
         reason=reason,
     )  # fmt: skip
 
@@ -133,12 +133,12 @@ def _trained(runs: Sequence[Trajectory]) -> Finding:
     measured = [run for run in runs if all(run.has(name) for name in MEASURES)]
     if not measured:
         reason = "Kappa, the bound and the residual of its assumptions were not measured."
-        return undecided("C10", basis, reason, unit=UNIT)
+        return undecided(basis, reason, unit=UNIT)
     without = {run.seed: _without_level(run) for run in measured if _without_level(run)}
     ended = [run for run in measured if run.seed not in without]
     if not ended:
         reason = f"No run has a level at its end.{excluded(without)}"
-        return undecided("C10", basis, reason, unit=UNIT)
+        return undecided(basis, reason, unit=UNIT)
     slack, residual = {}, {}
     for run in ended:
         kappa, bound, residual[run.seed] = (run.level(name) for name in MEASURES)
@@ -165,7 +165,7 @@ def _trained(runs: Sequence[Trajectory]) -> Finding:
             f"it in {below} of {len(slack)} seeds all the same."
         )
     return Finding(
-        claim="C10", basis=basis, verdict=verdict, effect=effect, interval=interval, unit=UNIT,
+        basis=basis, verdict=verdict, effect=effect, interval=interval, unit=UNIT,
         seeds=len(counted), per_seed=by_seed(counted),
         reason=f"{reason}{_throughout(measured)}{excluded(without)}",
         why="" if verdict != "undecided" else "not tested" if not met else

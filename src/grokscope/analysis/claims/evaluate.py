@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from grokscope.analysis.claims.catalogue import find_claim
 from grokscope.analysis.claims.finding import (
@@ -53,40 +54,31 @@ def _judged(name: str, results: Results) -> ClaimReport:
     try:
         claim = find_claim(name)
     except ValueError as error:
-        reason = f"Not judged: {error}."
-        headline = undecided(name, "", reason)
+        headline = replace(undecided("", f"Not judged: {error}."), claim=name)
         return ClaimReport(claim=name, title=name, statement=name, headline=headline)
     try:
-        return claim.report(_findings(claim, name, results))
+        findings = _compared(claim, name, results) if claim.compares else claim(results.runs)
+        reason = "No run has what this claim looks at."
     except SeveralArmsError as error:
-        reason = str(error)
+        findings, reason = [], str(error)
     except Exception as error:
         if not is_reference(name):
             raise
-        reason = f"Not judged: its test failed with {type(error).__name__}: {error}."
-    return claim.report([undecided(claim.id, "", reason)])
+        findings, reason = [], f"Not judged: its test failed ({type(error).__name__}: {error})."
+    return claim.report(findings or [undecided("", reason)])
 
 
-def _findings(claim: Claim, name: str, results: Results) -> list[Finding]:
-    if not claim.compares:
-        return _checked(claim(results.runs), "No run has what this claim looks at.", claim)
+def _compared(claim: Claim, name: str, results: Results) -> list[Finding]:
+    """The findings of a claim on the comparisons that are declared for it."""
     declared = comparisons(results, claim.id, name)
     if not declared:
-        return [undecided(claim.id, "", "The experiment compares no arms for this claim.")]
-    compared, missing = [], []
-    for comparison in declared:
-        if comparison.comparable or comparison.diverged:
-            compared.append(comparison)
-        else:
-            missing.append(undecided(claim.id, comparison.name, comparison.why_not_comparable))
-    findings = [*(claim(compared) if compared else []), *missing]
+        return [undecided("", "The experiment compares no arms for this claim.")]
+    tested = [pair for pair in declared if pair.comparable or pair.diverged]
+    missing = [
+        undecided(pair.name, pair.why_not_comparable)
+        for pair in declared
+        if not (pair.comparable or pair.diverged)
+    ]
+    findings = [*(claim(tested) if tested else []), *missing]
     reason = "No contrast has the role that this claim asks for; its test says which."
-    return _checked(findings, reason, claim)
-
-
-def _checked(findings: list[Finding], otherwise: str, claim: Claim) -> list[Finding]:
-    """The findings, or one that says why there is none."""
-    for finding in findings:
-        if not isinstance(finding, Finding):
-            raise TypeError(f"a claim returns a list of Finding, not of {type(finding).__name__}")
-    return findings or [undecided(claim.id, "", otherwise)]
+    return findings or [undecided("", reason)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from grokscope.analysis.run import Trajectory
@@ -24,7 +24,7 @@ class Finding:
     """The answer to a claim on one basis, that is, by one way of measuring.
 
     Attributes:
-        claim: Such as ``C1``.
+        claim: Such as ``C1``; filled in by the claim.
         basis: What was measured, such as ``relative_flatness``.
         verdict: By a rule fixed in advance.
         effect: The mean over seeds; NaN when there is none.
@@ -35,12 +35,13 @@ class Finding:
         reason: What was found, with numbers, and which runs were left out and why.
         context: Where else it was looked at, such as "after memorisation"; empty for the claim's
             first question.
-        why: Of an undecided finding, where the rule can tell: ``not tested`` (the intervention had
-            no effect, the network does not fit, there was nothing to restore), ``underpowered``
-            (no interval, or too few looks) or ``ambiguous`` (runs contradict each other).
+        why: Of an undecided finding, where the rule can tell: ``not tested`` (not measured, the
+            intervention had no effect, the network does not fit, there was nothing to restore),
+            ``underpowered`` (too few seeds for an interval) or ``ambiguous`` (runs contradict each
+            other).
     """
 
-    claim: str
+    claim: str = ""
     basis: str
     verdict: Verdict
     effect: float = math.nan
@@ -107,11 +108,16 @@ class Claim:
     compares: bool = False
 
     def __call__(self, runs: Sequence[Any]) -> list[Finding]:
-        return list(self.test(runs))
+        findings: list[Any] = list(self.test(runs))
+        for finding in findings:
+            if not isinstance(finding, Finding):
+                kind = type(finding).__name__
+                raise TypeError(f"claim {self.id} must return a list of Finding, not of {kind}")
+        return findings
 
     def report(self, findings: Sequence[Finding]) -> ClaimReport:
         """These findings, the headline first, with the claim in words."""
-        headline, *others = findings
+        headline, *others = (replace(finding, claim=self.id) for finding in findings)
         return ClaimReport(
             claim=self.id,
             title=self.title,
@@ -143,7 +149,7 @@ def claim(
         ...     count = sum(run.generalised.found for run in runs)
         ...     verdict = "supported" if count == len(runs) else "contradicted"
         ...     reason = f"{count} of {len(runs)} runs generalise."
-        ...     return [Finding(claim="mine", basis="accuracy", verdict=verdict, reason=reason)]
+        ...     return [Finding(basis="accuracy", verdict=verdict, reason=reason)]
         >>> everything_generalises.statement
         'Every run generalises.'
     """
@@ -174,13 +180,12 @@ def one_arm(runs: Sequence[Trajectory]) -> None:
 
 
 def undecided(
-    id: str, basis: str, reason: str, *, unit: str = "", context: str = "", why: Why = "not tested"
+    basis: str, reason: str, *, unit: str = "", context: str = "", why: Why = "not tested"
 ) -> Finding:
     """A finding for what could not be tested at all."""
     return Finding(
-        claim=id, basis=basis, verdict="undecided", unit=unit, reason=reason, context=context,
-        why=why,
-    )  # fmt: skip
+        basis=basis, verdict="undecided", unit=unit, reason=reason, context=context, why=why
+    )
 
 
 def why_undecided(verdict: Verdict, interval: Interval) -> Why:

@@ -44,7 +44,7 @@ FAILS = 0.5  # training accuracy below which a network has not learnt
 )
 def suppressing_collapse(comparisons: Sequence[Comparison]) -> list[Finding]:
     """C3, for each arm: accuracy, then kappa, then whether NCC was moved at all."""
-    return [answer for pair in comparisons for answer in _pushed("C3", pair, up=True)]
+    return [answer for pair in comparisons for answer in _pushed(pair, up=True)]
 
 
 @claim(
@@ -58,7 +58,7 @@ def suppressing_collapse(comparisons: Sequence[Comparison]) -> list[Finding]:
 )
 def encouraging_collapse(comparisons: Sequence[Comparison]) -> list[Finding]:
     """C4, for each arm."""
-    return [answer for pair in comparisons for answer in _pushed("C4", pair, up=False)]
+    return [answer for pair in comparisons for answer in _pushed(pair, up=False)]
 
 
 @claim(
@@ -82,7 +82,6 @@ def angles_leave_the_simplex(comparisons: Sequence[Comparison]) -> list[Finding]
             finding(
                 comparison,
                 angle,
-                claim="C5",
                 unit="degrees",
                 verdict=direction(angle.interval, DEGREES) if moved else "undecided",
                 reason=f"{arms_of(comparison)}: angles are {abs(angle.effect):.1f} degrees "
@@ -129,7 +128,6 @@ def augmentation_weakens(comparisons: Sequence[Comparison]) -> list[Finding]:
             finding(
                 comparison,
                 change,
-                claim="C6",
                 verdict=direction((-high, -low), math.log(1.25)),
                 unit="times the ratio without",
                 reason=reason,
@@ -164,9 +162,7 @@ def sweeps(comparisons: Sequence[Comparison]) -> list[Finding]:
             f"{between(accuracy.interval)}"
         )
         findings.append(
-            finding(
-                comparison, accuracy, claim="C12", verdict=verdict, unit=ACCURACY, reason=reason
-            )
+            finding(comparison, accuracy, verdict=verdict, unit=ACCURACY, reason=reason)
         )
     return findings
 
@@ -208,14 +204,14 @@ def _moved(comparison: Comparison, up: bool) -> tuple[bool, str]:
     return moved, how if moved else f"{how}, so it is not shown that it {which} by a factor of 2"
 
 
-def _pushed(claim: str, comparison: Comparison, up: bool) -> list[Finding]:
+def _pushed(comparison: Comparison, up: bool) -> list[Finding]:
     moved, how = _moved(comparison, up)
     accuracy = comparison.difference("accuracy", "validation")
     kappa = comparison.ratio("relative_flatness")
 
     def answer(what: str, paired: Paired, unchanged: Verdict, change: str) -> Finding:
         return finding(
-            comparison, paired, claim=claim, basis=f"{what}: {comparison.name}",
+            comparison, paired, basis=f"{what}: {comparison.name}",
             verdict=unchanged if moved else "undecided",
             unit=ACCURACY if paired is accuracy else RATIO,
             reason=f"{arms_of(comparison)}: {what} {change}{between(paired.interval)}. {how}",

@@ -81,7 +81,6 @@ def finding(
     comparison: Comparison,
     paired: Paired,
     *,
-    claim: str,
     verdict: Verdict,
     unit: str,
     reason: str,
@@ -92,7 +91,6 @@ def finding(
     """A finding on one comparison; runs that were left out are named after the reason."""
     undecided = verdict == "undecided"
     return Finding(
-        claim=claim,
         basis=basis or comparison.name,
         verdict=verdict,
         effect=paired.effect,

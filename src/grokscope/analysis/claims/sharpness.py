@@ -72,7 +72,6 @@ def suppressing_flatness(comparisons: Sequence[Comparison]) -> list[Finding]:
             finding(
                 comparison,
                 accuracy,
-                claim="C7",
                 unit=ACCURACY,
                 reason=reason,
                 verdict=direction((-high, -low), MARGIN) if tested else "undecided",
@@ -110,7 +109,6 @@ def removal_restores(comparisons: Sequence[Comparison]) -> list[Finding]:
             finding(
                 comparison,
                 accuracy,
-                claim="C8",
                 unit=ACCURACY,
                 reason=reason,
                 # Restored: no longer lower than the reference by more than the margin.
@@ -139,7 +137,7 @@ def due_to_flatness(comparisons: Sequence[Comparison]) -> list[Finding]:
     findings = [_explained(penalty, rivals) for penalty in penalties]
     return findings + [
         finding(
-            rival, rival.difference("accuracy", "validation"), claim="C13", verdict="undecided",
+            rival, rival.difference("accuracy", "validation"), verdict="undecided",
             unit=ACCURACY, reason=f"{arms_of(rival)}: {_effects(rival)}",
         )
         for rival in rivals
@@ -165,9 +163,7 @@ def _explained(penalty: Comparison, rivals: Sequence[Comparison]) -> Finding:
             verdict = "supported"
     else:
         why = _why_untested(penalty, kappa.interval)
-    return finding(
-        penalty, accuracy, claim="C13", verdict=verdict, unit=ACCURACY, reason=reason, why=why
-    )
+    return finding(penalty, accuracy, verdict=verdict, unit=ACCURACY, reason=reason, why=why)
 
 
 @claim(
@@ -218,7 +214,7 @@ def _counterexample(comparison: Comparison, measure: str, context: str) -> Findi
     if seeds and without:
         reason += f". Without {name}: {numbered(without)}"
     return finding(
-        comparison, kappa, claim="C14", verdict=verdict, unit=RATIO, reason=reason,
+        comparison, kappa, verdict=verdict, unit=RATIO, reason=reason,
         context=context, why=why,
     )  # fmt: skip
 

@@ -118,7 +118,7 @@ def collapse_comes_first(runs: Sequence[Trajectory]) -> list[Finding]:
 def flatness_waits(runs: Sequence[Trajectory]) -> list[Finding]:
     """C2, for exact kappa, the bound, the published value and kappa at matched confidence."""
     one_arm(runs)
-    return [_waits("C2", runs, basis, "log") for basis in _measured(runs, FLATNESS)]
+    return [_waits(runs, basis, "log") for basis in _measured(runs, FLATNESS)]
 
 
 @claim(
@@ -133,7 +133,7 @@ def flatness_waits(runs: Sequence[Trajectory]) -> list[Finding]:
 def representativeness_waits(runs: Sequence[Trajectory]) -> list[Finding]:
     """C11, by the decomposition of the gap and by kernel density."""
     one_arm(runs)
-    return [_waits("C11", runs, basis, "linear") for basis in _measured(runs, REPRESENTATIVENESS)]
+    return [_waits(runs, basis, "linear") for basis in _measured(runs, REPRESENTATIVENESS)]
 
 
 def _measured(runs: Sequence[Trajectory], bases: Sequence[Basis]) -> list[Basis]:
@@ -153,7 +153,7 @@ def _order(runs: Sequence[Trajectory], basis: Basis) -> Finding:
     left_out = _against(against) + left_out
     found = [run for run in kept if onsets[run.seed].found]
     if not found:
-        return undecided("C1", basis.name, f"No run shows both onsets.{left_out}", unit=LEAD)
+        return undecided(basis.name, f"No run shows both onsets.{left_out}", unit=LEAD)
     leads, interval = _lead({run.seed: (onsets[run.seed], run.onset) for run in found})
     before, during = _lead({run.seed: (onsets[run.seed], run.memorised) for run in found})
     effect = mean_of(list(leads.values()))
@@ -176,7 +176,7 @@ def _order(runs: Sequence[Trajectory], basis: Basis) -> Finding:
     if verdict == "supported" and (against or not during[0] > 0):
         verdict, why = "undecided", "ambiguous" if against else ""
     return Finding(
-        claim="C1", basis=basis.name, verdict=verdict, effect=effect, interval=interval, unit=LEAD,
+        basis=basis.name, verdict=verdict, effect=effect, interval=interval, unit=LEAD,
         seeds=len(found), per_seed=by_seed(leads), reason=reason, why=why,
     )  # fmt: skip
 
@@ -188,20 +188,20 @@ def _lead(onsets: Mapping[int, tuple[Onset, Onset]]) -> tuple[dict[int, float], 
     return leads, bootstrap_interval(list(leads.values()), draws)
 
 
-def _waits(id: str, runs: Sequence[Trajectory], basis: Basis, scale: Scale) -> Finding:
+def _waits(runs: Sequence[Trajectory], basis: Basis, scale: Scale) -> Finding:
     kept, left_out = usable(runs)
     measured = [run for run in kept if run.has(basis.measure, basis.split)]
     left_out += excluded({run.seed: "not measured" for run in kept if run not in measured})
     falls = {run.seed: describe_fall(run, basis.measure, basis.split, scale) for run in measured}
     if not falls:
-        return undecided(id, basis.name, f"No run can tell.{left_out}", unit=SHARE)
+        return undecided(basis.name, f"No run can tell.{left_out}", unit=SHARE)
     found = {seed: fall for seed, fall in falls.items() if math.isfinite(fall.share)}
     if len(found) < LEAST_SEEDS and len(falls) >= LEAST_SEEDS:
-        return _does_not_fall(id, basis, falls, scale, left_out=left_out)
+        return _does_not_fall(basis, falls, scale, left_out=left_out)
     against = {seed: fall.why for seed, fall in falls.items() if fall.why}
     left_out = _against(against) + left_out
     if not found:
-        return undecided(id, basis.name, f"There is no lasting fall.{left_out}", unit=SHARE)
+        return undecided(basis.name, f"There is no lasting fall.{left_out}", unit=SHARE)
     shares = {seed: fall.share for seed, fall in found.items()}
     share = bootstrap_interval(list(shares.values()), [f.share_draws for f in found.values()])
     places = [fall.position for fall in found.values()]
@@ -225,7 +225,7 @@ def _waits(id: str, runs: Sequence[Trajectory], basis: Basis, scale: Scale) -> F
         f"seed{'s' if len(found) > 1 else ''}).{left_out}"
     )
     return Finding(
-        claim=id, basis=basis.name, verdict=verdict, effect=mean, interval=share, unit=SHARE,
+        basis=basis.name, verdict=verdict, effect=mean, interval=share, unit=SHARE,
         seeds=len(found), per_seed=by_seed(shares), reason=reason,
         why=why if verdict == "undecided" else "",
     )  # fmt: skip
@@ -245,7 +245,7 @@ def _total(falls: Mapping[int, Fall], scale: Scale) -> str:
 
 
 def _does_not_fall(
-    id: str, basis: Basis, falls: Mapping[int, Fall], scale: Scale, *, left_out: str
+    basis: Basis, falls: Mapping[int, Fall], scale: Scale, *, left_out: str
 ) -> Finding:
     """Two or more runs, and at most one with a lasting fall: is that no fall, or only noise?
 
@@ -264,7 +264,7 @@ def _does_not_fall(
         f"at the end lies {change} below its median on the plateau.{_against(against)}{left_out}"
     )
     return Finding(
-        claim=id, basis=basis.name, verdict="contradicted" if flat else "undecided", unit=SHARE,
+        basis=basis.name, verdict="contradicted" if flat else "undecided", unit=SHARE,
         seeds=len(falls), reason=reason,
     )  # fmt: skip
 
