@@ -170,7 +170,7 @@ def experiment(seeds: Sequence[int] = SEEDS, arms: Sequence[str] = ("grokking",)
 
 
 def results(frame: pd.DataFrame, seeds: Sequence[int] = SEEDS) -> Results:
-    return Results.from_metrics(frame, experiment(seeds, list(pd.unique(frame["arm"]))))
+    return Results.from_metrics(frame, experiment(seeds, list(pd.unique(frame["arm"])) or ["grokking"]))
 
 
 def beside(frame: pd.DataFrame, title: str = "grokscope's run in the paper's setting") -> Counterpart:

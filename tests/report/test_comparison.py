@@ -158,13 +158,13 @@ def test_phases_end_at_dotted_lines_named_by_their_epochs(whole: Study) -> None:
 def test_ends_of_phases_that_lie_close_are_named_where_there_is_room() -> None:
     phases = {
         name: [phase(epoch), phase(LAST, 5)]
-        for name, epoch in {"removed": 30, "cap 20": 31, "cap alone": 35}.items()
+        for name, epoch in {"removed": 30, "cap 20": 31, "cap alone": 34}.items()
     }
     study = arms_study(("baseline", *phases), (1,), phases=phases)
     named = [text.get_text() for text in draw("accuracies", study, True).figure.axes[0].texts]
     assert named == ["epoch 30"]
     named = [text.get_text() for text in draw("flatness_by_arm", study).figure.axes[0].texts]
-    assert named == ["epoch 30", "35"]
+    assert named == ["epoch 30", "34"]
 
 
 @pytest.mark.parametrize(("classes", "part"), [(None, 0.9), (5.0, 0.8)])

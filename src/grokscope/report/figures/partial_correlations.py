@@ -51,10 +51,10 @@ def partial_correlations(study: Study, canvas: Canvas) -> Drawn:
     axes.axvline(0, color=GREY, linewidth=0.6, zorder=1)
     for row in rows.to_dict("records"):
         _draw(axes, places[tuple(row[name] for name in COLUMNS)], row)
+    margin = axes.get_position().x0 * canvas.width * 72  # points to the left of the axes
     for block, place in places.items():
         if len(block) == len(COLUMNS) - 1:
-            target, window = block
-            axes.annotate(f"With {name_of(str(target))}, {window}", (0, place), (2, -2),
+            axes.annotate(f"With {name_of(str(block[0]))}, {block[1]}", (0, place), (8 - margin, -2),
                           xycoords=("axes fraction", "data"), textcoords="offset points",
                           weight="bold", va="center")  # fmt: skip
     which = (f"Shown is {arm}.",) if len(study.arms) > 1 else ()
