@@ -170,10 +170,14 @@ def experiment(seeds: Sequence[int] = SEEDS, arms: Sequence[str] = ("grokking",)
 
 
 def results(frame: pd.DataFrame, seeds: Sequence[int] = SEEDS) -> Results:
-    return Results.from_metrics(frame, experiment(seeds, list(pd.unique(frame["arm"])) or ["grokking"]))
+    return Results.from_metrics(
+        frame, experiment(seeds, list(pd.unique(frame["arm"])) or ["grokking"])
+    )
 
 
-def beside(frame: pd.DataFrame, title: str = "grokscope's run in the paper's setting") -> Counterpart:
+def beside(
+    frame: pd.DataFrame, title: str = "grokscope's run in the paper's setting"
+) -> Counterpart:
     """A second run of 25 times as many steps."""
     longer = frame.assign(step=frame["step"] * 25)
     return Counterpart(title, Results.from_metrics(longer))

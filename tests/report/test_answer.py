@@ -85,7 +85,9 @@ def test_the_table_of_arms_holds_final_levels_and_paired_differences(arm: str) -
         ("NCC (training)", "ncc", "train", True),
         ("Logit scale (training)", "logit_scale", "train", False),
     ):
-        level = float(np.median(list(naive_level(whole, arm, measure, split, start, LAST).values())))
+        level = float(
+            np.median(list(naive_level(whole, arm, measure, split, start, LAST).values()))
+        )
         text = share(level) if measure == "accuracy" else number(level)
         level_shown, change = cells[heading].split("\n")
         assert level_shown == text

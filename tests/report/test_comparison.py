@@ -81,7 +81,9 @@ def test_every_line_is_the_median_computed_naively(
         )
         values = stored(whole, arm, measure, split)
         for seed, curve in zip(SEEDS, seeds(axes, f"{arm}/{split}/{measure}/seeds"), strict=True):
-            expected = {step / STEPS: value[seed] for step, value in values.items() if seed in value}
+            expected = {
+                step / STEPS: value[seed] for step, value in values.items() if seed in value
+            }
             assert curve == pytest.approx(expected)
 
 

@@ -258,7 +258,9 @@ def test_very_many_arms_share_a_panel_and_none_is_left_out(name: str) -> None:
     assert len(figure.axes) <= 4
     colours = {line.get_color() for line in figure.axes[0].lines if "lr " in str(line.get_label())}
     assert len(colours) == 40
-    assert "41 arms are more than lines can be told apart" in " ".join(reading_guide(many, [figure]))
+    assert "41 arms are more than lines can be told apart" in " ".join(
+        reading_guide(many, [figure])
+    )
     assert not overlapping(figure)
 
 
@@ -302,4 +304,8 @@ def test_the_order_of_rows_and_a_categorical_arm_change_nothing(whole: Study) ->
     other = arms_study(change=shuffled)
     for name in ("flatness_by_arm", "outcomes"):
         one, again = draw(name, whole), draw(name, other)
-        assert (one.caption, one.tables, one.remarks) == (again.caption, again.tables, again.remarks)
+        assert (one.caption, one.tables, one.remarks) == (
+            again.caption,
+            again.tables,
+            again.remarks,
+        )

@@ -310,7 +310,10 @@ def test_a_users_measure_is_always_drawn(tmp_path):
         ({"claims": ("C100",)}, "claims.0 of grokking", "C10"),
         ({"figures": ("gone.py:figure",)}, "figures.0 of grokking", "there is no file gone.py"),
         (
-            {"arms": ("one", "other"), "contrasts": (Contrast(claim="C77", arm="other", against="one"),)},
+            {
+                "arms": ("one", "other"),
+                "contrasts": (Contrast(claim="C77", arm="other", against="one"),),
+            },
             "contrasts.0.claim of grokking",
             "C7",
         ),
