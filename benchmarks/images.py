@@ -208,7 +208,8 @@ def looks_table() -> Table:
     run = find_experiment("suppress-flatness", "paper").arms["baseline"]
     split = data()
     model = nn.Sequential(Normalise((0.5,), (0.5,)), ResNet18())
-    observer = Observer(Task(model, split, split, measure=Look(MEASURED_AT_ONCE)), run.observation)
+    task = Task(model, split, split, look=Look(batch_size=MEASURED_AT_ONCE))
+    observer = Observer([task], run.observation)
     gap = run.observation.max_gap
     times = race(
         {"step": our_step(split), "look": lambda: observer.rows(0, 0.0)}, rounds=3, seconds=1.5

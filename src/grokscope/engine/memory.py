@@ -29,12 +29,11 @@ def bytes_of(training: Training) -> int:
     held = [*model.parameters(), *model.buffers()]
     weights = sum(tensor.nbytes for tensor in held)
     trained = sum(tensor.nbytes for tensor in update.parameters)
-    splits = [training.task.train, training.task.validation]
-    data = sum(tensor.nbytes for split in splits for tensor in (split.inputs, split.labels))
+    data = training.task.train.nbytes + training.task.validation.nbytes
     batch = torch.arange(min(training.batch_size, len(training.task.train)))
     buffers = [buffer.clone() for buffer in model.buffers()]
     examples = update.examples(1, batch)
-    saved = saved_bytes(lambda: update.objective(*examples, update.weights, (), {}), besides=held)
+    saved = saved_bytes(lambda: update.outcome(*examples), besides=held)
     with torch.no_grad():
         for buffer, before in zip(model.buffers(), buffers, strict=True):
             buffer.copy_(before)
@@ -44,12 +43,12 @@ def bytes_of(training: Training) -> int:
 
 def saved_bytes(forward: Callable[[], object], besides: Iterable[Tensor] = ()) -> int:
     """Bytes that autograd saves in a forward pass, without those of the tensors ``besides``."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in besides}
+    excluded = {tensor.untyped_storage().data_ptr() for tensor in besides}
     saved: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        if storage.data_ptr() not in excluded:
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 

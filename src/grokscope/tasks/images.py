@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from grokscope.probe import Look
 from grokscope.spec import Images
-from grokscope.tasks import Look, Split, Task
 from grokscope.tasks.image_data import ImageSet, read_images, stratified
 from grokscope.tasks.models.resnet import ResNet18
+from grokscope.tasks.task import Split, Task
 
 # Mean and standard deviation of each channel; cifar10: as published with the paper's code.
 NORMALISATIONS = {
@@ -122,7 +123,7 @@ def images(settings: Images, split_seed: int) -> Task:
         model=nn.Sequential(Normalise(mean, std), network),
         train=_split(train),
         validation=_split(held_out),
-        measure=Look(at_once=MEASURED_AT_ONCE),
+        look=Look(batch_size=MEASURED_AT_ONCE),
         test=third,
         augment=CropAndFlip(settings.crop_padding, settings.flip) if augments else None,
     )
