@@ -16,6 +16,7 @@ from grokscope.engine.update import Update
 from grokscope.experiments import find_experiment
 from grokscope.interventions import FrobeniusCap, Penalty
 from grokscope.interventions.penalties import penalty_value
+from grokscope.measures import Batch
 from grokscope.spec import Optimizer, Phase
 from grokscope.tasks import Look, Split, Task
 from grokscope.tasks.images import MEASURED_AT_ONCE, CropAndFlip, Normalise
@@ -198,7 +199,7 @@ def penalty_alone(penalty: Penalty | None):
         if penalty is None:
             logits.sum().backward()
         else:
-            penalty_value(penalty, features, logits, labels, weight).backward()
+            penalty_value(penalty, Batch(features, logits, labels, weight)).backward()
 
     return once
 

@@ -194,7 +194,9 @@ class Observer:
             if len(sizes) > 1:
                 raise ValueError(f"the {split} data differ in size: {sorted(sizes)}")
             if any(bool((splits[split].labels == IGNORED).any()) for splits in self.splits):
-                raise ValueError("labels of -100 are left out, and each run may have another number")
+                raise ValueError(
+                    "labels of -100 are left out, and each run may have another number"
+                )
         splits = [splits["train"].first(TRIED) for splits in self.splits]
         self._together(range(len(self.tasks)), splits)
         inputs = map_tensors(stack, *(split.inputs for split in splits))

@@ -19,9 +19,7 @@ from grokscope.measures.record import Batch, records
 from grokscope.reference import is_reference, load
 
 
-def penalty_value(
-    penalty: Penalty, batch: Batch, memory: Tensor | None = None
-) -> Tensor:
+def penalty_value(penalty: Penalty, batch: Batch, memory: Tensor | None = None) -> Tensor:
     """The measure that a penalty adds, without its weight.
 
     Args:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -174,8 +175,8 @@ class Assembly:
             moments = {name: tensor[None] for name, tensor in vars(self.streamed).items()}
         host = [moments[name].to(CPU) for name in ("count", "mean", "within")]
         groups: dict[Hashable, list[int]] = {}
-        for place, count in enumerate(host[0]):
-            key = ((count > 0).numpy().tobytes(), int((count > 1).sum()) > 1)
+        for place, count in enumerate(host[0].numpy()):
+            key = ((count > 0).tobytes(), (count > 1).sum() > 1)
             groups.setdefault(key, []).append(place)
         for places in groups.values():
             yield _Group(
@@ -185,9 +186,7 @@ class Assembly:
                 [ClassMoments(*(tensor[place] for tensor in host)) for place in places],
             )
 
-    def _temperatures(
-        self, group: _Group, means: Mapping[str, list[float]]
-    ) -> list[float | None]:
+    def _temperatures(self, group: _Group, means: Mapping[str, list[float]]) -> list[float | None]:
         """The matched temperature of each network of a group; None if there is none."""
         found: list[float | None] = [None] * len(group.networks)
         asked = any("matched loss" in record.needs for record in self.rest)
@@ -290,13 +289,12 @@ class _Group:
     class_moments: Sequence[ClassMoments] = ()
     temperatures: Sequence[float | None] = ()
 
-    @property
+    @cached_property
     def classes(self) -> tuple[int, int]:
-        """How many classes have examples, and how many have two or more."""
+        """How many classes have examples; how many have two or more (but in all two, or in none)."""
         if not self.class_moments:
             return 0, 0
-        count = self.class_moments[0].count
-        # With two or more repeated classes in one network, there are two or more in all.
+        count = self.class_moments[0].count.numpy()
         return int((count > 0).sum()), int((count > 1).sum())
 
     def index(self, device: torch.device) -> Tensor | None:

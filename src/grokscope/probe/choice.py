@@ -50,7 +50,9 @@ def as_measure(name: str, extra: Extra) -> Measure:
         if extra.name != name:
             raise ValueError(f"extra has {extra.name!r} under the name {name!r}; use one of them.")
         if extra.evaluate is None:
-            raise ValueError(f"the extra measure {name!r} has no evaluate=..., so it can't be taken.")
+            raise ValueError(
+                f"the extra measure {name!r} has no evaluate=..., so it can't be taken."
+            )
         return extra
 
     def evaluate(batch: Batch) -> Tensor:

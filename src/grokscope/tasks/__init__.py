@@ -20,7 +20,9 @@ def __getattr__(name: str) -> Any:
     """Names that have moved; they work for one version."""
     if name == "measure":
         warnings.warn(
-            "grokscope.tasks.measure is grokscope.tasks.Look() now.", DeprecationWarning, stacklevel=2
+            "grokscope.tasks.measure is grokscope.tasks.Look() now.",
+            DeprecationWarning,
+            stacklevel=2,
         )
         return Look()
     raise AttributeError(f"module 'grokscope.tasks' has no attribute {name!r}")

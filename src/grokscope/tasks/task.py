@@ -78,7 +78,9 @@ class _FunctionLook(Look):
 
     function: OwnLook | None = None
 
-    def __call__(self, model: nn.Module, examples: Any, reference: Measurement | None = None) -> Measurement:
+    def __call__(
+        self, model: nn.Module, examples: Any, reference: Measurement | None = None
+    ) -> Measurement:
         assert self.function is not None
         return self.function(model, examples, reference)
 
