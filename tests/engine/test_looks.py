@@ -154,8 +154,10 @@ def with_function(_: Segment) -> Task:
         return clusters(measure=function_of_a_split)
 
 
-def with_functions_of_its_own(_: Segment) -> Task:
-    return clusters(look=Look(extra={"mine": lambda features, *_: features.mean()}))
+def with_functions_of_its_own(own: Segment) -> Task:
+    """Each holds what only its own run should see."""
+    seed = own.run.seeds.order
+    return clusters(look=Look(extra={"mine": lambda features, *_: features.mean() + seed}))
 
 
 def with_a_look_at_values(_: Segment) -> Task:

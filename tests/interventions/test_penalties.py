@@ -11,7 +11,6 @@ from torch.autograd import gradcheck
 
 from grokscope.interventions import Penalty
 from grokscope.interventions.penalties import penalty_value, remember_means, with_memory
-from grokscope.interventions.settings import MEASURES
 from grokscope.measures import Batch, ClassMoments, ncc, records
 
 OF_THE_PAPER = Penalty(

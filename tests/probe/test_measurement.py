@@ -21,7 +21,6 @@ from grokscope.tasks import Split
 from grokscope.tasks.models.equations import EquationTransformer
 from grokscope.tasks.modular import answer_look
 
-
 PROBED = [name for name, record in records().items() if record.is_probed]
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from grokscope.engine.state import State
+from grokscope.probe.look import same_function
 from grokscope.spec import Segment
 from grokscope.tasks.task import Task
 
@@ -103,7 +104,7 @@ def check_alike(
     sizes = {len(task.train) for task in tasks}
     if len(sizes) > 1:
         raise UnlikeError(f"replicas need equally many training examples, not {sorted(sizes)}")
-    if any(task.loss is not tasks[0].loss for task in tasks):
+    if not all(same_function(task.loss, tasks[0].loss) for task in tasks):
         raise UnlikeError("replicas need one loss, the same function; these tasks have their own")
     forms = {
         tuple(

@@ -64,7 +64,9 @@ class Objective(nn.Module):
         self.lowered = phase.precision == "bfloat16"
         needed = bool(phase.penalties or phase.constraints)
         # In a tuple: a module here would be registered a second time.
-        self.heads = (task.look.find_head(task.model)[1],) if needed else ()
+        self.heads: tuple[nn.Linear, ...] = ()
+        if needed:
+            self.heads = (task.look.find_head(task.model)[1],)
         self.ignores = needed and bool((task.train.labels == IGNORED).any())
         if phase.label_smoothing and "label_smoothing" not in signature(task.loss).parameters:
             raise ValueError(

@@ -185,25 +185,26 @@ class Observer:
             ValueError: If runs cannot be measured at once; says why.
         """
         name, _ = self.look.find_head(self.model)
-        if any(task.look != self.look for task in self.tasks):
+        if not all(self.look.is_like(task.look) for task in self.tasks):
             raise ValueError("the looks of the tasks differ: other heads, rows or functions")
         if f"{name}.weight" not in self.stacks:
             raise ValueError(f"the weight of the head {name} is shared or computed")
-        for split in self.splits[0]:
-            sizes = {len(splits[split]) for splits in self.splits}
+        for name in self.splits[0]:
+            compared = [splits[name] for splits in self.splits]
+            sizes = {len(split) for split in compared}
             if len(sizes) > 1:
-                raise ValueError(f"the {split} data differ in size: {sorted(sizes)}")
-            if any(bool((splits[split].labels == IGNORED).any()) for splits in self.splits):
+                raise ValueError(f"the {name} data differ in size: {sorted(sizes)}")
+            if any(bool((split.labels == IGNORED).any()) for split in compared):
                 raise ValueError(
                     "labels of -100 are left out, and each run may have another number"
                 )
-        splits = [splits["train"].first(TRIED) for splits in self.splits]
-        self._together(range(len(self.tasks)), splits)
-        inputs = map_tensors(stack, *(split.inputs for split in splits))
+        few = [splits["train"].first(TRIED) for splits in self.splits]
+        self._together(range(len(self.tasks)), few)
+        inputs = map_tensors(stack, *(split.inputs for split in few))
         for kind, together in zip(
             ("features", "logits"), self._forward(self.stacks, inputs), strict=True
         ):
-            for place, (task, split) in enumerate(zip(self.tasks, splits, strict=True)):
+            for place, (task, split) in enumerate(zip(self.tasks, few, strict=True)):
                 probe = Probe(task.model, self.look.head)
                 alone = dict(zip(("features", "logits"), probe.capture(split.inputs), strict=True))
                 check_close(kind, together[place], alone[kind], tolerance)

@@ -28,7 +28,6 @@ from grokscope.probe.inputs import stack as stacked
 from grokscope.spec import Segment
 from grokscope.tasks.task import Task
 
-
 Rows = tuple[Tensor, ...]  # features and labels of the rows that count; empty if not needed
 
 

@@ -23,6 +23,8 @@ from grokscope.measures.checks import (
 from grokscope.measures.moments import ClassMoments
 from grokscope.measures.record import Batch, Measure
 
+PAPYAN = "Papyan, Han and Donoho, PNAS 2020"
+
 
 def neural_collapse(
     moments: ClassMoments, weight: Tensor, bias: Tensor | None = None
@@ -258,21 +260,34 @@ def _nc4_agreement(batch: Batch) -> Tensor:
     return agreement_of(batch.features, batch.logits, *(batch.training or batch.present))
 
 
-def _of_means(name: str, *, range: str = "≥ 0", unit: str = "", **words: str) -> Measure:
+def _of_means(
+    name: str,
+    title: str,
+    *,
+    formula: str,
+    symbol: str = "",
+    unit: str = "",
+    direction: str = "low is collapsed",
+    range: str = "≥ 0",
+    source: str = PAPYAN,
+) -> Measure:
     """The record of a measure of class means and the head; all of them are computed together."""
     return Measure(
         name,
+        title,
+        symbol,
+        unit,
+        direction=direction,
         range=range,
-        unit=unit,
+        formula=formula,
         cost="O(n d + C² d)",
+        source=source,
         needs=("classes",),
         evaluate=lambda batch: batch.shared(_collapse)[name],
         differentiable=name != "nc4_means",
-        **words,
     )
 
 
-PAPYAN = "Papyan, Han and Donoho, PNAS 2020"
 RECORDS = (
     Measure(
         name="nc1_pinv",
@@ -289,54 +304,44 @@ RECORDS = (
     ),
     _of_means(
         "nc1_quotient",
-        title="NC1, quotient of traces",
+        "NC1, quotient of traces",
         symbol="NC1",
-        direction="low is collapsed",
         formula="Tr Σ_W / Tr Σ_B",
         source="Hui, Belkin and Nakkiran 2022",
     ),
     _of_means(
         "nc2_equinorm",
-        title="NC2, equinorm",
+        "NC2, equinorm",
         symbol="NC2",
-        direction="low is collapsed",
         formula="std |m_c| / mean |m_c|, m_c = μ_c − mean μ",
-        source=PAPYAN,
     ),
     _of_means(
         "nc2_equiangularity",
-        title="NC2, equiangularity",
+        "NC2, equiangularity",
         symbol="NC2",
-        direction="low is collapsed",
         formula="std_{c≠c′} cos(m_c, m_c′)",
-        source=PAPYAN,
     ),
     _of_means(
         "nc2_etf_distance",
-        title="NC2, distance to the simplex",
+        "NC2, distance to the simplex",
         symbol="NC2",
-        direction="low is collapsed",
         formula="‖M Mᵀ / ‖M Mᵀ‖ − S / ‖S‖‖, S = I − 11ᵀ / C",
         source="Zhu et al., NeurIPS 2021",
     ),
     _of_means(
         "nc3_self_duality",
-        title="NC3, self-duality",
+        "NC3, self-duality",
         symbol="NC3",
-        direction="low is collapsed",
         range="0 to 2",
         formula="‖W / ‖W‖ − M / ‖M‖‖, both centred",
-        source=PAPYAN,
     ),
     _of_means(
         "nc4_means",
-        title="NC4, means on the wrong side",
+        "NC4, means on the wrong side",
         symbol="NC4",
         unit="share",
-        direction="low is collapsed",
         range="0 to 1",
         formula="share of class means that the head does not assign to their class",
-        source=PAPYAN,
     ),
     Measure(
         name="nc4_agreement",
@@ -354,18 +359,16 @@ RECORDS = (
     ),
     _of_means(
         "mean_class_angle",
-        title="mean angle between class means",
+        "mean angle between class means",
         unit="degrees",
         direction="arccos(−1 / (C − 1)) is collapsed",
         range="0 to 180",
         formula="mean_{c≠c′} ∠(m_c, m_c′)",
-        source=PAPYAN,
     ),
     _of_means(
         "angle_deviation",
-        title="deviation from the simplex angle",
+        "deviation from the simplex angle",
         unit="degrees",
-        direction="low is collapsed",
         range="0 to 180",
         formula="mean_{c≠c′} |∠(m_c, m_c′) − arccos(−1 / (C − 1))|",
         source="Han et al., NeurIPS 2025, Figure 3",

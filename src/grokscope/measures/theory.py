@@ -247,59 +247,72 @@ def _bound_of_head(batch: Batch) -> Tensor:
     return _bound(scale.clamp(min=0), radius, len(batch.present[1]))
 
 
-def _assumption(name: str, evaluate: Callable[[Batch], Tensor], **words: str) -> Measure:
+def _assumption(
+    name: str,
+    title: str,
+    evaluate: Callable[[Batch], Tensor],
+    *,
+    formula: str,
+    symbol: str = "",
+    unit: str = "",
+    direction: str = "",
+    range: str = "≥ 0",
+    note: str = "",
+) -> Measure:
     """The record of a part of Proposition 5.3; all of them are computed together."""
     return Measure(
         name,
+        title,
+        symbol,
+        unit,
+        direction=direction,
+        range=range,
+        formula=formula,
         cost="O(n d + C² d)",
         source="Han et al., NeurIPS 2025, Proposition 5.3",
+        note=note,
         needs=("classes",),
         evaluate=evaluate,
-        **words,
     )
 
 
 RECORDS = (
     _assumption(
         "collapse_scale",
+        "collapse scale",
         lambda batch: batch.shared(_assumptions)[0],
-        title="collapse scale",
         symbol="λ",
         range="any",
         formula="λ of the least squares fit W ≈ λ M, both centred",
     ),
     _assumption(
         "collapse_radius",
+        "collapse radius",
         lambda batch: batch.shared(_assumptions)[1],
-        title="collapse radius",
         symbol="M",
-        range="≥ 0",
         formula="√ mean |m_c|², m_c = μ_c − mean μ",
     ),
     _assumption(
         "collapse_offset",
+        "collapse offset",
         lambda batch: batch.shared(_assumptions)[-1],
-        title="collapse offset",
-        range="≥ 0",
         formula="|mean μ| / M",
         note="The proposition holds up to √(C − 1).",
     ),
     _assumption(
         "collapse_residual",
+        "collapse residual",
         _residual,
-        title="collapse residual",
         direction="low is collapsed",
-        range="≥ 0",
         formula="the largest relative residual of NC1 to NC3 and Lemma A.1",
         note="Where it is 0, the bound of Proposition 5.3 holds.",
     ),
     _assumption(
         "collapse_flatness_bound",
+        "bound on κ of Proposition 5.3",
         _bound_of_head,
-        title="bound on κ of Proposition 5.3",
         unit="nats",
         direction="low is flat",
-        range="≥ 0",
         formula="λ² C³ M⁴ e⁻ˣ / (1 + (C − 1) e⁻ˣ)², x = λ M² C / (C − 1)",
         note="Of an exactly collapsed head with this λ and M.",
     ),

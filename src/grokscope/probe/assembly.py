@@ -68,7 +68,8 @@ class Assembly:
         self.training: tuple[Tensors, Tensor] | None = None
         if references is not None and "training classes" in needs:
             self.training = _training_classes(references, self.heads.weight.device)
-        self.means, self.rest = [], []
+        self.means: list[Measure] = []
+        self.rest: list[Measure] = []
         for record in wanted.values():
             streams = self.training is not None and record.needs == ("training classes",)
             (self.means if record.is_mean or streams else self.rest).append(record)
@@ -132,8 +133,8 @@ class Assembly:
         """What measures are given of one network."""
         if "training" in tensors and self.training is not None:
             known["training"] = ClassMoments(**tensors["training"]), self.training[1]
-        block = (tensors[name] for name in Block._fields)
-        return Batch(*block, tensors["weight"], tensors.get("bias"), **known)
+        names = ("features", "logits", "labels", "weight", "bias")
+        return Batch(**{name: tensors[name] for name in names if name in tensors}, **known)
 
     def finish(self) -> list[Measurement | NotFiniteError]:
         """A measurement for each network; an error for those that are not finite."""
@@ -291,7 +292,7 @@ class _Group:
 
     @cached_property
     def classes(self) -> tuple[int, int]:
-        """How many classes have examples; how many have two or more (but in all two, or in none)."""
+        """How many classes have examples; how many have two or more, in one of the networks."""
         if not self.class_moments:
             return 0, 0
         count = self.class_moments[0].count.numpy()

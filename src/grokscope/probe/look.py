@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from grokscope.measures.checks import NotFiniteError, check_labels
+from grokscope.measures.record import Measure
 from grokscope.probe.assembly import Assembly
 from grokscope.probe.choice import Extra, choose
 from grokscope.probe.head import find_head
@@ -69,6 +71,18 @@ class Look:
             ValueError: If there is no such layer.
         """
         return find_head(model, self.head)
+
+    def is_like(self, other: Look) -> bool:
+        """Whether another look looks in the same way, so that both can look together."""
+        names = list(self.extra) == list(other.extra)
+        plain = (self.head, self.batch_size) == (other.head, other.batch_size)
+        return (
+            type(self) is type(other)
+            and names
+            and plain
+            and same_function(self.rows, other.rows)
+            and all(same_function(self.extra[name], other.extra[name]) for name in self.extra)
+        )
 
     def select(
         self, features: Tensor, logits: Tensor, labels: Tensor
@@ -144,3 +158,18 @@ class Look:
 
     def _rows(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return dict(zip(Block._fields, self.select(**tensors), strict=True))
+
+
+def same_function(one: object, other: object) -> bool:
+    """Whether two functions are the same: one object, or the same code that holds nothing else.
+
+    A file of somebody's is executed once for each task, and defines its functions anew.
+    """
+    if isinstance(one, Measure) and isinstance(other, Measure):
+        return same_function(one.evaluate, other.evaluate)
+    if not isinstance(one, FunctionType) or not isinstance(other, FunctionType):
+        return one is other
+    held = (one.__closure__, other.__closure__) == (None, None)
+    return one is other or (
+        held and one.__code__ == other.__code__ and one.__defaults__ == other.__defaults__
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import InitVar, dataclass, replace
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -109,7 +109,7 @@ class Task:
     train: Split
     validation: Split
     loss: Loss = cross_entropy
-    look: Look = Look()
+    look: Look = field(default_factory=Look)
     test: Split | None = None
     augment: Callable[[Any, torch.Generator], Any] | None = None
     measure: InitVar[Look | OwnLook | None] = None
