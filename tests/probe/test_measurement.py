@@ -199,7 +199,7 @@ def test_blocks_larger_than_a_temporary_are_taken_in_pieces(monkeypatch):
 
 
 def equation_split(answers: int) -> tuple[nn.Module, Split]:
-    model = EquationTransformer(5, answers, 9, 8, 2).double()
+    model = EquationTransformer(5, answers, 9, 8, heads=2).double()
     tokens = EQUATIONS[:, : 3 + answers]
     labels = torch.stack([integers(5, 8, seed=9), torch.full((8,), 7)], 1)[:, :answers]
     return model, Split(tokens, labels)

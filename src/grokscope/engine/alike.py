@@ -29,7 +29,7 @@ def shape_of(segment: Segment) -> str | None:
     Alike are the task (its seeds aside), the batch size, when and what is measured, where the
     phase begins and ends, and its penalties but for their weights. Optimisers and caps may differ.
     Sharpness-aware steps and penalties that remember class means are not batched, nor is bfloat16:
-    autocast treats a batched operation otherwise than the same one alone.
+    autocast treats batched operations differently.
     """
     run, phase = segment.run, segment.phase
     if phase.sharpness_aware is not None or any(penalty.memory for penalty in phase.penalties):

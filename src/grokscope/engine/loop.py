@@ -94,7 +94,7 @@ class Training:
 
     def diverged(self) -> Tick:
         """The end of a run that is no longer finite."""
-        ended = Row(self.step, self.epoch, "train", "diverged", 1.0)
+        ended = Row(self.step, self.epoch, "train", measure="diverged", value=1.0)
         return Tick(self.step, [ended], diverged=True)
 
     def batches(self) -> Iterator[Tensor]:
@@ -132,7 +132,8 @@ class Training:
         """
         running = self.update.take_means(sums)
         return rows + [
-            Row(self.step, self.epoch, "train", name, value) for name, value in running.items()
+            Row(self.step, self.epoch, "train", measure=name, value=value)
+            for name, value in running.items()
         ]
 
 

@@ -1,4 +1,4 @@
-"""How much memory a run takes while it trains, told before it is started."""
+"""How much memory a run takes while it trains, estimated before it starts."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def saved_bytes(forward: Callable[[], object], besides: Iterable[Tensor] = ()) -
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Bytes that can still be had there, for this process; None where the system does not tell."""
+    """Bytes that are still free there for this process; None if the system does not say."""
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what the allocator keeps counts as taken
         return int(torch.cuda.mem_get_info(device)[0])
@@ -74,6 +74,6 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def _number(file: Path) -> int | None:
-    """What a file of the control group says; None where there is none, or no limit."""
+    """The number in a file of the control group; None if there is no file, or no limit."""
     text = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
     return int(text) if text.isdigit() else None

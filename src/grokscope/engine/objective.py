@@ -127,7 +127,8 @@ class Objective(nn.Module):
         if active and not values_are_readable(logits):
             tensors = (batch.features, batch.logits, batch.weight)
             finite = torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
-        return Outcome(total, values, batch.features.detach(), batch.labels, finite)
+        features = batch.features.detach()
+        return Outcome(total, values, features, labels=batch.labels, finite=finite)
 
     def _batch(self, features: Tensor, logits: Tensor, labels: Tensor) -> Batch:
         """The rows that count, at the head."""
@@ -138,4 +139,4 @@ class Objective(nn.Module):
                 raise ValueError("penalties leave out labels of -100, as many as a batch has")
             counted = labels != IGNORED
             features, logits, labels = features[counted], logits[counted], labels[counted]
-        return Batch(features, logits, labels, head.weight, head.bias)
+        return Batch(features, logits, labels, head.weight, bias=head.bias)

@@ -68,7 +68,7 @@ class Observer:
                 "validation": task.validation.first(observation.validation_examples),
             }
             self.splits.append(splits if task.test is None else splits | {"test": task.test})
-        self.stacks = {name.removeprefix(PREFIX): each for name, each in (stacks or {}).items()}
+        self.stacks = {name.removeprefix(PREFIX): tensor for name, tensor in (stacks or {}).items()}
         self.alone = "one run"
         if stacks is not None:
             try:
@@ -112,7 +112,7 @@ class Observer:
             train = {**measured[place].pop("train"), "parameter_norm": norm}
             values: dict[str, Mapping[str, float]] = {"train": train, **measured[place]}
             found[place] = [
-                Row(step, epoch, split, measure, float(value))
+                Row(step, epoch, split, measure=measure, value=float(value))
                 for split, measures in values.items()
                 for measure, value in measures.items()
             ]
@@ -173,7 +173,7 @@ class Observer:
         """Euclidean norm of all trainable parameters together, of each run."""
         if self.alone or len(places) < 2:
             return {place: parameter_norm(self.tasks[place].model) for place in places}
-        trained = [name for name, each in self.model.named_parameters() if each.requires_grad]
+        trained = [name for name, tensor in self.model.named_parameters() if tensor.requires_grad]
         norms = [torch.linalg.vector_norm(self.stacks[name].flatten(1), dim=1) for name in trained]
         totals = torch.stack(norms).double().square().sum(dim=0).sqrt().tolist()
         return {place: totals[place] for place in places}
@@ -226,5 +226,5 @@ def check_close(kind: str, together: Tensor, alone: Tensor, tolerance: float) ->
 @torch.no_grad()
 def parameter_norm(model: nn.Module) -> float:
     """Euclidean norm of all trainable parameters together."""
-    parameters: list[Tensor] = [each for each in model.parameters() if each.requires_grad]
-    return float(torch.stack(torch._foreach_norm(parameters)).double().square().sum().sqrt())
+    trained: list[Tensor] = [tensor for tensor in model.parameters() if tensor.requires_grad]
+    return float(torch.stack(torch._fortensor_norm(trained)).double().square().sum().sqrt())

@@ -83,13 +83,15 @@ class Replicas:
         self.optimizer.hand_out(place)
         state = self.trainings[place].state()
         # Generators are global: a solo run would have found them as it left them, at its start.
-        state.tensors.update({key: own.clone() for key, own in self.generators[place].items()})
+        state.tensors.update(
+            {key: tensor.clone() for key, tensor in self.generators[place].items()}
+        )
         return state
 
     def run(self) -> Iterator[dict[int, Tick]]:
         """Train to the end of the phase; yields ticks by place, of those that are still running.
 
-        A replica that is no longer finite says so in a last tick; the others go on.
+        A replica that is no longer finite ends with a tick that says so; the others continue.
         """
         ticks = self._look([place for place in self.alive if self.trainings[place].fresh])
         for training in self.trainings:
@@ -236,7 +238,7 @@ class Replicas:
         return Outcome(**vmap(one)(tensors, self.weights, (inputs, labels)))
 
     def _try(self) -> None:
-        """Compare all with each alone on a batch, so that a refusal comes before work.
+        """Compare all at once with each run alone on one batch, before any work is done.
 
         In evaluation mode, where BatchNorm does not amplify rounding; training mode must only run.
         """

@@ -56,7 +56,7 @@ class Update:
     def __call__(self, step: int, batch: Tensor) -> None:
         """Make step ``step`` (from 1) on the examples ``batch``.
 
-        Nothing waits for the device but penalties, which look whether values are finite.
+        Nothing waits for the device except penalties, which check that values are finite.
 
         Raises:
             NotFiniteError: If a penalty meets NaN or infinity.
@@ -185,7 +185,7 @@ class Update:
         return {name: value / count for name, value, count in rows if count}
 
     def state(self) -> dict[str, Tensor]:
-        """What the next step depends on beside the model and the optimiser's buffers."""
+        """What the next step depends on besides the model and the optimiser's buffers."""
         memories = {f"{MEMORY}{place}": means.clone() for place, means in self.memories.items()}
         return {SUMS: self.sums.clone(), **memories}
 

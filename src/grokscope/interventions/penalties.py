@@ -38,7 +38,11 @@ def penalty_value(penalty: Penalty, batch: Batch, memory: Tensor | None = None) 
     features, logits, weight = batch.features, batch.logits, batch.weight
     if penalty.measure == "relative_flatness_bound":
         return measures.relative_flatness_bound(
-            features, logits, weight, penalty.temperature, penalty.normalize_features
+            features,
+            logits,
+            weight,
+            temperature=penalty.temperature,
+            normalize_features=penalty.normalize_features,
         )
     if penalty.measure == "ncc":
         moments = ClassMoments.from_batch(features, batch.labels, len(weight))

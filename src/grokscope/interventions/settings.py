@@ -1,4 +1,4 @@
-"""What an intervention is, as data; imports no torch. What each does stands beside, by its name."""
+"""Interventions as data, without torch; what they do is in the other modules of this room."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Penalty(Scheduled):
         description=f"{', '.join(MEASURES)}, another differentiable measure, or file.py:function"
     )
     weight: float = Field(description="added times the measure; negative: maximised")
-    temperature: float = Field(1.0, gt=0, description="of the softmax; bound alone")
-    normalize_features: bool = Field(False, description="to length 1; bound alone")
+    temperature: float = Field(1.0, gt=0, description="of the softmax; only for the bound")
+    normalize_features: bool = Field(False, description="to length 1; only for the bound")
     memory: float = Field(0.0, ge=0, lt=1, description="ncc: share of old class means kept a step")
 
     @model_validator(mode="after")
@@ -123,6 +123,6 @@ Constraint = Annotated[FrobeniusCap | SpectralCap | LogitScaleCap, Field(discrim
 
 
 class SharpnessAware(Scheduled):
-    """Two passes a step: up the gradient by ``radius``, then down from where it is taken there."""
+    """Two passes per step: up the gradient by ``radius``, then down by the gradient taken there."""
 
     radius: float = Field(0.05, gt=0, description="rho: Euclidean length of the step up")

@@ -109,15 +109,15 @@ def _sum_of_ratios(
     total = variance.new_zeros(())
     centred = means - means.mean(dim=0)
     square = centred.square().sum(dim=-1)
-    every = torch.arange(len(counted), device=counted.device)
-    for rows in every.split(max(1, PAIR_ELEMENTS // len(counted))):
+    index = torch.arange(len(counted), device=counted.device)
+    for rows in index.split(max(1, PAIR_ELEMENTS // len(counted))):
         squares = square.index_select(0, rows)[:, None] + square[None, :]
         distances = torch.addmm(squares, centred.index_select(0, rows), centred.mT, alpha=-2)
         pairs = counted.index_select(0, rows)[:, None] & counted[None, :]
-        pairs = pairs & (rows[:, None] != every[None, :])
-        own = None if excess is None else excess.index_select(0, rows)
+        pairs = pairs & (rows[:, None] != index[None, :])
+        of_rows = None if excess is None else excess.index_select(0, rows)
         variances = (variance.index_select(0, rows), variance)
-        total = total + _ratios(distances.clamp(min=0), pairs, variances, (own, excess)).sum()
+        total = total + _ratios(distances.clamp(min=0), pairs, variances, (of_rows, excess)).sum()
     return total
 
 

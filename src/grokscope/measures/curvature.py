@@ -249,7 +249,7 @@ def layer_loss(
     weighted = [name for name, module in modules.items() if _has_weight(module)]
     if layer not in weighted:
         raise ValueError(
-            f"layer {layer!r} is no submodule with a weight; this model has "
+            f"layer {layer!r} is not a submodule with a weight; this model has "
             f"{', '.join(map(repr, weighted)) or 'none'}."
         )
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:

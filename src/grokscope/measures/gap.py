@@ -59,7 +59,9 @@ def representativeness(
         >>> bool(value < 0)
         True
     """
-    robustness = feature_robustness(features, logits, labels, weight, delta, samples, generator)
+    robustness = feature_robustness(
+        features, logits, labels, weight, delta=delta, samples=samples, generator=generator
+    )
     return decompose_gap(logits, labels, held_out_loss, robustness).representativeness
 
 
@@ -103,7 +105,9 @@ def representativeness_kde(
         >>> bool(value < 0)
         True
     """
-    robustness = kernel_robustness(features, logits, labels, weight, bandwidth, samples, generator)
+    robustness = kernel_robustness(
+        features, logits, labels, weight, bandwidth=bandwidth, samples=samples, generator=generator
+    )
     return decompose_gap(logits, labels, held_out_loss, robustness).representativeness
 
 

@@ -98,7 +98,7 @@ def matched_temperatures(
     """
     curve = _LossCurve(logits, labels)
     searches = [_search(target_loss, tolerance) for _ in logits]
-    asked = [next(each) for each in searches]
+    asked = [next(search) for search in searches]
     found: dict[int, float | None] = {}
     while len(found) < len(searches):
         sharpness = torch.tensor(asked, dtype=torch.float64, device=logits.device)[:, None]
@@ -196,8 +196,8 @@ class _LossCurve:
 
     def at(self, sharpness: Tensor | float) -> Tensor:
         """Loss and slope, ``[..., 2]``; one inverse temperature, or one of each, ``[..., 1]``."""
-        each = sharpness.unsqueeze(-1) if isinstance(sharpness, Tensor) else sharpness
-        odds = (self.gaps * each).exp().scatter(-1, self.top, 0.0)
+        of_gaps = sharpness.unsqueeze(-1) if isinstance(sharpness, Tensor) else sharpness
+        odds = (self.gaps * of_gaps).exp().scatter(-1, self.top, 0.0)
         mass = odds.sum(dim=-1)
         expected = (odds * self.gaps).sum(dim=-1) / (1 + mass)
         loss = (mass.log1p() - sharpness * self.label_gaps).mean(dim=-1)

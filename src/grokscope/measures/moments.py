@@ -210,5 +210,6 @@ class ClassMoments:
 
     def of_classes(self, index: Tensor) -> ClassMoments:
         """Moments of some classes, by their indices, ``[chosen]``; a scatter stays that of all."""
-        count, mean, within = (each[index] for each in (self.count, self.mean, self.within))
-        return replace(self, count=count, mean=mean, within=within)
+        return replace(
+            self, count=self.count[index], mean=self.mean[index], within=self.within[index]
+        )

@@ -114,7 +114,8 @@ def feature_robustness(
         direction = direction / torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
         return radius * length * direction
 
-    return reduce_examples(_loss_increase(cloud, logits, labels, weight, samples), reduction)
+    increase = _loss_increase(cloud, logits, labels, weight, samples=samples)
+    return reduce_examples(increase, reduction)
 
 
 def kernel_robustness(
@@ -165,11 +166,12 @@ def kernel_robustness(
     def cloud() -> Tensor:
         return bandwidth * _normal(features, generator)
 
-    return reduce_examples(_loss_increase(cloud, logits, labels, weight, samples), reduction)
+    increase = _loss_increase(cloud, logits, labels, weight, samples=samples)
+    return reduce_examples(increase, reduction)
 
 
 def _loss_increase(
-    cloud: Callable[[], Tensor], logits: Tensor, labels: Tensor, weight: Tensor, samples: int
+    cloud: Callable[[], Tensor], logits: Tensor, labels: Tensor, weight: Tensor, *, samples: int
 ) -> Tensor:
     """Mean of loss(phi +- cloud) - loss(phi) over pairs of displacements, ``[examples]``."""
     check_positive("samples", samples)

@@ -333,14 +333,12 @@ def _training_classes(
     references: Sequence[Measurement], device: torch.device
 ) -> tuple[Tensors, Tensor] | None:
     """Moments of the training data, stacked, of the classes that one of them has."""
-    moments = [each.moments for each in references if each.moments is not None]
-    if len(moments) < len(references):
+    known = [reference.moments for reference in references if reference.moments is not None]
+    if len(known) < len(references):
         return None
-    index = (torch.stack([each.count for each in moments]) > 0).any(dim=0).nonzero().squeeze(-1)
-    chosen = [each.of_classes(index) for each in moments]
-    stacked = {
-        "count": torch.stack([each.count for each in chosen]).to(device),
-        "mean": torch.stack([each.mean for each in chosen]).to(device),
-        "within": torch.stack([each.within for each in chosen]).to(device),
-    }
+    counts = torch.stack([moments.count for moments in known])
+    index = (counts > 0).any(dim=0).nonzero().squeeze(-1)
+    chosen = [vars(moments.of_classes(index)) for moments in known]
+    names = ("count", "mean", "within")
+    stacked = {name: torch.stack([part[name] for part in chosen]).to(device) for name in names}
     return stacked, index.to(device)

@@ -60,7 +60,7 @@ def added_up(assembly: Assembly, group: ProcessGroup | None) -> Iterator[None]:
 
 
 def warn_of_one_share(batches: object) -> None:
-    """Warn that a process measures a share of the data alone, where the loader tells so."""
+    """Warn if a process measures only its share of the data, by the loader's sampler."""
     sampler = getattr(batches, "sampler", None)
     if isinstance(sampler, DistributedSampler) and sampler.num_replicas > 1:
         warnings.warn(
@@ -73,7 +73,7 @@ def warn_of_one_share(batches: object) -> None:
 
 @dataclass(frozen=True)
 class _Share:
-    """What a process tells the others before anything is added up."""
+    """What a process shares with the others before anything is added up."""
 
     kind: str  # of its error, empty without one
     error: str
@@ -217,7 +217,9 @@ def _check_shares(shares: Sequence[_Share], error: Exception | None) -> None:
 def _digest(references: Sequence[Measurement] | None) -> str:
     if references is None:
         return ""
-    numbers = json.dumps([(each.examples, sorted(each.items())) for each in references])
+    numbers = json.dumps(
+        [(reference.examples, sorted(reference.items())) for reference in references]
+    )
     return hashlib.sha256(numbers.encode()).hexdigest()
 
 

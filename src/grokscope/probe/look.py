@@ -139,18 +139,18 @@ class Look:
 
         Cost: the arithmetic of all; kernels and waits for the device of about one.
         """
-        sizes = {len(each.labels) for each in examples}
+        sizes = {len(part.labels) for part in examples}
         if len(sizes) > 1:
             raise ValueError(f"the numbers of examples differ: {sorted(sizes)}")
         assembly = Assembly(heads, choose(None, self.extra), references=references)
-        labels = torch.stack([each.labels for each in examples]).long()
+        labels = torch.stack([part.labels for part in examples]).long()
         # Of all at once: one wait for the device.
         check_labels(self.labels_of(labels.flatten(0, 1)), assembly.classes)
         size = min(self.batch_size or max(sizes), max(1, TOGETHER // len(examples)))
-        inputs = zip(*(split(each.inputs, size) for each in examples), strict=True)
-        for trees, part in zip(inputs, labels.split(size, dim=1), strict=True):
+        inputs = zip(*(split(part.inputs, size) for part in examples), strict=True)
+        for trees, some_labels in zip(inputs, labels.split(size, dim=1), strict=True):
             features, logits = forward(map_tensors(stack, *trees))
-            whole = Block(features, logits, part)
+            whole = Block(features, logits, some_labels)
             assembly.add(
                 Block(**of_each(self._rows, whole._asdict())), whole if logits.dim() > 3 else None
             )

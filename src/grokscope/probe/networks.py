@@ -55,7 +55,9 @@ class Heads(NamedTuple):
     def at(self, networks: Sequence[int]) -> Tensors:
         """Weights, and biases if there are any, of some networks by name."""
         tensors = {"weight": self.weight, "bias": self.bias}
-        return {name: at(each, networks) for name, each in tensors.items() if each is not None}
+        return {
+            name: at(tensor, networks) for name, tensor in tensors.items() if tensor is not None
+        }
 
 
 def of_each(

@@ -116,7 +116,11 @@ def images(settings: Images, split_seed: int) -> Task:
     train, _ = _drawn(rest, settings.train_examples, "train", generator)
     mean, std = _normalisation(settings, train)
     network = ResNet18(
-        classes, settings.stem, settings.initialisation, settings.width, train.images.shape[1]
+        classes,
+        settings.stem,
+        settings.initialisation,
+        settings.width,
+        channels=train.images.shape[1],
     )
     augments = settings.crop_padding or settings.flip
     return Task(
@@ -159,7 +163,7 @@ def _normalisation(settings: Images, train: ImageSet) -> tuple[tuple[float, ...]
     # Sums of whole numbers: exact, and without a float copy of all images.
     values = torch.arange(256, dtype=torch.float64) / 255
     flat = train.images.transpose(0, 1).reshape(channels, -1)
-    counts = torch.stack([each.bincount(minlength=256) for each in flat.int()]).double()
+    counts = torch.stack([channel.bincount(minlength=256) for channel in flat.int()]).double()
     share = counts / counts.sum(1, keepdim=True)
     means = share @ values
     spread = (share @ values.square() - means.square()).clamp(min=1e-12).sqrt()

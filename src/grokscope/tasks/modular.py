@@ -75,8 +75,8 @@ def modular_arithmetic(settings: ModularArithmetic, split_seed: int) -> Task:
         settings.answers,
         settings.vocabulary or settings.operands + 3,
         settings.width,
-        settings.heads,
-        settings.layers,
+        heads=settings.heads,
+        layers=settings.layers,
     )
     train, validation = order[:count], order[count:]
     return Task(
