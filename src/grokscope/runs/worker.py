@@ -233,8 +233,8 @@ class _Run:
             state = trainer.state(place)
             facts = environment(own.segment, own.started, seconds(place), self.device)
             facts |= {"replicas": len(group)} | ({"alone": own.alone} if own.alone else {})
-            if isinstance(trainer, Replicas) and trainer.looks.alone:
-                facts["measured_alone"] = trainer.looks.alone
+            if isinstance(trainer, Replicas) and trainer.measured_alone:
+                facts["measured_alone"] = trainer.measured_alone
             self.store.finish(own.segment, state, own.rows, seconds(place), facts, diverged)
             under_way.discard(place)
             self.report(Progress(own.segment.id, state.step, finished=True, diverged=diverged))
