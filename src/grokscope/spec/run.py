@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -89,7 +91,7 @@ class Seeds(Settings):
 
     def resolve(self, seed: int) -> Seeds:
         """These seeds with ``seed`` wherever none is set."""
-        return Seeds(**{name: seed if own is None else own for name, own in self})
+        return Seeds(**{name: seed if value is None else value for name, value in self})
 
 
 class Run(Settings):
@@ -119,12 +121,17 @@ class Run(Settings):
         ]
 
 
-class Segment(Settings):
-    """The last phase of ``run``, together with all that leads to it."""
+@dataclass(frozen=True)
+class Segment:
+    """The last phase of a run, together with all that leads to it.
+
+    Attributes:
+        run: The run up to the end of this phase, with its seeds resolved.
+    """
 
     run: Run
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Twelve hexadecimal digits of the hash of everything that decides the outcome.
 
@@ -135,7 +142,7 @@ class Segment(Settings):
         content = json.dumps([FORMAT, self.run.task.kind, settings], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
-    @property
+    @cached_property
     def parent(self) -> Segment | None:
         """The segment from whose end this one starts; None for the first."""
         if len(self.run.phases) == 1:
