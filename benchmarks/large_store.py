@@ -6,6 +6,7 @@ measures on two splits (1,000 segments, 4 million rows), reads them, and prints 
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import tempfile
@@ -100,6 +101,7 @@ def main() -> None:
     if not (folder / "experiment.yaml").is_file():
         write_large_store(folder, large_experiment())
     store = Store(folder)
+    print(f"pandas           {cpu_seconds(lambda: importlib.import_module('pandas')):6.2f} s, once")
     print(f"experiment.yaml  {cpu_seconds(store.experiment):6.2f} s")
     experiment = large_experiment()  # nothing is cached yet
     steps = {

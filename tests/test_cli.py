@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from grokscope import __version__
+from grokscope import __version__, measures
 from grokscope.cli import app, main
 from grokscope.experiments import EXPERIMENTS, find_experiment
 from grokscope.probe import Probe
@@ -81,6 +81,13 @@ def test_every_command_and_option_says_what_it_is_for(grokscope):
             assert not each.required or "[required]" in done.words
 
 
+def test_a_sweep_has_the_options_of_a_run_and_its_grid():
+    options = {name: {option.name for option in COMMANDS[name].params} for name in COMMANDS}
+    assert options["sweep"] - options["run"] == {"grid"}
+    assert not options["run"] - options["sweep"]
+    assert {"preset", "set_", "seeds"} <= options["show"] & options["run"]
+
+
 def test_help_comes_without_a_command_and_names_the_first_step(grokscope):
     done = grokscope("")
     assert "To begin: grokscope list" in " ".join((done.out + done.err).split())
@@ -126,6 +133,32 @@ def test_the_list_has_every_experiment_with_its_presets(grokscope):
             assert f"{len(runs)} of {steps:,} steps" in line
 
 
+def test_a_smoke_test_is_called_one_where_it_is_listed_and_shown(grokscope):
+    listed = grokscope("list grokking-penalties")
+    assert listed.words.count("results mean nothing") == 1
+    assert "smoke_test: true" in grokscope("show grokking --preset tiny").out
+    assert "smoke_test: false" in grokscope("show grokking").out
+
+
+# Measures.
+
+RECORDS = getattr(measures, "records", None)
+
+
+@pytest.mark.skipif(RECORDS is None, reason="grokscope.measures has no records yet")
+def test_the_measures_are_listed_and_each_can_be_shown(grokscope):
+    listed = grokscope("measures")
+    assert listed.code == 0
+    for record in RECORDS().values():
+        assert re.search(rf"\W{record.name}\W", listed.out)
+        shown = grokscope(f"measures {record.name}")
+        for text in (record.title, record.formula, record.cost, record.source, record.note):
+            assert " ".join(text.split()) in shown.words
+    wrong = grokscope("measures relative_flatnes")
+    assert wrong.code == 2
+    assert "Did you mean relative_flatness?" in wrong.err
+
+
 def test_a_list_of_what_is_not_there_says_what_is(grokscope):
     done = grokscope("list grokkin")
     assert done.code == 2
@@ -151,7 +184,8 @@ def test_changes_are_shown_as_they_would_be_run(grokscope):
 # Your own.
 
 OWN = """
-from grokscope.spec import CustomTask, Experiment, Phase, Run
+from grokscope.interventions import Penalty
+from grokscope.spec import Contrast, CustomTask, Experiment, Phase, Run
 
 def make(preset="default"):
     until = {"default": 10, "long": 1000}[preset]
@@ -174,6 +208,28 @@ def broken(preset):
     return {}[preset]
 
 number = 3
+
+def named(**names):
+    return experiment.model_copy(update=names)
+
+claim = named(claims=("C71",))
+figure = named(figures=("outcome",))
+other_figure = named(figures=("my_study.py:panel",))
+contrast = named(contrasts=(Contrast(claim="my_study.py:jugde", arm="a", against="a"),))
+
+def judge(runs):
+    pass
+
+def penalised(measure):
+    phase = Phase(until=10, penalties=(Penalty(measure=measure, weight=1.0),))
+    return named(arms={"pushed": Run(task=experiment.arms["a"].task, phases=(phase,))})
+
+def squares(features, logits):
+    return features.square().mean()
+
+penalty = penalised("my_study.py:sqares")
+narrow_penalty = penalised("my_study.py:squares")
+number_penalty = penalised("my_study.py:number")
 """
 
 
@@ -206,7 +262,8 @@ def test_your_own_is_an_experiment_or_makes_one(grokscope, own, line, until):
 REFUSED = {
     "grokin": ("there is no experiment 'grokin'. Did you mean grokking? There are: grokking, "),
     "grokking --preset papre": (
-        "grokking has no preset 'papre'; it has default, two-tokens, paper, tiny"
+        "grokking has no preset 'papre'. Did you mean paper? It has: default, two-tokens, paper, "
+        "tiny"
     ),
     "grokking --set task.modulo=5": (
         "--set task.modulo=5: arms.grokking.task has no 'modulo'. Did you mean modulus? It has: "
@@ -218,7 +275,7 @@ REFUSED = {
     "my_study.py": "there is no experiment 'my_study.py'.",
     "study.py:experiment": "there is no file study.py",
     "my_study.py:experimnt": "my_study.py has no 'experimnt'. Did you mean experiment? It has: ",
-    "my_study.py:number": "my_study.py:number is int, not a grokscope Experiment",
+    "my_study.py:number": "my_study.py:number is of type int, not a grokscope Experiment",
     "my_study.py:experiment --preset long": (
         "my_study.py:experiment is one experiment and has no preset 'long'"
     ),
@@ -232,8 +289,21 @@ REFUSED = {
     "my_study.py:experiment --set task.function=my_study.py:number": (
         "my_study.py:number is int, not a function"
     ),
+    "my_study.py:claim": "claims: there is no claim 'C71'. Did you mean C7? There are: C1",
+    "my_study.py:figure": "figures: there is no figure 'outcome'. Did you mean outcomes? There are",
+    "my_study.py:other_figure": "my_study.py has no 'panel'.",
+    "my_study.py:contrast": "my_study.py has no 'jugde'. Did you mean judge?",
+    "my_study.py:penalty": (
+        "arms.pushed.phases.0.penalties.0.measure: my_study.py has no 'sqares'. Did you mean squar"
+    ),
+    "my_study.py:narrow_penalty": (
+        "arms.pushed.phases.0.penalties.0.measure: my_study.py:squares must take (features, logits,"
+    ),
+    "my_study.py:number_penalty": (
+        "arms.pushed.phases.0.penalties.0.measure: my_study.py:number is of type int, not a functi"
+    ),
     "nowhere.yaml": "there is no file nowhere.yaml; grokscope show NAME > nowhere.yaml writes one",
-    "grokking --out my_study.py": "my_study.py is no folder",
+    "grokking --out my_study.py": "my_study.py is not a directory; choose another with --out",
     "grokking --device cuda:99": "--device cuda:99 can't be used here (",
     "grokking --device gpu": "--device gpu can't be used here (",
     "suppress-collapse --set task.source=nowhere": "there is no folder nowhere; give a folder that",
@@ -332,7 +402,7 @@ def test_status_tells_what_is_finished_what_goes_on_what_is_new_and_how_long_it_
         assert f"{segment.id} {state}" in done.words
     assert "a [x], seed 1" in done.words
     # 1,500 steps took 150 s; 1,000 + 750 + 1,000 + 1,000 + 1,000 steps are left.
-    assert "about 7 min 55 s of work left" in done.words
+    assert "about 7 min 55 s of work left for one worker" in done.words
 
 
 def test_claims_are_answered_from_what_is_stored(grokscope):

@@ -92,7 +92,8 @@ def test_workers_outlive_a_killed_parent_only_until_their_checkpoint(tmp_path):
     (tmp_path / "study.yaml").write_text(to_yaml(study))
     program = (
         "import sys\nfrom pathlib import Path\n"
-        "from grokscope.runs.launch import RunOptions, launch\nfrom grokscope.runs.store import Store\n"
+        "from grokscope.runs.launch import RunOptions, launch\n"
+        "from grokscope.runs.store import Store\n"
         "from grokscope.spec import read_experiment\n"
         "if __name__ == '__main__':\n"
         "    folder = Path(sys.argv[1])\n"

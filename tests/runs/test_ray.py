@@ -70,7 +70,8 @@ def assert_same(study: Experiment, one: Store, other: Store) -> None:
 def runs_on(cluster):
     """The node that runs a task of ours."""
     shown = subprocess.run(["ps", "-eo", "ppid,args"], capture_output=True, text=True, check=True)
-    parents = {int(line.split()[0]) for line in shown.stdout.splitlines() if "ray::_run_task" in line}
+    lines = [line for line in shown.stdout.splitlines() if "ray::_run_task" in line]
+    parents = {int(line.split()[0]) for line in lines}
     (node,) = [
         each
         for each in cluster.worker_nodes

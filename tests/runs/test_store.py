@@ -87,7 +87,9 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr("grokscope.runs.store.save_file", full)
     with pytest.raises(OSError, match="No space"):
-        run_segment(store, of, lambda _: None, lambda: False, options=RunOptions(checkpoint_seconds=0))
+        run_segment(
+            store, of, lambda _: None, lambda: False, options=RunOptions(checkpoint_seconds=0)
+        )
     assert store.checkpoint_step(of) == before
     assert store.last_checkpoint(of) is not None
     assert not list(tmp_path.rglob("*.tmp"))

@@ -36,7 +36,7 @@ def estimate(plan: Plan, workers: int = 1) -> Estimate:
         workers: How many segments run at the same time.
     """
     missing = plan.missing()
-    kinds = {segment.run.task.kind for segment in missing}
+    kinds: set[str] = {segment.run.task.kind for segment in missing}
     finished = _finished(plan, kinds)
     unknown = sorted(kinds - finished.keys())
     if unknown:

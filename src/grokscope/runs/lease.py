@@ -52,7 +52,7 @@ class Lease:
         self._seen: tuple[tuple[int, int, int], float] | None = None
 
     def take(self) -> bool:
-        """Take the lease if it is free or has expired; returns whether this process holds it now."""
+        """Take the lease if it is free or has expired; returns whether that succeeded."""
         try:
             self._file.acquire()
         except Timeout:
@@ -65,7 +65,7 @@ class Lease:
         self._file.release()
 
     def held(self) -> bool:
-        """Whether this process still holds it, by the file: a process that slept has not renewed it."""
+        """Whether this process still holds it, by the file: one that slept has not renewed it."""
         owner = self._file.owner
         is_owner = owner is not None and owner.token == self._file.token
         return is_owner and self._file.compromise is None

@@ -111,12 +111,13 @@ class Store:
             command: The full command line, as typed; None keeps the one that is there.
             beside: The folder of a second run that the report shows alongside.
         """
-        if command is None:
-            command = (self.command() or {}).get("command")
+        earlier = self.command()
+        if command is None and earlier is not None:
+            command = earlier["command"]
         path = None if beside is None else str(beside.resolve())
+        facts = Command(command=command, beside=path)
         self.folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"command": command, "beside": path}, indent=2)
-        write_text(self.folder / "command.json", text)
+        write_text(self.folder / "command.json", json.dumps(facts, indent=2))
 
     def command(self) -> Command | None:
         """The command line that was used; None in a folder that does not say."""
@@ -132,10 +133,11 @@ class Store:
         It is looked for where it was, then by its name next to this folder, as both may have been
         copied; None without one.
         """
-        path = (self.command() or {}).get("beside")
-        if path is None:
+        command = self.command()
+        if command is None or command["beside"] is None:
             return None
-        places = (Path(path), self.folder.resolve().parent / Path(path).name)
+        there = Path(command["beside"])
+        places = (there, self.folder.resolve().parent / there.name)
         found = (place for place in places if (place / "experiment.yaml").is_file())
         return next(map(Store, found), None)
 

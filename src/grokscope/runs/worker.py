@@ -229,7 +229,9 @@ class _Worker:
                 diverged=diverged,
             )
             active.discard(index)
-            self.on_progress(Progress(item.segment.id, state.step, finished=True, diverged=diverged))
+            self.on_progress(
+                Progress(item.segment.id, state.step, finished=True, diverged=diverged)
+            )
 
         for ticks in trainer.run():
             for index in sorted(active & ticks.keys()):

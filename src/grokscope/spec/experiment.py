@@ -16,9 +16,9 @@ from grokscope.spec.run import Run, Seed, Segment
 class PaperValue(Settings):
     """A value that the paper reports, and where to find the measured one.
 
-    ``measured`` is ``memorised``, ``generalised``, or ``first``, ``highest``, ``last`` or ``before``
-    (at the end of the first phase) and a ``split/measure``, as in ``last train/ncc``, followed by
-    ``of ARM`` where arms differ. It is empty where nothing comparable is measured.
+    ``measured`` is ``memorised``, ``generalised``, or one of ``first``, ``highest``, ``last`` and
+    ``before`` (at the end of the first phase) with a ``split/measure``, as in ``last train/ncc``,
+    followed by ``of ARM`` where arms differ. It is empty where nothing comparable is measured.
     """
 
     what: str

@@ -206,9 +206,7 @@ def _run(data: Any, arm: str, point: Point) -> Run:
         raise ValueError(f"--grid, at {_name(arm, point)}: {explain(error)}") from error
 
 
-def _contrasts(
-    experiment: Experiment, axes_of: Mapping[str, Sequence[Axis]]
-) -> Iterator[Contrast]:
+def _contrasts(experiment: Experiment, axes_of: Mapping[str, Sequence[Axis]]) -> Iterator[Contrast]:
     for contrast in experiment.contrasts:
         arm, against = contrast.arm, contrast.against
         shared = axes_of[against]
