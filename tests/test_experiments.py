@@ -42,7 +42,7 @@ def hot_and_cold(preset):
     return Experiment(name="hot-and-cold", preset=preset, title="Hot", question="Or cold?",
                       arms={"a": Run(phases=(Phase(until=len(preset)),))})
 
-EXPERIMENTS = offer({"small": Preset("five steps", "a second")}, hot_and_cold)
+EXPERIMENTS = offer({"small": Preset("five steps", "a second")}, [hot_and_cold])
 """
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from grokscope.reference import did_you_mean
@@ -61,8 +61,14 @@ class CatalogueEntry:
         return self.make(preset)
 
 
-def offer(presets: Mapping[str, Preset], *makers: Maker) -> tuple[CatalogueEntry, ...]:
-    """What a module declares as ``EXPERIMENTS``: functions that share their presets."""
+def offer(presets: Mapping[str, Preset], makers: Iterable[Maker]) -> tuple[CatalogueEntry, ...]:
+    """What a module declares as ``EXPERIMENTS``: functions that share their presets.
+
+    Args:
+        presets: Their variants; the first is the default.
+        makers: Each returns an experiment for the name of a preset. A user types the name of the
+            function, with hyphens.
+    """
     return tuple(CatalogueEntry(make, presets) for make in makers)
 
 

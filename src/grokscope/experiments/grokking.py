@@ -116,4 +116,4 @@ def grokking(preset: str = "default") -> Experiment:
     )
 
 
-EXPERIMENTS = offer(PRESETS, grokking)
+EXPERIMENTS = offer(PRESETS, [grokking])

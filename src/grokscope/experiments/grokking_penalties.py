@@ -57,4 +57,4 @@ def grokking_penalties(preset: str = "default") -> Experiment:
     )
 
 
-EXPERIMENTS = offer(PRESETS, grokking_penalties)
+EXPERIMENTS = offer(PRESETS, [grokking_penalties])

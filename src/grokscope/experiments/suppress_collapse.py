@@ -157,8 +157,10 @@ def encourage_collapse(preset: str = "small") -> Experiment:
 
 EXPERIMENTS = offer(
     PRESETS,
-    suppress_collapse,
-    suppress_collapse_strength,
-    suppress_collapse_augmented,
-    encourage_collapse,
+    [
+        suppress_collapse,
+        suppress_collapse_strength,
+        suppress_collapse_augmented,
+        encourage_collapse,
+    ],
 )

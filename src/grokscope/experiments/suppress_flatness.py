@@ -291,10 +291,12 @@ def encourage_flatness(preset: str = "small") -> Experiment:
 
 EXPERIMENTS = offer(
     PRESETS,
-    suppress_flatness,
-    suppress_flatness_early,
-    suppress_flatness_strength,
-    suppress_flatness_cap,
-    suppress_flatness_controls,
-    encourage_flatness,
+    [
+        suppress_flatness,
+        suppress_flatness_early,
+        suppress_flatness_strength,
+        suppress_flatness_cap,
+        suppress_flatness_controls,
+        encourage_flatness,
+    ],
 )

@@ -1,4 +1,4 @@
-"""How long the rest of a plan takes and how much disk it needs; the only place that says so."""
+"""How long the rest of a plan takes and how much disk it needs, computed in this one place."""
 
 from __future__ import annotations
 

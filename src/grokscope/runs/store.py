@@ -1,4 +1,4 @@
-"""Segments on disk: written beside, then renamed, so that what is there is always whole.
+"""Segments on disk: written under another name, then renamed, so that they are always whole.
 
 ``segments/<id>/`` is a finished segment; ``segments/<id>.partial/step-<n>/`` its last checkpoint
 while it runs. Both hold the state and the metrics *of the same step*, so that resuming from a
@@ -74,7 +74,7 @@ class Store:
     """The results of experiments in one folder.
 
     Args:
-        folder: Where ``experiment.yaml`` and ``segments/`` live; made when first written to.
+        folder: Where ``experiment.yaml`` and ``segments/`` live; created when first written to.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -120,7 +120,7 @@ class Store:
         write_text(self.folder / "command.json", json.dumps(facts, indent=2))
 
     def command(self) -> Command | None:
-        """The command line that was used; None in a folder that does not say."""
+        """The command line that was used; None in a folder that does not record it."""
         try:
             facts = json.loads((self.folder / "command.json").read_text(encoding="utf-8"))
             return Command(command=facts["command"], beside=facts["beside"])
@@ -164,10 +164,10 @@ class Store:
         return SegmentCost(segment.run.task.kind, end.step - segment.start, end.seconds, disk)
 
     def other_costs(self, known: Collection[str]) -> Iterator[SegmentCost]:
-        """What the finished segments took that are not known, whichever experiment they are of.
+        """What other finished segments of the folder took, whichever experiment they belong to.
 
         Args:
-            known: Ids of the segments to leave out; reading the settings of the others takes time.
+            known: Ids of the segments to leave out; the settings of all others are read.
         """
         for path in sorted(self.segments.glob("*/spec.yaml")):
             if path.parent.name not in known:
@@ -266,7 +266,7 @@ class Store:
     def checkpoint(
         self, segment: Segment, state: State, rows: Sequence[Row], seconds: float
     ) -> None:
-        """Store a state under way; earlier checkpoints of the segment go when it is there."""
+        """Store a state under way, then remove earlier checkpoints of the segment."""
         partial = self._partial(segment)
         partial.mkdir(parents=True, exist_ok=True)
         newest = partial / f"step-{state.step:010d}"

@@ -43,8 +43,8 @@ class Contrast(Settings):
     arm: str
     against: str = "baseline"
     phase: int = Field(-1, description="index of the arm's phase at whose end; -1: the last")
-    label: str = Field("", description="what sets it apart from another of the same two arms")
-    role: str = Field("", pattern=r"^[a-z ]*$", description="what the claim takes the arm for")
+    label: str = Field("", description="distinguishes contrasts of the same two arms")
+    role: str = Field("", pattern=r"^[a-z ]*$", description="how the claim uses the arm")
 
 
 class Experiment(Settings):
