@@ -17,6 +17,10 @@ from typing import Any
 from safetensors import SafetensorError
 
 
+# What readers of JSON, Parquet and safetensors raise; pyarrow's errors are of these types, too.
+DAMAGE = (OSError, ValueError, KeyError, TypeError, NotImplementedError, SafetensorError)
+
+
 class Replacing:
     """A folder that appears under its name only when everything in it has been written.
 
@@ -93,7 +97,7 @@ def reading(path: Path) -> Iterator[Path]:
         yield path
     except PermissionError:
         raise  # it names its file, and the file is not damaged
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except DAMAGE as error:
         reason = " ".join(str(error.args[0] if len(error.args) == 1 else error).split())
         wrong = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({reason})"
         raise ValueError(
