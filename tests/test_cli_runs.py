@@ -87,6 +87,7 @@ def compiled_once(pytestconfig: pytest.Config) -> Iterator[None]:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "my_study.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # references extend it
     return tmp_path
 
 

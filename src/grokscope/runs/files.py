@@ -16,7 +16,6 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-
 # What readers of JSON, Parquet and safetensors raise; pyarrow's errors are of these types, too.
 DAMAGE = (OSError, ValueError, KeyError, TypeError, NotImplementedError, SafetensorError)
 
