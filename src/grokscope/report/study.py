@@ -15,6 +15,7 @@ from grokscope.analysis import evaluate_claims, onset_table, partial_correlation
 from grokscope.analysis.claims import CLAIMS, ClaimReport
 from grokscope.analysis.milestones import FELL_AGAIN, UNSTABLE
 from grokscope.experiments import EXPERIMENTS, find_experiment
+from grokscope.reference import did_you_mean, is_reference, load
 from grokscope.report.contents import Counterpart, Study, no_onsets
 from grokscope.report.curves import running_median
 from grokscope.report.words import count, listed
@@ -66,6 +67,30 @@ def collect(store: Store, beside: Store | None = None) -> Study:
     )
 
 
+def check_names(experiment: Experiment) -> None:
+    """Look up the claims and figures that an experiment names, before it is run.
+
+    Raises:
+        ValueError: If one does not exist; says where it is named, and the closest match.
+    """
+    from grokscope.report.figures import FIGURES
+
+    named: list[tuple[str, str, Mapping[str, object]]] = [
+        *(("claims", claim, CLAIMS) for claim in experiment.claims),
+        *(("contrasts", contrast.claim, CLAIMS) for contrast in experiment.contrasts),
+        *(("figures", figure, FIGURES) for figure in experiment.figures),
+    ]
+    for field, name, table in named:
+        if is_reference(name):
+            load(name)
+        elif name not in table:
+            noun = "figure" if field == "figures" else "claim"
+            raise ValueError(
+                f"{field}: there is no {noun} {name!r}. {did_you_mean(name, table)}There are: "
+                f"{', '.join(table)}"
+            )
+
+
 def claims_of(experiment: Experiment, metrics: pd.DataFrame) -> list[ClaimReport]:
     """Verdicts on the experiment's claims; none before anything was measured."""
     if metrics.empty:
@@ -112,9 +137,9 @@ def ours(
     ``memorised`` and ``generalised`` are milestones; ``first``, ``highest`` and ``last`` of a
     ``split/measure`` are read from its running median, for training spikes.
     """
-    if not row.ours:
+    if not row.measured:
         return None
-    told, _, arm = row.ours.partition(" of ")
+    told, _, arm = row.measured.partition(" of ")
     which, _, curve = told.partition(" ")
     if not curve:
         found = milestones[which].dropna() if which in milestones else pd.Series(dtype=float)
