@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
-from worlds import World
+from worlds import World, judged
 
 pytest.importorskip("grokscope.measures.theory")
 
-from grokscope.analysis import evaluate_claims
 from grokscope.analysis.claims.collapse import CLASSES, GAPS, exact_slack
 
 
@@ -51,7 +50,7 @@ def report(residual: float, kappa: float, bound: float):
     }
     for measure, value in level.items():
         metrics.loc[metrics["measure"] == measure, "value"] = value
-    (found,) = evaluate_claims(metrics, ["C10"])
+    (found,) = judged(metrics, ["C10"])
     return found
 
 
@@ -80,4 +79,4 @@ def test_trained_networks_speak_only_where_the_assumptions_are_met(
     found = report(residual, kappa, bound).headline
     assert found.verdict == expected
     assert found.effect == pytest.approx(math.log10(bound / kappa))
-    assert ("Assumptions not met" in found.reason) == (expected == "undecided")
+    assert ("The assumptions are not met" in found.reason) == (expected == "undecided")

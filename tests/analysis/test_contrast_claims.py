@@ -4,59 +4,13 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pandas as pd
 import pytest
+from studies import SEEDS, arm, experiment, judged
 
-from grokscope.analysis.claims import evaluate_claims
-from grokscope.analysis.claims.registry import ClaimReport
-from grokscope.analysis.contrasts import comparisons, level
-from grokscope.analysis.milestones import traces
-from grokscope.spec import Contrast, Experiment, Phase, Run
-
-SEEDS = (1, 2, 3, 4, 5)
-STEPS = np.arange(0, 101, 5)
-PLAIN = {
-    ("train", "accuracy"): 1.0,
-    ("validation", "accuracy"): 0.6,
-    ("train", "ncc"): 0.5,
-    ("train", "relative_flatness"): 10.0,
-    ("train", "relative_flatness_matched"): 10.0,
-    ("train", "published_penalty"): 5.0,
-    ("train", "logit_scale"): 4.0,
-    ("train", "angle_deviation"): 3.0,
-}
-
-
-def arm(name: str, seeds=SEEDS, until=100, noise=0.002, start=0, **levels: float) -> pd.DataFrame:
-    """Runs whose levels are constant from the first step on, up to a little noise by seed.
-
-    Levels are named ``split_measure``, such as ``validation_accuracy``.
-    """
-    given = {tuple(key.split("_", 1)): value for key, value in levels.items()}
-    rows = []
-    for seed in seeds:
-        rng = np.random.default_rng([seed, *map(ord, name)])
-        for (split, measure), value in (PLAIN | given).items():
-            own = value + rng.normal(0, noise) if measure == "accuracy" and value < 0.97 else value
-            own *= 1 if measure == "accuracy" else math.exp(rng.normal(0, noise))
-            rows += [(name, seed, s, split, measure, own) for s in STEPS[until >= STEPS]]
-    return pd.DataFrame(rows, columns=["arm", "seed", "step", "split", "measure", "value"])
-
-
-def experiment(*contrasts: Contrast, phases=(50, 100), seeds=SEEDS) -> Experiment:
-    run = Run(phases=tuple(Phase(until=each) for each in phases))
-    names = {name for each in contrasts for name in (each.arm, each.against)}
-    return Experiment(
-        name="x", title="X", question="?", arms=dict.fromkeys(sorted(names), run), seeds=seeds,
-        contrasts=contrasts,
-    )  # fmt: skip
-
-
-def judged(*frames: pd.DataFrame, contrasts: list[Contrast], **settings) -> ClaimReport:
-    made = experiment(*contrasts, **settings)
-    (report,) = evaluate_claims(pd.concat(frames), [contrasts[0].claim], experiment=made)
-    return report
+from grokscope.analysis import ClaimReport, Results, evaluate_claims
+from grokscope.analysis.contrasts import comparisons
+from grokscope.spec import Contrast
 
 
 @pytest.mark.parametrize(
@@ -222,7 +176,7 @@ def test_a_counterexample_compares_accuracy_on_the_seeds_that_have_kappa():
     contrasts = [Contrast(claim="C14", arm="sharp")]
     report = judged(arm("baseline"), sharp.dropna(), contrasts=contrasts)
     assert report.headline.seeds == 3
-    assert "Without kappa at matched loss: seed 4, 5" in report.headline.reason
+    assert "Without kappa at matched loss: seeds 4, 5" in report.headline.reason
     assert (
         "differs by +0.00" in report.headline.reason or "differs by -0.00" in report.headline.reason
     )
@@ -294,7 +248,7 @@ def test_runs_that_diverge_have_failed_and_are_named():
     contrasts = [Contrast(claim="C12", arm="own", role="fails")]
     report = judged(arm("baseline"), diverged("own", 60), contrasts=contrasts)
     assert report.headline.verdict == "supported"
-    assert "seed 1, 2, 3, 4, 5 (diverged)" in report.headline.reason
+    assert "seeds 1, 2, 3, 4, 5 (diverged)" in report.headline.reason
 
 
 def test_runs_that_are_still_under_way_decide_nothing():
@@ -360,7 +314,7 @@ def test_contrasts_without_their_role_are_told_and_do_not_end_the_report(claim):
 
 
 def test_an_experiment_without_contrasts_says_so():
-    (report,) = evaluate_claims(arm("baseline"), ["C7"])
+    (report,) = evaluate_claims(Results.from_metrics(arm("baseline")), ["C7"])
     assert report.headline.verdict == "undecided"
     assert "compares no arms" in report.headline.reason
 
@@ -370,28 +324,17 @@ def test_a_level_is_the_median_of_the_last_fifth_of_its_phase():
     late = (frame["measure"] == "ncc") & (frame["step"].isin([45, 50]))
     frame.loc[late, "value"] = 7.0
     frame.loc[(frame["measure"] == "ncc") & (frame["step"] == 40), "value"] = 1000.0
-    made = experiment(Contrast(claim="C3", arm="own", phase=0), seeds=(1,))
-    runs = traces(pd.concat([frame, arm("baseline", (1,), noise=0.0)]))
-    (own,) = comparisons(made, runs, "C3")
-    assert (own.start, own.stop) == (0, 50)
-    assert own.own("ncc") == {1: 7.0}  # of 1000, 7, 7
+    declared = experiment(Contrast(claim="C3", arm="own", phase=0), seeds=(1,))
+    both = pd.concat([frame, arm("baseline", (1,), noise=0.0)])
+    (own,) = comparisons(Results.from_metrics(both, declared), "C3")
+    assert own.span == (0, 50)
+    assert own.arm_levels("ncc") == {1: 7.0}  # of 1000, 7, 7
     assert own.ratio("ncc").effect == pytest.approx(14.0)
-
-
-def test_a_level_of_a_short_phase_is_the_median_of_its_last_five_points():
-    steps, values = np.array([0.0, 4, 8, 12, 16, 20]), np.array([9.0, 1, 2, 30, 4, 5])
-    assert level(steps, values, 0, 20) == 4.0  # of 1, 2, 30, 4, 5; the last fifth holds 16 and 20
-    assert math.isnan(level(steps, values, 12, 20))  # two points are too few
-
-
-def test_what_was_not_measured_towards_the_end_has_no_level():
-    steps = np.arange(0.0, 80, 5)
-    assert math.isnan(level(steps, steps, 0, 100))
 
 
 def test_a_seed_counts_where_both_arms_have_it():
     frames = (arm("baseline", (1, 2, 3)), arm("own", (2, 3, 4)))
-    made = experiment(Contrast(claim="C3", arm="own"))
-    (own,) = comparisons(made, traces(pd.concat(frames)), "C3")
+    declared = experiment(Contrast(claim="C3", arm="own"))
+    (own,) = comparisons(Results.from_metrics(pd.concat(frames), declared), "C3")
     assert set(own.pairs) == {2, 3}
     assert [seed for seed, _ in own.difference("accuracy", "validation").per_seed] == [2, 3]

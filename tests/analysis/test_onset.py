@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import points, rise, tenth
+from worlds import points, rise, tenth, two_stages
 
+from grokscope.analysis import Curve, Trajectory
+from grokscope.analysis.locate import split_of
 from grokscope.analysis.milestones import (
-    Trace,
     generalisation_onset,
     generalisation_step,
     memorisation_step,
     stability,
 )
-from grokscope.analysis.onset import LOST, detect_crossing, detect_onset, split_of
+from grokscope.analysis.onset import LOST, detect_crossing, detect_onset
 
 STEPS = points()
 GAPS = np.log10(STEPS[2:] / STEPS[1:-1])
@@ -148,9 +149,13 @@ def test_the_order_of_the_points_does_not_matter_and_missing_values_are_left_out
     order = np.random.default_rng(0).permutation(len(STEPS))
     curve = noisy()
     one = detect_onset(STEPS, curve, "fall", "log")
-    assert detect_onset(STEPS[order], curve[order], "fall", "log") == one
     more_steps = np.append(STEPS, 4050)
-    assert detect_onset(more_steps, np.append(curve, math.nan), "fall", "log") == one
+    for steps, values in (
+        (STEPS[order], curve[order]), (more_steps, np.append(curve, math.nan)),
+    ):  # fmt: skip
+        other = detect_onset(steps, values, "fall", "log")
+        assert other == one
+        assert other.interval == one.interval
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -207,17 +212,9 @@ def test_a_change_smaller_than_asked_for_is_none():
     assert not detect_onset(STEPS, curve, "fall", "log", least_change=0.15).found
 
 
-def two_stages(early: float, late: float) -> np.ndarray:
-    """Rises to a peak while memorising, falls at 700 and at 2,700 by so many decades."""
-    rng = np.random.default_rng(5)
-    log = 2 + 0.36 * rise(STEPS, 250, 0.05) - early * rise(STEPS, 700, 0.02)
-    log = log - late * rise(STEPS, 2700, 0.02) + 0.05 * rng.normal(size=len(STEPS))
-    return 10**log
-
-
 @pytest.mark.parametrize(("early", "late", "largest"), [(1.2, 0.5, 700), (0.5, 1.2, 2700)])
 def test_a_fall_in_stages_has_a_first_and_a_largest_one(early, late, largest):
-    curve = two_stages(early, late)
+    curve = two_stages(STEPS, early, late)
     first = detect_onset(STEPS, curve, "fall", "log")
     steepest = detect_onset(STEPS, curve, "fall", "log", stage="largest")
     assert decades(first.step, tenth(700, 0.02)) < 0.1
@@ -333,14 +330,14 @@ def test_a_level_that_is_lost_for_good_is_not_passed(back):
     assert generalisation_step(steps, np.where(steps < 2050, 0.1, 1.0)).found
 
 
-def lost_at_the_end(points: int, measure: str = "validation") -> Trace:
+def lost_at_the_end(points: int, measure: str = "validation") -> Trajectory:
     """A run that memorises at 500, generalises at 2,050 and loses one of both again."""
     steps = np.arange(1, 91) * 50.0
     train = np.r_[np.linspace(0.1, 1, 10), np.ones(80)]
     held_out = np.r_[np.full(40, 0.1), np.ones(50)]
     (held_out if measure == "validation" else train)[90 - points :] = 0.1
-    curves = {("train", "accuracy"): train, ("validation", "accuracy"): held_out}
-    return Trace("a", 1, {key: (steps, values) for key, values in curves.items()})
+    curves = {("accuracy", "train"): train, ("accuracy", "validation"): held_out}
+    return Trajectory("a", 1, {key: Curve(steps, values) for key, values in curves.items()})
 
 
 @pytest.mark.parametrize("points", [10, 22])

@@ -20,7 +20,6 @@ from grokscope.analysis.statistics import (
     paired_difference,
     partial_rank_correlation,
     rank_correlation,
-    robust_level,
 )
 
 
@@ -196,10 +195,3 @@ def test_ratios_are_geometric_and_turn_over_with_their_arms():
     assert one.interval[0] == pytest.approx(1 / other.interval[1], rel=0.1)
     with pytest.raises(ValueError, match="positive"):
         geometric_ratio({1: 0.0}, {1: 1.0})
-
-
-def test_a_level_is_never_one_checkpoint():
-    steps, values = np.arange(8.0), np.array([1, 1, 900, 1, 1, 2, 2, 2.0])
-    assert robust_level(steps, values, 0, 4) == 1
-    assert robust_level(steps, values, 0, 7, last=3) == 2
-    assert math.isnan(robust_level(steps, values, 0, 1))

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from grokscope.analysis import ClaimReport, Results, evaluate_claims
+from grokscope.spec import Experiment
+
 SEEDS = (1, 42, 15213, 7)
 
 
@@ -32,6 +35,14 @@ def rise(steps: np.ndarray, at: float, width: float) -> np.ndarray:
 def tenth(at: float, width: float) -> float:
     """When such a sigmoid is a tenth up."""
     return float(10 ** (np.log10(at) - width * np.log(9)))
+
+
+def two_stages(steps: np.ndarray, early: float, late: float) -> np.ndarray:
+    """Rises to a peak while memorising, falls at 700 and at 2,700 by so many decades."""
+    rng = np.random.default_rng(5)
+    log = 2 + 0.36 * rise(steps, 250, 0.05) - early * rise(steps, 700, 0.02)
+    log = log - late * rise(steps, 2700, 0.02) + 0.05 * rng.normal(size=len(steps))
+    return 10**log
 
 
 @dataclass(frozen=True)
@@ -108,3 +119,13 @@ NEVER: tuple[tuple[float, float, float], ...] = ()
 def world_of(falls: Mapping[str, tuple[tuple[float, float, float], ...]], **more: object) -> World:
     """A world in which these measures fall thus."""
     return World(falls=falls, **more)  # type: ignore[arg-type]
+
+
+def judged(
+    metrics: pd.DataFrame,
+    claims: Sequence[str],
+    experiment: Experiment | None = None,
+    arm: str | None = None,
+) -> list[ClaimReport]:
+    """What the claims say of a tidy frame."""
+    return evaluate_claims(Results.from_metrics(metrics, experiment), claims, arm=arm)

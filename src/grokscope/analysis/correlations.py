@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from functools import reduce
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from grokscope.analysis.curve import Array
-from grokscope.analysis.milestones import Trace, traces
+from grokscope.analysis.level import Array
+from grokscope.analysis.run import Results, Trajectory
 from grokscope.analysis.statistics import (
+    UNKNOWN,
     Interval,
     correlation_draws,
     correlation_over_seeds,
@@ -23,10 +25,10 @@ from grokscope.analysis.statistics import (
 )
 
 Window = Literal["all steps", "plateau", "after memorisation"]
-Curve = tuple[str, str]  # measure, split
+Quantity = tuple[str, str]  # measure, split
 WINDOWS: tuple[Window, ...] = ("plateau", "all steps")
-VALIDATION_ACCURACY: Curve = ("accuracy", "validation")
-TRAINING_LOSS: Curve = ("loss", "train")
+VALIDATION_ACCURACY: Quantity = ("accuracy", "validation")
+TRAINING_LOSS: Quantity = ("loss", "train")
 NAMES = {VALIDATION_ACCURACY: "validation accuracy", TRAINING_LOSS: "training loss"}
 FLATNESS = (
     "relative_flatness",
@@ -37,86 +39,127 @@ FLATNESS = (
 )
 
 
-def partial_correlations(metrics: pd.DataFrame, measures: Sequence[str] = FLATNESS) -> pd.DataFrame:
+class Points(NamedTuple):
+    """Several quantities of one run at the steps that all of them have.
+
+    Attributes:
+        steps: ``[points]``, ascending.
+        values: ``[quantities, points]``.
+    """
+
+    steps: Array
+    values: Array
+
+
+class Correlation(NamedTuple):
+    """A rank correlation within runs, over their seeds.
+
+    Attributes:
+        rho: The mean over seeds on Fisher's scale; NaN where no run has both quantities.
+        interval: 95 % interval over seeds, or of the one seed's curve resampled in blocks.
+        by_seed: Seed -> its correlation.
+    """
+
+    rho: float
+    interval: Interval
+    by_seed: dict[int, float]
+
+
+def partial_correlations(results: Results, measures: Sequence[str] = FLATNESS) -> pd.DataFrame:
     """Rank correlations over training time of flatness and NCC with what they might stand for.
 
     With validation accuracy plain and given training loss, with training loss plain; on the
     plateau (memorised, and validation accuracy not yet moving) and over all steps.
 
     Args:
-        metrics: Tidy frame.
+        results: What has run; of a tidy frame ``Results.from_metrics(frame)``.
         measures: Training measures to correlate; what was not measured is left out.
 
     Returns:
-        ``arm, measure, with, given, window, rho, low, high, seeds``. The mean over seeds on
-        Fisher's scale, 95 % interval over seeds, or of the one seed's curve resampled in blocks.
+        ``arm, measure, with, given, window, rho, low, high, seeds``; see `Correlation`.
     """
     pairs = (
         (VALIDATION_ACCURACY, None),
         (VALIDATION_ACCURACY, TRAINING_LOSS),
         (TRAINING_LOSS, None),
     )
-    runs = traces(metrics)
     rows = []
-    for arm in sorted({run.arm for run in runs}):
-        own = [run for run in runs if run.arm == arm]
+    for arm in results.arms.values():
+        runs = list(arm.runs.values())
+        measured = [measure for measure in measures if arm.has(measure)]
         for window in WINDOWS:
-            for target, given in pairs:
-                for measure in measures:
-                    if not any(run.has(measure) for run in own):
-                        continue
+            for target, fixed in pairs:
+                held = NAMES[fixed] if fixed else ""
+                for measure in measured:
                     rho, interval, by_seed = over_time(
-                        own, (measure, "train"), target, given, window
+                        runs, (measure, "train"), target, fixed=fixed, window=window
                     )
-                    name = NAMES[given] if given else ""
                     rows.append(
-                        (arm, measure, NAMES[target], name, window, rho, *interval, len(by_seed))
-                    )
+                        (arm.name, measure, NAMES[target], held, window, rho, *interval,
+                         len(by_seed))
+                    )  # fmt: skip
     columns = ["arm", "measure", "with", "given", "window", "rho", "low", "high", "seeds"]
     return pd.DataFrame(rows, columns=columns)
 
 
+def plateau_correlation(
+    runs: Sequence[Trajectory], measure: str = "relative_flatness"
+) -> Correlation:
+    """Rank correlation of kappa with the training loss on the plateau.
+
+    Args:
+        runs: Runs of one arm.
+        measure: Another measure of the training data instead of kappa.
+    """
+    return over_time(runs, (measure, "train"), TRAINING_LOSS, window="plateau")
+
+
+def plateau_points(run: Trajectory, measure: str = "relative_flatness") -> Points:
+    """What `plateau_correlation` correlates in one run: the measure, then the training loss."""
+    return together(run, [(measure, "train"), TRAINING_LOSS], "plateau")
+
+
 def over_time(
-    runs: Sequence[Trace], x: Curve, y: Curve, given: Curve | None, window: Window
-) -> tuple[float, Interval, dict[int, float]]:
+    runs: Sequence[Trajectory],
+    x: Quantity,
+    y: Quantity,
+    *,
+    fixed: Quantity | None = None,
+    window: Window,
+) -> Correlation:
     """Rank correlation of two curves within runs.
 
     Args:
         runs: Runs of one arm.
         x: (measure, split).
         y: (measure, split).
-        given: What to hold fixed.
+        fixed: What to hold fixed.
         window: Which steps to look at.
-
-    Returns:
-        Mean over seeds, interval, and seed -> correlation. NaN where no run has both curves.
     """
-    values: dict[int, float] = {}
+    by_seed: dict[int, float] = {}
     draws: list[Array] = []
     for run in runs:
-        columns = together(run, [x, y, *([given] if given else [])], window)
-        rho = partial_rank_correlation(columns[0], columns[1], list(columns[2:]))
+        first, second, *held = together(run, [x, y, *([fixed] if fixed else [])], window).values
+        rho = partial_rank_correlation(first, second, held)
         if math.isfinite(rho):
-            values[run.seed] = rho
-            draws.append(
-                correlation_draws(columns[0], columns[1], list(columns[2:]), seed=run.seed)
-            )
-    if not values:
-        return math.nan, (math.nan, math.nan), {}
-    rho, interval = correlation_over_seeds(list(values.values()), draws)
-    return rho, interval, values
+            by_seed[run.seed] = rho
+            draws.append(correlation_draws(first, second, held, seed=run.seed))
+    if not by_seed:
+        return Correlation(math.nan, UNKNOWN, {})
+    return Correlation(*correlation_over_seeds(list(by_seed.values()), draws), by_seed)
 
 
-def together(run: Trace, curves: Sequence[Curve], window: Window) -> Array:
-    """Values of several curves at the steps that all of them have, ``[curves, points]``."""
+def together(run: Trajectory, quantities: Sequence[Quantity], window: Window) -> Points:
+    """Several quantities at the steps of a window that all of them have."""
     start, stop = bounds(run, window)
-    series = [pd.Series(run.get(*each)[1], index=run.get(*each)[0]) for each in curves]
-    frame = pd.concat(series, axis=1, join="inner").sort_index()
-    steps = frame.index.to_numpy(dtype=np.float64)
-    return np.asarray(frame[(steps >= start) & (steps <= stop)].to_numpy(dtype=np.float64).T)
+    curves = [run.curve(*quantity) for quantity in quantities]
+    steps = reduce(np.intersect1d, [curve.steps for curve in curves])
+    steps = steps[(steps >= start) & (steps <= stop)]
+    values = [curve.values[np.searchsorted(curve.steps, steps)] for curve in curves]
+    return Points(steps, np.array(values))
 
 
-def bounds(run: Trace, window: Window) -> tuple[float, float]:
+def bounds(run: Trajectory, window: Window) -> tuple[float, float]:
     """First and last step of a window; an empty one where the run lacks the milestone."""
     if window == "all steps":
         return 0.0, math.inf

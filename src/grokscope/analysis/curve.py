@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.ndimage import median_filter
+
+from grokscope.analysis.level import Array, quick_median
 
 Direction = Literal["rise", "fall"]
 Scale = Literal["linear", "log"]
-Array = NDArray[np.float64]
 
 WINDOW = 5  # points under one running median; odd
 INFLATION = 2.5  # of residuals, see `resampled`
@@ -52,7 +53,7 @@ class Prepared:
 
 
 def prepare(
-    steps: ArrayLike, values: ArrayLike, direction: Direction, scale: Scale, window: int
+    steps: ArrayLike, values: ArrayLike, direction: Direction, scale: Scale, *, window: int = WINDOW
 ) -> Prepared:
     """Check, sort, scale and turn a curve; points that are not finite are left out.
 
@@ -83,7 +84,10 @@ def prepare(
     sign = 1 if direction == "rise" else -1
     if len(x) and x[0] == 0:
         x = np.concatenate([x[1:2] / 2 if len(x) > 1 else np.ones(1), x[1:]])
-    return Prepared(np.log10(x), sign * y, smoothed(sign * y, window), window, sign, scale == "log")
+    return Prepared(
+        np.log10(x), sign * y, smoothed(sign * y, window),
+        window=window, sign=sign, log=scale == "log",
+    )  # fmt: skip
 
 
 def smoothed(values: Array, window: int) -> Array:
@@ -126,4 +130,4 @@ def resampled(curve: Prepared, resamples: int, seed: int) -> Array:
 
 def deviation(residuals: Array) -> float:
     """Standard deviation of a normal sample by its median absolute value; blind to spikes."""
-    return float(1.4826 * np.median(np.abs(residuals)))
+    return 1.4826 * quick_median(np.abs(residuals))

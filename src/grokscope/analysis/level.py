@@ -48,9 +48,16 @@ class Span(NamedTuple):
         return self.stop - LAST_PART * (self.stop - self.start)
 
 
+def looks_at_end(curve: Curve, span: Span) -> Array:
+    """The values of a curve in the last fifth of a span, ``[looks]``."""
+    steps, values = curve  # ascending, so two searches find the part
+    first = int(np.searchsorted(steps, span.last_part))
+    return values[first : int(np.searchsorted(steps, span.stop, side="right"))]
+
+
 def level_at_end(curve: Curve, span: Span) -> float:
     """The median of a curve over the looks in the last fifth of a span; NaN with too few."""
-    return median(curve.values[(curve.steps >= span.last_part) & (curve.steps <= span.stop)])
+    return median(looks_at_end(curve, span))
 
 
 def level_around(curve: Curve, step: float) -> float:
@@ -68,4 +75,18 @@ def level_before(curve: Curve, step: float) -> float:
 
 def median(values: Array) -> float:
     """The median of some looks; NaN of fewer than `LEAST_LOOKS`."""
-    return float(np.median(values)) if len(values) >= LEAST_LOOKS else math.nan
+    return quick_median(values) if len(values) >= LEAST_LOOKS else math.nan
+
+
+def quick_median(values: Array) -> float:
+    """The median of one or more finite values; many times as fast as `numpy.median` on a few."""
+    ordered, half = np.sort(values), len(values) // 2
+    return float(ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2)
+
+
+def too_few_looks(looks: int) -> str:
+    """Why there is no level at the end of a phase, as a clause."""
+    return (
+        f"{looks or 'no'} look{'' if looks == 1 else 's'} in the last fifth of the phase, where "
+        f"{LEAST_LOOKS} are needed"
+    )

@@ -2,125 +2,35 @@
 
 A `Trajectory` is one run: an arm under one seed. An `Arm` holds its trajectories, `Results` the
 arms. Claims, tables, figures and captions ask these, so that a number is the same wherever it
-stands; the rule for a level is that of `grokscope.analysis.level`. Steps count optimiser updates.
+stands. Steps count optimiser updates.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
-from grokscope.analysis.level import (
-    Array,
-    Curve,
-    Span,
-    level_around,
-    level_at_end,
-    level_before,
-)
-from grokscope.analysis.milestones import (
-    generalisation_onset,
-    generalisation_step,
-    memorisation_step,
-)
-from grokscope.analysis.onset import Onset
+from grokscope.analysis.level import Span, quick_median
+from grokscope.analysis.statistics import Paired, geometric_ratio, paired_difference
+from grokscope.analysis.tidy import Measured, curves_of
+from grokscope.analysis.trajectory import MILESTONES, At, Trajectory
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from grokscope.interventions.settings import Scheduled
     from grokscope.runs.store import Store
-    from grokscope.spec import Experiment, Run
+    from grokscope.spec import Experiment, Phase, Run
+
+__all__ = ["MILESTONES", "REFERENCE", "Arm", "At", "Results", "Trajectory"]
 
 REFERENCE = "baseline"  # the arm that others are compared with, where there is one of this name
-MILESTONES = ("memorised", "onset", "generalised")
-KEYS = ["arm", "seed", "split", "measure", "step"]
-NOTHING = Curve(np.empty(0), np.empty(0))
-
-# Where a level is taken: the index of a phase (-1 is the last), a `Span`, the name of a milestone
-# (the looks around it) or "before " and that name (the last looks before it).
-At = int | str | Span
-
-
-class Trajectory:
-    """One run: the curves of an arm under one seed.
-
-    Args:
-        arm: Name of the arm.
-        seed: Its seed.
-        curves: (measure, split) -> curve; finite and ascending.
-        phases: The phases of the arm, in steps; empty where they are not known: then everything
-            that was measured counts as one phase.
-        steps_per_epoch: Optimiser steps in one pass over the training data; NaN if not known.
-    """
-
-    def __init__(
-        self,
-        arm: str,
-        seed: int,
-        curves: Mapping[tuple[str, str], Curve],
-        *,
-        phases: Sequence[Span] = (),
-        steps_per_epoch: float = math.nan,
-    ) -> None:
-        self.arm, self.seed, self.curves = arm, seed, curves
-        self.last_step = max((float(curve.steps[-1]) for curve in curves.values()), default=0.0)
-        self.phases = tuple(phases) or (Span(0.0, self.last_step),)
-        self.steps_per_epoch = steps_per_epoch
-
-    def curve(self, measure: str, split: str = "train") -> Curve:
-        """The curve of a measure; empty where it was not measured."""
-        return self.curves.get((measure, split), NOTHING)
-
-    def has(self, measure: str, split: str = "train") -> bool:
-        """Whether the measure has a finite value on that split."""
-        return (measure, split) in self.curves
-
-    def level(self, measure: str, split: str = "train", at: At = -1) -> float:
-        """Where a measure stands; NaN with too few looks, or where the run did not get there."""
-        curve = self.curve(measure, split)
-        if isinstance(at, str):
-            before, _, milestone = at.rpartition(" ")
-            step = self.milestone(milestone).step
-            return level_before(curve, step) if before else level_around(curve, step)
-        span = self.phases[at] if isinstance(at, int) else at
-        return level_at_end(curve, span) if self.reached(span.stop) else math.nan
-
-    def reached(self, step: float) -> bool:
-        """Whether the run was measured at that step or later."""
-        return self.last_step >= step
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the run ended because its features or logits were no longer finite."""
-        return self.has("diverged")
-
-    def milestone(self, name: str) -> Onset:
-        """A milestone by its name, one of `MILESTONES`."""
-        if name not in MILESTONES:
-            raise ValueError(f"there is no milestone {name!r}; there are {', '.join(MILESTONES)}")
-        found: Onset = getattr(self, name)
-        return found
-
-    @cached_property
-    def memorised(self) -> Onset:
-        """When training accuracy reaches 0.99 for good."""
-        return memorisation_step(*self.curve("accuracy"))
-
-    @cached_property
-    def onset(self) -> Onset:
-        """When validation accuracy leaves its plateau; none without memorisation."""
-        if not self.memorised.found:
-            nan = math.nan
-            return Onset(nan, (nan, nan), nan, nan, False, "it never memorised")
-        return generalisation_onset(*self.curve("accuracy", "validation"), self.memorised.step)
-
-    @cached_property
-    def generalised(self) -> Onset:
-        """When validation accuracy reaches 0.95 for good."""
-        return generalisation_step(*self.curve("accuracy", "validation"))
+CLASSES = {"cifar10": 10, "cifar-10": 10, "digits": 10}  # of a source, where none was measured
 
 
 class Arm:
@@ -135,7 +45,23 @@ class Arm:
     def __init__(self, name: str, runs: Sequence[Trajectory], settings: Run | None = None) -> None:
         self.name, self.settings = name, settings
         self.runs = {run.seed: run for run in runs}
-        self.phases = next(iter(self.runs.values())).phases if self.runs else ()
+        self.last_step = max((run.last_step for run in runs), default=0.0)
+        self.phases = _phases(settings) or (Span(0.0, self.last_step),)
+
+    @classmethod
+    def of(cls, name: str, measured: Sequence[Measured], settings: Run | None = None) -> Arm:
+        """An arm of what was measured; without settings its phase lasts as long as any run."""
+        stop = max(
+            (curve.steps[-1] for run in measured for curve in run.curves.values()), default=0
+        )
+        phases = _phases(settings) or (Span(0.0, float(stop)),)
+        runs = [
+            Trajectory(
+                name, run.seed, run.curves, phases=phases, steps_per_epoch=run.steps_per_epoch
+            )
+            for run in measured
+        ]
+        return cls(name, runs, settings)
 
     def has(self, measure: str, split: str = "train") -> bool:
         """Whether a run of the arm has the measure."""
@@ -148,7 +74,119 @@ class Arm:
     def level(self, measure: str, split: str = "train", at: At = -1) -> float:
         """The median over seeds of their levels; NaN without one."""
         levels = [level for level in self.levels(measure, split, at).values() if level == level]
-        return float(np.median(levels)) if levels else math.nan
+        return quick_median(np.array(levels)) if levels else math.nan
+
+    def difference(
+        self, other: Arm, measure: str, split: str = "train", at: At = -1, *,
+        seeds: Sequence[int] | None = None,
+    ) -> Paired:  # fmt: skip
+        """Levels of this arm minus those of another at the same step, seed by seed.
+
+        Args:
+            other: The reference.
+            measure: What to compare.
+            split: On which data.
+            at: As of `Trajectory.level`; a phase is one of this arm's.
+            seeds: Only these.
+        """
+        at = self.phases[at] if isinstance(at, int) else at
+        levels = self.levels(measure, split, at)
+        kept = {seed: levels[seed] for seed in levels if seeds is None or seed in seeds}
+        return paired_difference(kept, other.levels(measure, split, at))
+
+    def ratio(self, other: Arm, measure: str, split: str = "train", at: At = -1) -> Paired:
+        """Levels of this arm over those of another, averaged on a log scale.
+
+        Of seeds in which both are positive; arguments as of `difference`.
+        """
+        at = self.phases[at] if isinstance(at, int) else at
+        levels, others = (arm.levels(measure, split, at) for arm in (self, other))
+        seeds = [seed for seed in levels if levels[seed] > 0 and others.get(seed, math.nan) > 0]
+        return geometric_ratio(
+            {seed: levels[seed] for seed in seeds}, {seed: others[seed] for seed in seeds}
+        )
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Optimiser steps in one pass over the training data; NaN if not known."""
+        known = [run.steps_per_epoch for run in self.runs.values()]
+        known = [steps for steps in known if math.isfinite(steps)]
+        return quick_median(np.array(known)) if known else math.nan
+
+    @property
+    def classes(self) -> float:
+        """Number of classes, as measured or as known of the data; NaN where it is not."""
+        for split in ("train", "validation"):
+            measured = [run.curve("classes", split).values for run in self.runs.values()]
+            if any(len(values) for values in measured):
+                return float(max(values.max() for values in measured if len(values)))
+        source = str(getattr(self.settings and self.settings.task, "source", ""))
+        return CLASSES.get(source.rstrip("/").rpartition("/")[2].lower(), math.nan)
+
+    @property
+    def diverged(self) -> list[int]:
+        """Seeds whose run ended because features or logits were no longer finite."""
+        return [seed for seed, run in self.runs.items() if run.diverged]
+
+    @property
+    def ended_early(self) -> dict[int, float]:
+        """Seed -> last step of the runs that have not come to the end of the last phase."""
+        stop = self.phases[-1].stop
+        return {s: run.last_step for s, run in self.runs.items() if not run.reached(stop)}
+
+    def caps(self) -> list[tuple[Span, float]]:
+        """When the head's Frobenius norm is capped, and at what."""
+        return [
+            (span, constraint.cap)
+            for phase, settings in self._conditions()
+            for constraint in settings.constraints
+            if constraint.kind == "frobenius"
+            for span in _while_on(constraint, phase)
+        ]
+
+    def penalised(self) -> Span | None:
+        """The last phase with a penalty, up to where the penalty ends; None without one."""
+        found = None
+        for phase, settings in self._conditions():
+            penalties = [penalty for penalty in settings.penalties if penalty.weight]
+            stops = [span.stop for penalty in penalties for span in _while_on(penalty, phase)]
+            if stops:
+                found = Span(phase.start, max(stops))
+        return found
+
+    def common_until(self, other: Arm) -> float:
+        """Up to which step two arms are the same run; 0 if they differ from the start."""
+        if self.settings is None or other.settings is None:
+            return 0.0
+        common = 0.0
+        if self._written[0] != other._written[0]:
+            return common
+        rows = zip(
+            self._conditions(), other.phases, self._written[1:], other._written[1:],
+            strict=False,
+        )  # fmt: skip
+        for (span, phase), other_span, written, other_written in rows:
+            if written != other_written:
+                break
+            if span.stop != other_span.stop:
+                # A schedule that ends elsewhere differs from the start; a constant one does not.
+                constant = phase.optimizer.schedule == "constant"
+                return min(span.stop, other_span.stop) if constant else common
+            common = span.stop
+        return common
+
+    @cached_property
+    def _written(self) -> list[str]:
+        """The settings as text: of the run without its phases, then each phase without its end."""
+        if self.settings is None:
+            return []
+        phases = [_without(phase, "until") for phase in self.settings.phases]
+        return [_without(self.settings, "phases"), *phases]
+
+    def _conditions(self) -> Iterator[tuple[Span, Phase]]:
+        """Each phase with its settings."""
+        phases = () if self.settings is None else self.settings.phases
+        return zip(self.phases, phases, strict=False)
 
 
 class Results:
@@ -185,18 +223,13 @@ class Results:
         Raises:
             ValueError: If other columns are missing.
         """
-        missing = [name for name in [*KEYS, "value"] if name not in metrics]
-        if missing:
-            raise ValueError(f"metrics lacks the columns {', '.join(missing)}")
         settings = {} if experiment is None else dict(experiment.arms)
-        grouped = {str(name): group for name, group in metrics.groupby("arm", observed=True)}
-        names = [*settings, *(name for name in grouped if name not in settings)]
-        arms = []
-        for name in names:
-            run = settings.get(name)
-            runs = list(_runs(name, grouped[name], run)) if name in grouped else []
-            arms.append(Arm(name, runs, run))
-        return cls(arms, experiment)
+        by_arm: dict[str, list[Measured]] = {name: [] for name in settings}
+        for measured in curves_of(metrics):
+            by_arm.setdefault(measured.arm, []).append(measured)
+        return cls(
+            [Arm.of(name, runs, settings.get(name)) for name, runs in by_arm.items()], experiment
+        )
 
     @property
     def runs(self) -> list[Trajectory]:
@@ -208,21 +241,28 @@ class Results:
         """The arm named ``baseline``, or else the first; None without arms."""
         return self.arms.get(REFERENCE) or next(iter(self.arms.values()), None)
 
+    def only(self, arm: str) -> Results:
+        """The results of one arm alone.
 
-def _runs(arm: str, metrics: pd.DataFrame, settings: Run | None) -> Iterator[Trajectory]:
+        Raises:
+            ValueError: If there is none of this name; says which there are.
+        """
+        if arm not in self.arms:
+            raise ValueError(f"there is no arm {arm!r}; there are: {', '.join(self.arms)}")
+        return Results([self.arms[arm]], self.experiment)
+
+
+def _phases(settings: Run | None) -> tuple[Span, ...]:
     stops = [] if settings is None else [float(phase.until) for phase in settings.phases]
-    phases = [Span(*pair) for pair in zip([0.0, *stops[:-1]], stops, strict=True)]
-    rows = metrics.drop_duplicates(KEYS, keep="last").sort_values("step", kind="stable")
-    rows = rows[np.isfinite(rows["value"].to_numpy(dtype=np.float64))]
-    for seed, group in rows.groupby("seed", sort=True):
-        curves = {
-            (str(measure), str(split)): Curve(_floats(curve["step"]), _floats(curve["value"]))
-            for (measure, split), curve in group.groupby(["measure", "split"], observed=True)
-        }
-        later = group[group["step"] > 0]
-        pace = float((later["step"] / later["epoch"]).median()) if "epoch" in later else math.nan
-        yield Trajectory(arm, int(str(seed)), curves, phases=phases, steps_per_epoch=pace)
+    return tuple(Span(*pair) for pair in zip([0.0, *stops], stops, strict=False))
 
 
-def _floats(column: pd.Series) -> Array:
-    return column.to_numpy(dtype=np.float64)
+def _while_on(setting: Scheduled, phase: Span) -> list[Span]:
+    """The part of a phase in which a scheduled intervention is on; none if it never is."""
+    stop = phase.stop if setting.stop is None else min(phase.stop, float(setting.stop))
+    span = Span(max(phase.start, float(setting.start)), stop)
+    return [span] if span.start < span.stop else []
+
+
+def _without(settings: Run | Phase, name: str) -> str:
+    return json.dumps(settings.model_dump(mode="json", exclude={name}), sort_keys=True)

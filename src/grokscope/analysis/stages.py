@@ -13,21 +13,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grokscope.analysis.curve import WINDOW, Array, Scale, prepare, resampled, smoothed
-from grokscope.analysis.milestones import Trace, fall_onset
-from grokscope.analysis.onset import LEAST_POINTS, TIP, Onset, band_of, resting
+from grokscope.analysis.curve import WINDOW, Scale, prepare, resampled, smoothed
+from grokscope.analysis.level import LEAST_LOOKS, Array, median, quick_median
+from grokscope.analysis.locate import LEAST_POINTS, TIP, band_of, resting, resting_level
+from grokscope.analysis.onset import Onset
+from grokscope.analysis.run import Trajectory
 
-BEFORE_POINTS = 9  # measuring points whose median is the level just before generalisation
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Fall:
     """The fall of one measure in one run that memorised first and generalised later.
 
     Attributes:
         first: Onset of the lasting fall.
         largest: Onset of its steepest stage.
-        size: Decades (scale log) or own units from that highest level to the end.
+        size: Decades (scale log) or the measure's units, from that highest level to the end.
         share: Of that fall, what came before validation accuracy began to move. Below 0 when the
             curve still rose, above 1 when it rose again afterwards; NaN without a fall.
         share_draws: ``[draws]``.
@@ -39,7 +39,7 @@ class Fall:
         plateau_share_draws: ``[draws]``.
         plateau: Median over the plateau relative to the highest level: a ratio on scale log, else
             a difference.
-        remaining: From that median to the end: decades or own units; what fell after the plateau.
+        remaining: From that median to the end, in the units of ``size``: what fell afterwards.
     """
 
     first: Onset
@@ -66,71 +66,85 @@ class Fall:
         return "its end is no lower than its level around memorisation"
 
 
-def describe_fall(run: Trace, measure: str, split: str, scale: Scale) -> Fall:
+@dataclass(frozen=True)
+class _Parts:
+    """What a fall is made of: its size, and how much of it has come by two moments of the plateau.
+
+    In decades (scale log) or the measure's units, NaN where it cannot be told.
+    """
+
+    size: float  # from the highest level until the middle of the plateau to the end
+    late: float  # until the last `TIP` looks before validation accuracy moves
+    whole: float  # until the median over the whole plateau
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """Of the fall: what came before validation accuracy moved, and by the plateau's median."""
+        if not self.size > 0:
+            return math.nan, math.nan
+        return self.late / self.size, self.whole / self.size
+
+
+def describe_fall(run: Trajectory, measure: str, split: str, scale: Scale) -> Fall:
     """Where in a run a measure falls.
 
     Args:
-        run: A run that is not `Trace.unusable`.
+        run: A run that is not `Trajectory.unusable`.
         measure: What falls; its absolute value on scale ``linear``.
         split: On which data.
         scale: ``log`` or ``linear``.
     """
-    steps, values = run.get(measure, split)
-    first = fall_onset(steps, values, scale)
-    largest = fall_onset(steps, values, scale, "largest")
-    share, size, drop, draws = _shares(run, steps, values, scale, first.found)
-    at, at_draws = _position(run, largest)
-    whole = drop / size if first.found and size > 0 else math.nan
+    first = run.fall(measure, split, scale=scale)
+    largest = run.fall(measure, split, scale=scale, stage="largest")
+    parts, draws = _parts(run, measure, split, scale)
+    share, plateau_share = parts.shares if first.found else (math.nan, math.nan)
+    position, position_draws = _position(run, largest)
     return Fall(
-        first, largest, size, share, draws[0], whole, draws[1], at, at_draws,
-        10**-drop if scale == "log" else -drop, size - drop,
-    )  # fmt: skip
+        first=first,
+        largest=largest,
+        size=parts.size,
+        share=share,
+        share_draws=draws[0],
+        plateau_share=plateau_share,
+        plateau_share_draws=draws[1],
+        position=position,
+        position_draws=position_draws,
+        plateau=10**-parts.whole if scale == "log" else -parts.whole,
+        remaining=parts.size - parts.whole,
+    )
 
 
-def _shares(
-    run: Trace, steps: Array, values: Array, scale: Scale, found: bool
-) -> tuple[float, float, float, Array]:
-    """Share before generalisation, size, fall to the plateau's median, and ``[2, draws]``.
-
-    Draws are of the share before generalisation and of that of the whole plateau.
-    """
-    nothing = np.empty((2, 0))
+def _parts(run: Trajectory, measure: str, split: str, scale: Scale) -> tuple[_Parts, Array]:
+    """The parts of a fall, and ``[2, draws]`` of its two shares, empty without a lasting fall."""
+    steps, values = run.curve(measure, split)
     magnitude = values if scale == "log" else np.abs(values)
-    curve = prepare(steps, magnitude, "fall", scale, WINDOW)
-    if len(curve.time) < LEAST_POINTS:
-        return math.nan, math.nan, math.nan, nothing
+    curve = prepare(steps, magnitude, "fall", scale, window=WINDOW)
     start = math.log10(run.memorised.step)
-
     middle = (start + math.log10(run.onset.step)) / 2
     early = curve.time <= middle
+    if len(curve.time) < LEAST_POINTS or early.sum() < LEAST_LOOKS:
+        return _Parts(math.nan, math.nan, math.nan), np.empty((2, 0))
 
-    def share_of(smooth: Array, raw: Array, onset: float) -> tuple[float, float, float]:
+    def parts_of(smooth: Array, raw: Array, onset: float) -> _Parts:
         plateau = raw[(curve.time >= start) & (curve.time <= onset)]
-        if len(plateau) < 3 or early.sum() < 3:
-            return math.nan, math.nan, math.nan
         # Turned curves rise: the highest level is the lowest here, and a fall is positive.
-        after = float(np.median(raw[-max(WINDOW, len(raw) // 10) :]))
-        lowest = float(smoothed(raw[early], TIP).min())
+        after, lowest = resting_level(raw), float(smoothed(raw[early], TIP).min())
         calm = resting(smooth[early], lowest, band_of(raw - smooth, after - lowest))
-        before = float(np.median(smooth[early][calm])) if len(calm) else lowest
-        drop = float(np.median(plateau)) - before
-        late = float(np.median(plateau[-BEFORE_POINTS:])) - before
-        return late / (after - before) if after > before else math.nan, after - before, drop
+        before = quick_median(smooth[early][calm]) if len(calm) else lowest
+        return _Parts(after - before, median(plateau[-TIP:]) - before, median(plateau) - before)
 
-    onset = math.log10(run.onset.step)
-    share, size, drop = share_of(curve.smooth, curve.raw, onset)
-    if not found:
-        return math.nan, size, drop, nothing
+    parts = parts_of(curve.smooth, curve.raw, math.log10(run.onset.step))
+    if not run.fall(measure, split, scale=scale).found:
+        return parts, np.empty((2, 0))
     many = resampled(curve, len(run.onset.draws), seed=1)
     onsets = np.log10(run.onset.draws)[: len(many)]
     rows = zip(smoothed(many, WINDOW), many, onsets, strict=True)
-    drawn = np.array([share_of(*row) for row in rows if math.isfinite(row[2])]).reshape(-1, 3).T
     # A resampled curve without a fall has no share of it.
-    whole = np.divide(drawn[2], drawn[1], out=np.full_like(drawn[1], np.nan), where=drawn[1] > 0)
-    return share, size, drop, np.array([drawn[0], whole])
+    shares = [parts_of(*row).shares for row in rows if math.isfinite(row[2])]
+    return parts, np.array(shares).reshape(-1, 2).T
 
 
-def _position(run: Trace, onset: Onset) -> tuple[float, Array]:
+def _position(run: Trajectory, onset: Onset) -> tuple[float, Array]:
     """Where on the plateau an onset lies, with its draws."""
     if not onset.found:
         return math.nan, np.empty(0)

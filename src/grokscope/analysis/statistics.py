@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special, stats
 
 Array = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -28,6 +28,7 @@ LEAST_PAIRS = 6  # fewer, and the interval of a rank correlation is far too narr
 def bootstrap_interval(
     values: ArrayLike,
     draws: Sequence[ArrayLike] | None = None,
+    *,
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -59,16 +60,16 @@ def bootstrap_interval(
     Returns:
         Low and high; NaN with fewer than two seeds, and with fewer than five that all agree.
     """
-    own = np.asarray(values, dtype=np.float64)
-    kept = np.flatnonzero(np.isfinite(own)).tolist()
-    count = len(kept)
-    if count < 2 or (count < TRUSTED_TIES and np.ptp(own[kept]) <= TIED * np.abs(own[kept]).max()):
+    by_seed = np.asarray(values, dtype=np.float64)
+    kept = np.flatnonzero(np.isfinite(by_seed)).tolist()
+    known, count = by_seed[kept], len(kept)
+    if count < 2 or (count < TRUSTED_TIES and np.ptp(known) <= TIED * np.abs(known).max()):
         return UNKNOWN
     rng = np.random.default_rng(seed)
-    mean = float(own[kept].mean())
+    mean = float(known.mean())
     tail = (1 - confidence) / 2
-    drawn = own[kept][rng.integers(count, size=(resamples, count))].mean(axis=1)
-    z, t = float(stats.norm.ppf(1 - tail)), float(stats.t.ppf(1 - tail, count - 1))
+    drawn = known[rng.integers(count, size=(resamples, count))].mean(axis=1)
+    z, t = float(special.ndtri(1 - tail)), float(special.stdtrit(count - 1, 1 - tail))
     widen = t / z * math.sqrt(count / (count - 1))
     noise = np.zeros(resamples)
     for which in kept if draws is not None else ():
@@ -86,9 +87,9 @@ def bootstrap_interval(
 
 def mean_of(values: ArrayLike) -> float:
     """Mean of the finite values; NaN without one."""
-    own = np.asarray(values, dtype=np.float64)
-    own = own[np.isfinite(own)]
-    return float(own.mean()) if len(own) else math.nan
+    known = np.asarray(values, dtype=np.float64)
+    known = known[np.isfinite(known)]
+    return float(known.mean()) if len(known) else math.nan
 
 
 def lead_lag(onset_a: ArrayLike, onset_b: ArrayLike) -> Array:
@@ -103,9 +104,9 @@ def lead_lag(onset_a: ArrayLike, onset_b: ArrayLike) -> Array:
 
 
 def paired_draws(*draws: Array) -> tuple[Array, ...]:
-    """The same number of draws of each, empty where one has none."""
-    count = min(len(each) for each in draws)
-    return tuple(each[:count] for each in draws)
+    """As many draws of each onset as of that with the fewest; none where one has none."""
+    count = min(len(onsets) for onsets in draws)
+    return tuple(onsets[:count] for onsets in draws)
 
 
 def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
@@ -117,41 +118,52 @@ def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
     return partial_rank_correlation(x, y, ())
 
 
-def partial_rank_correlation(x: ArrayLike, y: ArrayLike, given: Sequence[ArrayLike]) -> float:
+def partial_rank_correlation(x: ArrayLike, y: ArrayLike, fixed: Sequence[ArrayLike]) -> float:
     """Rank correlation of x and y once what their ranks owe to other ranks is taken away.
 
-    The correlation of the residuals of the ranks after a linear fit on the ranks of ``given``.
+    The correlation of the residuals of the ranks after a linear fit on the ranks of ``fixed``.
 
     Args:
         x: ``[points]``.
         y: ``[points]``.
-        given: What to hold fixed, each ``[points]``; empty: Spearman's correlation.
+        fixed: What to hold fixed, each ``[points]``; empty: Spearman's correlation.
 
     Returns:
         In [-1, 1]; NaN with fewer than four points to spare, or when x or y is settled by
-        ``given`` up to rounding.
+        ``fixed`` up to rounding.
     """
-    columns = np.array([np.asarray(each, dtype=np.float64) for each in (x, y, *given)])
-    columns = columns[:, np.isfinite(columns).all(axis=0)]
-    count = columns.shape[1]
-    if count < 4 + len(given):
-        return math.nan
-    ranks = np.asarray(stats.rankdata(columns, axis=1), dtype=np.float64)
-    ranks -= ranks.mean(axis=1, keepdims=True)
-    total = np.linalg.norm(ranks[:2], axis=1)
-    if len(given):
-        basis = ranks[2:].T
-        ranks[:2] -= (basis @ np.linalg.lstsq(basis, ranks[:2].T, rcond=None)[0]).T
-    left = np.linalg.norm(ranks[:2], axis=1)
-    if (left <= 1e-9 * np.maximum(total, 1.0)).any():
-        return math.nan
-    return float(np.clip(ranks[0] @ ranks[1] / (left[0] * left[1]), -1, 1))
+    columns = _finite(x, y, *fixed)
+    return float(_rank_correlations(columns[None])[0])
+
+
+def _finite(*columns: ArrayLike) -> Array:
+    """Columns ``[columns, points]`` at the points where all of them are finite."""
+    both = np.array([np.asarray(column, dtype=np.float64) for column in columns])
+    return np.asarray(both[:, np.isfinite(both).all(axis=0)])
+
+
+def _rank_correlations(samples: Array) -> Array:
+    """Partial rank correlations of samples ``[samples, columns, points]``: x, y, what is fixed."""
+    count, held = samples.shape[2], samples.shape[1] - 2
+    if count < 4 + held:
+        return np.full(len(samples), math.nan)
+    ranks = np.asarray(stats.rankdata(samples, axis=2), dtype=np.float64)
+    ranks -= ranks.mean(axis=2, keepdims=True)
+    pair, rest = ranks[:, :2], ranks[:, 2:]
+    total = np.linalg.norm(pair, axis=2)
+    if held:
+        pair = pair - pair @ np.linalg.pinv(rest) @ rest
+    left = np.linalg.norm(pair, axis=2)
+    settled = (left <= 1e-9 * np.maximum(total, 1.0)).any(axis=1)
+    product = np.where(settled, math.nan, left.prod(axis=1))
+    return np.clip((pair[:, 0] * pair[:, 1]).sum(axis=1) / product, -1, 1)
 
 
 def correlation_draws(
     x: ArrayLike,
     y: ArrayLike,
-    given: Sequence[ArrayLike] = (),
+    fixed: Sequence[ArrayLike] = (),
+    *,
     resamples: int = 200,
     block: int | None = None,
     seed: int = 0,
@@ -163,12 +175,12 @@ def correlation_draws(
     Args:
         x: ``[points]``, in the order of time.
         y: ``[points]``.
-        given: As in `partial_rank_correlation`.
+        fixed: As in `partial_rank_correlation`.
         resamples: How many.
         block: Points in a block; by default the square root of their number.
         seed: Of the resampling.
     """
-    columns = np.array([np.asarray(each, dtype=np.float64) for each in (x, y, *given)])
+    columns = _finite(x, y, *fixed)
     count = columns.shape[1]
     if count < 4:
         return np.empty(0)
@@ -177,12 +189,7 @@ def correlation_draws(
     starts = rng.integers(count, size=(resamples, -(-count // length)))
     # Blocks run on from the end to the start, so that every point is drawn equally often.
     index = (starts[..., None] + np.arange(length)).reshape(resamples, -1)[:, :count] % count
-    return np.array(
-        [
-            partial_rank_correlation(columns[0, each], columns[1, each], list(columns[2:, each]))
-            for each in index
-        ]
-    )
+    return _rank_correlations(columns[:, index].swapaxes(0, 1))
 
 
 def correlation_over_seeds(values: ArrayLike, draws: Sequence[ArrayLike]) -> tuple[float, Interval]:
@@ -190,13 +197,13 @@ def correlation_over_seeds(values: ArrayLike, draws: Sequence[ArrayLike]) -> tup
 
     With one seed the interval is that of its draws: it speaks of this run alone.
     """
-    own = fisher(values)
-    inner = [fisher(each) for each in draws]
-    mean = mean_of(own)
-    low, high = bootstrap_interval(own, inner)
-    finite = np.concatenate([np.asarray(each) for each in inner] or [np.empty(0)])
+    by_seed = fisher(values)
+    inner = [fisher(resampled) for resampled in draws]
+    mean = mean_of(by_seed)
+    low, high = bootstrap_interval(by_seed, inner)
+    finite = np.concatenate(inner or [np.empty(0)])
     finite = finite[np.isfinite(finite)]
-    if np.isfinite(own).sum() == 1 and len(finite):
+    if np.isfinite(by_seed).sum() == 1 and len(finite):
         tail = (1 - CONFIDENCE) / 2
         low, high = map(float, np.quantile(finite, [tail, 1 - tail]))
     return math.tanh(mean), (math.tanh(low), math.tanh(high))
@@ -210,7 +217,7 @@ def fisher(correlation: ArrayLike) -> Array:
 def correlation_interval(correlation: float, count: int) -> Interval:
     """Interval of a rank correlation of independent pairs (Bonett and Wright, 2000).
 
-    It is not given for four or five pairs: they come out in perfect order by chance. Where the
+    It is not fixed for four or five pairs: they come out in perfect order by chance. Where the
     truth is 0.63, the interval of four covers it in 83 % and lies above 0.7 in 17 % (simulated,
     normal pairs); with six 96 % and 3 %.
 
@@ -221,12 +228,12 @@ def correlation_interval(correlation: float, count: int) -> Interval:
     if count < LEAST_PAIRS or not math.isfinite(correlation):
         return UNKNOWN
     centre = float(fisher(correlation))
-    half = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    half = float(special.ndtri((1 + CONFIDENCE) / 2))
     half *= math.sqrt((1 + correlation**2 / 2) / (count - 3))
     return math.tanh(centre - half), math.tanh(centre + half)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Paired:
     """Differences of two arms, seed by seed.
 
@@ -279,31 +286,17 @@ def _paired(
     both = {seed: value for seed, value in both.items() if math.isfinite(value)}
     values = list(both.values())
     above, below = sum(v > 0 for v in values), sum(v < 0 for v in values)
-    chance = stats.binomtest(above, above + below).pvalue if above + below else 1.0
     low, high = bootstrap_interval(values)
-    effect = back(mean_of(values))
-    per_seed = tuple((seed, back(value)) for seed, value in both.items())
-    return Paired(effect, (back(low), back(high)), per_seed, above, below, float(chance))
+    return Paired(
+        effect=back(mean_of(values)),
+        interval=(back(low), back(high)),
+        per_seed=tuple((seed, back(value)) for seed, value in both.items()),
+        above=above,
+        below=below,
+        sign_probability=_uneven(above, below),
+    )
 
 
-def robust_level(
-    steps: ArrayLike, values: ArrayLike, start: float, stop: float, last: int | None = None
-) -> float:
-    """Median of a curve over the points in [start, stop], or over the last few of them.
-
-    Never one checkpoint: training spikes.
-
-    Args:
-        steps: ``[points]``.
-        values: ``[points]``.
-        start: First step.
-        stop: Last step.
-        last: Only so many points before ``stop``.
-
-    Returns:
-        NaN with fewer than three points.
-    """
-    x, y = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
-    inside = y[(x >= start) & (x <= stop) & np.isfinite(y)]
-    inside = inside[-last:] if last else inside
-    return float(np.median(inside)) if len(inside) >= 3 else math.nan
+def _uneven(above: int, below: int) -> float:
+    """That signs at least so uneven arise by chance: the exact two-sided sign test."""
+    return min(1.0, 2 * float(special.bdtr(min(above, below), above + below, 0.5)))

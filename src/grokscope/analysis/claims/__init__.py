@@ -1,30 +1,22 @@
 """Claims of the paper as tests: each is a function of the stored runs that returns a verdict.
 
-Rules and thresholds are constants of these modules, fixed before outcomes were looked at.
+Rules and thresholds are constants of these modules, fixed before outcomes were looked at. A new
+claim is one file here, or a user's ``file.py:name``.
 """
 
-from grokscope.analysis.claims import association, collapse, interventions, sharpness, timing
-from grokscope.analysis.claims.registry import (
-    CLAIMS,
-    Claim,
-    ClaimReport,
-    Finding,
-    Verdict,
-    claim,
-    evaluate_claims,
-)
+from grokscope.analysis.claims.catalogue import find_claim, list_claims
+from grokscope.analysis.claims.evaluate import SMOKE_TEST, evaluate_claims
+from grokscope.analysis.claims.finding import Claim, ClaimReport, Finding, Verdict, Why, claim
 
 __all__ = [
-    "CLAIMS",
+    "SMOKE_TEST",
     "Claim",
     "ClaimReport",
     "Finding",
     "Verdict",
-    "association",
+    "Why",
     "claim",
-    "collapse",
     "evaluate_claims",
-    "interventions",
-    "sharpness",
-    "timing",
+    "find_claim",
+    "list_claims",
 ]

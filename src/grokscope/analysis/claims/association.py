@@ -9,125 +9,147 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from grokscope.analysis.claims.registry import (
+from grokscope.analysis.claims.finding import (
     Finding,
     Verdict,
     between,
     by_seed,
     claim,
     undecided,
+    why_undecided,
 )
 from grokscope.analysis.correlations import (
     TRAINING_LOSS,
     VALIDATION_ACCURACY,
-    Curve,
+    Quantity,
     Window,
     over_time,
 )
-from grokscope.analysis.milestones import Trace
+from grokscope.analysis.run import Trajectory
 from grokscope.analysis.statistics import (
     LEAST_PAIRS,
     Interval,
     correlation_interval,
     rank_correlation,
-    robust_level,
 )
 
 STRONG = 0.7
 LEAST_SEEDS = 2
 LEAST_RUNS = LEAST_PAIRS  # fewer have no interval
 UNIT = "rank correlation"
-FINAL_POINTS = 9  # measuring points whose median is a run's final level
+OVER_RUNS = "final levels over runs"
 
-# (basis, curve, sign expected where generalisation is good)
-RIVALS: tuple[tuple[str, Curve, int], ...] = (
-    ("ncc", ("ncc", "train"), -1),
-    ("ncc (held out)", ("ncc", "validation"), -1),
-    ("relative_flatness", ("relative_flatness", "train"), -1),
-    ("relative_flatness_bound", ("relative_flatness_bound", "train"), -1),
-    ("published_flatness", ("published_flatness", "train"), -1),
-    ("relative_flatness_matched", ("relative_flatness_matched", "train"), -1),
-    ("logit_scale", ("logit_scale", "train"), 1),
-    ("training loss", TRAINING_LOSS, -1),
+
+@dataclass(frozen=True)
+class Rival:
+    """What may go with generalisation, and the sign expected where generalisation is good."""
+
+    basis: str
+    quantity: Quantity
+    sign: int
+
+
+RIVALS = (
+    Rival("ncc", ("ncc", "train"), -1),
+    Rival("ncc (held out)", ("ncc", "validation"), -1),
+    Rival("relative_flatness", ("relative_flatness", "train"), -1),
+    Rival("relative_flatness_bound", ("relative_flatness_bound", "train"), -1),
+    Rival("published_flatness", ("published_flatness", "train"), -1),
+    Rival("relative_flatness_matched", ("relative_flatness_matched", "train"), -1),
+    Rival("logit_scale", ("logit_scale", "train"), 1),
+    Rival("training loss", TRAINING_LOSS, -1),
 )
 
 
 @claim(
     "C15",
-    "NCC correlates strongly with generalisation, though it is not necessary.",
-    "Strong is a rank correlation of 0.7 or more in the expected direction, over all measuring "
-    "points of a run. Whatever only rises or only falls in training correlates over time: read it "
-    "beside the rivals, after memorisation, and given training loss. Whether collapse is "
-    "necessary, interventions must tell (C3 to C5).",
+    title="Collapse goes with generalisation",
+    statement="The more tightly the features cluster by class, the more accurate the network is on "
+    "held-out data, although it could be as accurate without.",
+    note="Strong means a rank correlation of 0.7 or more in the expected direction, over all looks "
+    "at a run. Whatever only rises or only falls in training correlates over time, so compare it "
+    "with its rivals, after memorisation, and given training loss. Whether collapse is necessary "
+    "is for interventions to tell (C3 to C5).",
 )
-def collapse_goes_with_generalisation(runs: Sequence[Trace]) -> list[Finding]:
+def collapse_goes_with_generalisation(runs: Sequence[Trajectory]) -> list[Finding]:
     """C15, for NCC and its rivals: over time, after memorisation, given the loss, over runs."""
-    rivals = [each for each in RIVALS if each[0] == "ncc" or any(r.has(*each[1]) for r in runs)]
-    findings = [_over_time(runs, *each, None, "all steps") for each in rivals]
-    findings += [_over_time(runs, *each, None, "after memorisation") for each in rivals]
+    rivals = [
+        rival
+        for rival in RIVALS
+        if rival is RIVALS[0] or any(run.has(*rival.quantity) for run in runs)
+    ]
+    findings = [_over_time(runs, rival, "all steps") for rival in rivals]
+    findings += [_over_time(runs, rival, "after memorisation") for rival in rivals]
     findings += [
-        _over_time(runs, *each, TRAINING_LOSS, "after memorisation")
-        for each in rivals
-        if each[1] != TRAINING_LOSS
+        _over_time(runs, rival, "after memorisation", TRAINING_LOSS)
+        for rival in rivals
+        if rival.quantity != TRAINING_LOSS
     ]
     if len(runs) >= LEAST_RUNS:
-        findings += [_over_runs(runs, *each) for each in rivals]
+        findings += [_over_runs(runs, rival) for rival in rivals]
     return findings
 
 
 def _over_time(
-    runs: Sequence[Trace], basis: str, curve: Curve, sign: int, given: Curve | None, window: Window
+    runs: Sequence[Trajectory], rival: Rival, window: Window, fixed: Quantity | None = None
 ) -> Finding:
     context: str = "" if window == "all steps" else window
-    context += ", given training loss" if given else ""
-    arms = sorted({run.arm for run in runs})
+    context += ", given training loss" if fixed else ""
+    arms = {run.arm for run in runs}
     if len(arms) > 1:
         reason = f"There are {len(arms)} arms; look at one at a time."
-        return undecided("C15", basis, UNIT, reason, context)
-    rho, interval, values = over_time(runs, curve, VALIDATION_ACCURACY, given, window)
-    if not values:
-        reason = f"No run has it at enough points ({window})."
-        return undecided("C15", basis, UNIT, reason, context)
-    verdict = _strong(interval, sign) if len(values) >= LEAST_SEEDS else "undecided"
-    spread = ", ".join(f"{each:.2f}" for _, each in by_seed(values))
-    where = "over all steps" if window == "all steps" else window
-    held = " with the rank of training loss held fixed" if given else ""
-    reason = (
-        f"Rank correlation {rho:.2f}{between(interval)} {where}{held}, by seed {spread}; "
-        f"expected {'negative' if sign < 0 else 'positive'}, strong from {sign * STRONG:+.1f} on."
+        return undecided(rival.basis, reason, unit=UNIT, context=context)
+    rho, interval, values = over_time(
+        runs, rival.quantity, VALIDATION_ACCURACY, fixed=fixed, window=window
     )
-    seeds = by_seed(values)
-    return Finding("C15", basis, verdict, rho, interval, UNIT, len(values), seeds, reason, context)
+    if not values:
+        reason = f"No run has it at enough looks ({window})."
+        return undecided(rival.basis, reason, unit=UNIT, context=context)
+    verdict = _strong(interval, rival.sign) if len(values) >= LEAST_SEEDS else "undecided"
+    spread = ", ".join(f"{value:.2f}" for _, value in by_seed(values))
+    where = "over all steps" if window == "all steps" else window
+    held = " with the rank of training loss held fixed" if fixed else ""
+    reason = (
+        f"The rank correlation is {rho:.2f}{between(interval)} {where}{held}, by seed {spread}; "
+        f"it is expected to be {'negative' if rival.sign < 0 else 'positive'}, and strong from "
+        f"{rival.sign * STRONG:+.1f} on."
+    )
+    return Finding(
+        basis=rival.basis, verdict=verdict, effect=rho, interval=interval, unit=UNIT,
+        seeds=len(values), per_seed=by_seed(values), reason=reason, context=context,
+        why="underpowered" if len(values) < LEAST_SEEDS else why_undecided(verdict, interval),
+    )  # fmt: skip
 
 
-def _over_runs(runs: Sequence[Trace], basis: str, curve: Curve, sign: int) -> Finding:
-    context = "final levels over runs"
-    pairs = np.array([[_final(run, curve), _final(run, VALIDATION_ACCURACY)] for run in runs])
+def _over_runs(runs: Sequence[Trajectory], rival: Rival) -> Finding:
+    pairs = np.array(
+        [[run.level(*rival.quantity), run.level(*VALIDATION_ACCURACY)] for run in runs]
+    )
     pairs = pairs[np.isfinite(pairs).all(axis=1)]
     rho = rank_correlation(pairs[:, 0], pairs[:, 1])
     if not math.isfinite(rho):
-        reason = f"The final levels of {len(pairs)} runs do not vary."
-        return undecided("C15", basis, UNIT, reason, context)
+        reason = f"Too few of the runs have a final level ({len(pairs)}), or they do not vary."
+        return undecided(rival.basis, reason, unit=UNIT, context=OVER_RUNS)
     interval = correlation_interval(rho, len(pairs))
+    verdict = _strong(interval, rival.sign)
     reason = (
-        f"Rank correlation of final levels {rho:.2f}{between(interval)} over {len(pairs)} runs."
+        f"The rank correlation of final levels is {rho:.2f}{between(interval)} over {len(pairs)} "
+        "runs."
     )
-    seeds = len({run.seed for run in runs})
     return Finding(
-        "C15", basis, _strong(interval, sign), rho, interval, UNIT, seeds, (), reason, context
-    )
-
-
-def _final(run: Trace, curve: Curve) -> float:
-    return robust_level(*run.get(*curve), -math.inf, math.inf, last=FINAL_POINTS)
+        basis=rival.basis, verdict=verdict, effect=rho, interval=interval, unit=UNIT,
+        seeds=len({run.seed for run in runs}), reason=reason, context=OVER_RUNS,
+        why=why_undecided(verdict, interval),
+    )  # fmt: skip
 
 
 def _strong(interval: Interval, sign: int) -> Verdict:
     """The verdict on an interval, turned so that the expected direction is positive."""
-    low, high = sorted(sign * each for each in interval)
+    low, high = sorted(sign * end for end in interval)
     if not (math.isfinite(low) and math.isfinite(high)):
         return "undecided"
     return "supported" if low >= STRONG else "contradicted" if high < STRONG else "undecided"

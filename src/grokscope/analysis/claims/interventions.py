@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
-from grokscope.analysis.claims.registry import Finding, Verdict, between, claim_on_contrasts
+from grokscope.analysis.claims.finding import Finding, Verdict, between, claim
 from grokscope.analysis.claims.rules import (
     ACCURACY,
     MARGIN,
     RATIO,
+    arms_of,
     direction,
     finding,
     same_kappa,
-    says,
     within,
 )
 from grokscope.analysis.contrasts import Comparison
@@ -32,119 +33,154 @@ DEGREES = 5.0  # a smaller change of the mean angle is none
 FAILS = 0.5  # training accuracy below which a network has not learnt
 
 
-@claim_on_contrasts(
+@claim(
     "C3",
-    "Suppressing collapse leaves accuracy and flatness unchanged.",
-    "Unchanged: the whole interval within 0.03 of accuracy, within a factor of 3 of kappa. It is "
-    "put to the test only if NCC rose by a factor of 2 or more.",
+    title="Preventing collapse changes nothing else",
+    statement="When the features are kept from clustering by class, the network is as accurate on "
+    "held-out data, and as flat, as without.",
+    note="Unchanged means that the whole interval lies within 0.03 of accuracy, or within a factor "
+    "of 3 of kappa. It is put to the test only where NCC rose by a factor of 2 or more.",
+    compares=True,
 )
-def suppressing_collapse(made: Sequence[Comparison]) -> list[Finding]:
+def suppressing_collapse(comparisons: Sequence[Comparison]) -> list[Finding]:
     """C3, for each arm: accuracy, then kappa, then whether NCC was moved at all."""
-    return [each for own in made for each in _pushed("C3", own, up=True)]
+    return [answer for pair in comparisons for answer in _pushed(pair, up=True)]
 
 
-@claim_on_contrasts(
+@claim(
     "C4",
-    "Encouraging collapse leaves generalisation unchanged.",
-    "As C3, with NCC lowered by a factor of 2 or more.",
+    title="Forcing collapse changes nothing else",
+    statement="When the features are pushed to cluster by class, the network is as accurate on "
+    "held-out data as without.",
+    note="Unchanged means the same as for C3. It is put to the test only where NCC fell by a "
+    "factor of 2 or more.",
+    compares=True,
 )
-def encouraging_collapse(made: Sequence[Comparison]) -> list[Finding]:
+def encouraging_collapse(comparisons: Sequence[Comparison]) -> list[Finding]:
     """C4, for each arm."""
-    return [each for own in made for each in _pushed("C4", own, up=False)]
+    return [answer for pair in comparisons for answer in _pushed(pair, up=False)]
 
 
-@claim_on_contrasts(
+@claim(
     "C5",
-    "With NCC suppressed, angles between class means leave the simplex angle.",
-    "The effect is the mean distance from the simplex angle, minus that of the reference; less "
-    "than 5 degrees is no change. It is put to the test only if NCC rose by a factor of 2 or more.",
+    title="Without collapse, class means leave the simplex",
+    statement="When the features are kept from clustering by class, the means of the classes no "
+    "longer lie at equal angles from each other.",
+    note="The effect is the mean distance from the simplex angle, minus that of the reference; "
+    "less than 5 degrees is no change. It is put to the test only where NCC rose by a factor of 2 "
+    "or more.",
+    compares=True,
 )
-def angles_leave_the_simplex(made: Sequence[Comparison]) -> list[Finding]:
+def angles_leave_the_simplex(comparisons: Sequence[Comparison]) -> list[Finding]:
     """C5, for each arm."""
-    found = []
-    for own in made:
-        angle = own.difference("angle_deviation")
-        moved, how = _moved(own, up=True)
-        verdict = direction(angle.interval, DEGREES) if moved else "undecided"
-        reason = (
-            f"{says(own)}: angles are {angle.effect:+.1f} degrees further from the simplex's"
-            f"{between(angle.interval)}. {how}"
+    findings = []
+    for comparison in comparisons:
+        angle = comparison.difference("angle_deviation")
+        moved, how = _moved(comparison, up=True)
+        further = "further from" if not angle.effect < 0 else "closer to"
+        findings.append(
+            finding(
+                comparison,
+                angle,
+                unit="degrees",
+                verdict=direction(angle.interval, DEGREES) if moved else "undecided",
+                reason=f"{arms_of(comparison)}: angles are {abs(angle.effect):.1f} degrees "
+                f"{further} the simplex angle{between(angle.interval)}. {how}",
+                why="" if moved else "not tested",
+            )
         )
-        found.append(finding("C5", own.name, verdict, angle, "degrees", reason, own))
-    return found
+    return findings
 
 
-@claim_on_contrasts(
+@claim(
     "C6",
-    "Augmentation weakens the regulariser of NCC.",
-    "The effect is the ratio of NCC to its reference with augmentation, over that without.",
+    title="Augmentation weakens the penalty on collapse",
+    statement="A penalty that keeps the features from clustering by class has less effect when the "
+    "training images are augmented.",
+    note="The effect is the ratio of NCC to its reference with augmentation, divided by that "
+    "without.",
+    compares=True,
 )
-def augmentation_weakens(made: Sequence[Comparison]) -> list[Finding]:
+def augmentation_weakens(comparisons: Sequence[Comparison]) -> list[Finding]:
     """C6: each arm with the role ``augmented`` and the ``plain`` one declared just before it."""
-    plain = {each.place: each for each in made if each.contrast.role == "plain"}
-    found = []
-    for own in made:
-        beside = plain.get(own.place - 1)
-        if own.contrast.role != "augmented" or beside is None:
+    plain = {pair.place: pair for pair in comparisons if pair.contrast.role == "plain"}
+    findings = []
+    for comparison in comparisons:
+        partner = plain.get(comparison.place - 1)
+        if comparison.contrast.role != "augmented" or partner is None:
             continue
-        here, there = (_logs(each.ratio("ncc")) for each in (own, beside))
-        weaker = paired_difference(here, there)
-        verdict = direction((-weaker.interval[1], -weaker.interval[0]), math.log(1.25))
-        back = Paired(
-            math.exp(weaker.effect),
-            (math.exp(weaker.interval[0]), math.exp(weaker.interval[1])),
-            tuple((seed, math.exp(value)) for seed, value in weaker.per_seed),
-            weaker.above,
-            weaker.below,
-            weaker.sign_probability,
+        augmented, without = (_logs(pair.ratio("ncc")) for pair in (comparison, partner))
+        weaker = paired_difference(augmented, without)
+        low, high = weaker.interval
+        change = replace(
+            weaker,
+            effect=math.exp(weaker.effect),
+            interval=(math.exp(low), math.exp(high)),
+            per_seed=tuple((seed, math.exp(value)) for seed, value in weaker.per_seed),
         )
-        ratios = [math.exp(mean_of(list(each.values()))) for each in (there, here)]
+        ratios = [math.exp(mean_of(list(logs.values()))) for logs in (without, augmented)]
         reason = (
-            f"The regulariser multiplies NCC by {ratios[0]:.3g} without augmentation and by "
-            f"{ratios[1]:.3g} with it{between(back.interval)}"
+            f"The penalty multiplies NCC by {ratios[0]:.3g} without augmentation and by "
+            f"{ratios[1]:.3g} with it, {change.effect:.3g} times as much"
+            f"{between(change.interval)}"
         )
-        found.append(finding("C6", own.name, verdict, back, "times the ratio without", reason, own))
-    return found
+        findings.append(
+            finding(
+                comparison,
+                change,
+                verdict=direction((-high, -low), math.log(1.25)),
+                unit="times the ratio without",
+                reason=reason,
+            )
+        )
+    return findings
 
 
-@claim_on_contrasts(
+@claim(
     "C12",
-    "The sweeps of strength and cap behave as in the paper's figures 6, 7, 11 and 12.",
-    "Fails: training accuracy below 0.5, or NaN, in most seeds. Lower: validation accuracy lower "
-    "by more than 0.03. The paper has one seed for each value; a verdict needs two.",
+    title="The sweeps look as in the paper",
+    statement="Stronger and weaker penalties, and higher and lower caps on the last layer, have "
+    "the effects that the paper's figures 6, 7, 11 and 12 show.",
+    note="A network fails if its training accuracy is below 0.5, or it diverges, in most seeds. "
+    "Lower means lower validation accuracy by more than 0.03. The paper has one seed for each "
+    "value; a verdict needs two.",
+    compares=True,
 )
-def sweeps(made: Sequence[Comparison]) -> list[Finding]:
+def sweeps(comparisons: Sequence[Comparison]) -> list[Finding]:
     """C12, for each arm, against what the paper saw: its role fails, lower or unchanged."""
-    found = []
-    for own in made:
-        accuracy = own.difference("accuracy", "validation")
-        seen, verdict = _outcome(own, accuracy)
-        expected = own.contrast.role
+    findings = []
+    for comparison in comparisons:
+        expected = comparison.contrast.role
         if expected not in PHRASES:
-            continue  # nothing to hold it against
+            continue  # nothing to compare it with
+        accuracy = comparison.difference("accuracy", "validation")
+        seen, verdict = _seen(comparison, accuracy)
         if verdict == "supported" and seen != expected:
             verdict = "contradicted"
         reason = (
-            f"The paper saw that it {PHRASES[expected]}; here it {PHRASES[seen]}"
+            f"In the paper it {PHRASES[expected]}; here it {PHRASES[seen]}"
             f"{between(accuracy.interval)}"
         )
-        found.append(finding("C12", own.name, verdict, accuracy, ACCURACY, reason, own))
-    return found
+        findings.append(
+            finding(comparison, accuracy, verdict=verdict, unit=ACCURACY, reason=reason)
+        )
+    return findings
 
 
 PHRASES = {
     "fails": "fails to fit the training data",
     "lower": "lowers validation accuracy",
-    "unchanged": "leaves validation accuracy as it is",
+    "unchanged": "leaves validation accuracy unchanged",
     "higher": "raises validation accuracy",
-    "unclear": "changes validation accuracy by an amount that is not settled",
+    "unclear": "may or may not change validation accuracy",
 }
 
 
-def _outcome(own: Comparison, accuracy: Paired) -> tuple[str, Verdict]:
-    fits = [each for each in own.own("accuracy").values() if math.isfinite(each)]
-    runs = len(fits) + len(own.diverged)
-    failed = len(own.diverged) + sum(value < FAILS for value in fits)
+def _seen(comparison: Comparison, accuracy: Paired) -> tuple[str, Verdict]:
+    """Which of `PHRASES` was seen, and whether it is settled (``supported``)."""
+    levels = [level for level in comparison.arm_levels("accuracy").values() if level == level]
+    runs = len(levels) + len(comparison.diverged)
+    failed = len(comparison.diverged) + sum(level < FAILS for level in levels)
     settled: Verdict = "supported" if runs > 1 else "undecided"
     if failed > runs / 2:
         return "fails", settled
@@ -158,9 +194,9 @@ def _outcome(own: Comparison, accuracy: Paired) -> tuple[str, Verdict]:
     return "unclear", "undecided"
 
 
-def _moved(own: Comparison, up: bool) -> tuple[bool, str]:
+def _moved(comparison: Comparison, up: bool) -> tuple[bool, str]:
     """Whether NCC was moved as it was meant to be, and a clause that says so."""
-    collapse = own.ratio("ncc")
+    collapse = comparison.ratio("ncc")
     low, high = collapse.interval
     moved = low >= MOVED if up else high <= 1 / MOVED
     how = f"NCC is {collapse.effect:.3g} times the reference's{between(collapse.interval)}"
@@ -168,19 +204,26 @@ def _moved(own: Comparison, up: bool) -> tuple[bool, str]:
     return moved, how if moved else f"{how}, so it is not shown that it {which} by a factor of 2"
 
 
-def _pushed(id: str, own: Comparison, up: bool) -> list[Finding]:
-    moved, how = _moved(own, up)
-    accuracy, kappa = own.difference("accuracy", "validation"), own.ratio("relative_flatness")
+def _pushed(comparison: Comparison, up: bool) -> list[Finding]:
+    moved, how = _moved(comparison, up)
+    accuracy = comparison.difference("accuracy", "validation")
+    kappa = comparison.ratio("relative_flatness")
+
+    def answer(what: str, paired: Paired, unchanged: Verdict, change: str) -> Finding:
+        return finding(
+            comparison, paired, basis=f"{what}: {comparison.name}",
+            verdict=unchanged if moved else "undecided",
+            unit=ACCURACY if paired is accuracy else RATIO,
+            reason=f"{arms_of(comparison)}: {what} {change}{between(paired.interval)}. {how}",
+            why="" if moved else "not tested",
+        )  # fmt: skip
+
     same = within(accuracy.interval, MARGIN)
-    findings = []
-    for what, paired, verdict, unit, said in (
-        ("validation accuracy", accuracy, same, ACCURACY, f"changes by {accuracy.effect:+.3f}"),
-        ("exact κ", kappa, same_kappa(own), RATIO, f"is {kappa.effect:.3g} times the reference's"),
-    ):
-        reason = f"{says(own)}: {what} {said}{between(paired.interval)}. {how}"
-        told = verdict if moved else "undecided"
-        findings.append(finding(id, f"{what}: {own.name}", told, paired, unit, reason, own))
-    return findings
+    times = f"is {kappa.effect:.3g} times the reference's"
+    return [
+        answer("validation accuracy", accuracy, same, f"changes by {accuracy.effect:+.3f}"),
+        answer("exact κ", kappa, same_kappa(comparison), times),
+    ]
 
 
 def _logs(ratio: Paired) -> dict[int, float]:

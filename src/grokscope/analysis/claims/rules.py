@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from grokscope.analysis.claims.registry import Finding, Verdict
+from grokscope.analysis.claims.finding import Finding, Verdict, Why, why_undecided
 from grokscope.analysis.contrasts import Comparison
 from grokscope.analysis.statistics import Interval, Paired
 
@@ -12,6 +12,18 @@ MARGIN = 0.03  # of validation accuracy: less is no change
 KAPPA_FACTOR = 3.0  # less is no change of kappa
 FITS = 0.99  # training accuracy
 ACCURACY, RATIO = "of validation accuracy", "times the reference"
+
+
+def is_counterexample(kappa_ratio: float, accuracy_difference: float) -> bool:
+    """Whether a network is sharp and as accurate: a counterexample to the need for flatness.
+
+    It counts only if the network fits its training data besides (`FITS`).
+
+    Args:
+        kappa_ratio: Its kappa at matched training loss over the reference's.
+        accuracy_difference: Its validation accuracy minus the reference's.
+    """
+    return kappa_ratio >= KAPPA_FACTOR and accuracy_difference > -MARGIN
 
 
 def within(interval: Interval, margin: float) -> Verdict:
@@ -34,33 +46,59 @@ def direction(interval: Interval, margin: float) -> Verdict:
 
 def logs(interval: Interval) -> Interval:
     """An interval of ratios on a log scale."""
-    return tuple(math.log(each) if each > 0 else math.nan for each in interval)  # type: ignore[return-value]
+    low, high = (math.log(end) if end > 0 else math.nan for end in interval)
+    return low, high
 
 
-def says(own: Comparison) -> str:
-    """Arm and reference, for a sentence."""
-    return f"{own.contrast.arm} against {own.contrast.against}"
-
-
-def left_out(own: Comparison) -> str:
-    """A clause on runs that are not at the end of the phase; empty without any."""
-    clauses = []
-    for seeds, why in ((own.diverged, "diverged"), (own.unfinished, "unfinished")):
-        if seeds:
-            clauses.append(f" Left out: seed {', '.join(map(str, seeds))} ({why}).")
-    return "".join(clauses)
-
-
-def same_kappa(own: Comparison) -> Verdict:
+def same_kappa(comparison: Comparison) -> Verdict:
     """Whether exact kappa is within a factor of 3 of the reference's, the whole interval."""
-    return within(logs(own.ratio("relative_flatness").interval), math.log(KAPPA_FACTOR))
+    return within(logs(comparison.ratio("relative_flatness").interval), math.log(KAPPA_FACTOR))
+
+
+def fits(comparison: Comparison) -> bool:
+    """Whether every run of the arm that came to the end of the phase fits its training data."""
+    levels = [level for level in comparison.arm_levels("accuracy").values() if level == level]
+    return bool(levels) and not comparison.diverged and all(level >= FITS for level in levels)
+
+
+def arms_of(comparison: Comparison) -> str:
+    """Arm and reference, for a sentence."""
+    return f"{comparison.contrast.arm} against {comparison.contrast.against}"
+
+
+def numbered(seeds: list[int]) -> str:
+    """``seed 1`` or ``seeds 1, 2``."""
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def left_out(comparison: Comparison) -> str:
+    """A clause on runs that are not at the end of the phase; empty without any."""
+    cases = ((comparison.diverged, "diverged"), (comparison.unfinished, "unfinished"))
+    return "".join(f" Left out: {numbered(seeds)} ({why})." for seeds, why in cases if seeds)
 
 
 def finding(
-    id: str, basis: str, verdict: Verdict, paired: Paired, unit: str, reason: str, own: Comparison
+    comparison: Comparison,
+    paired: Paired,
+    *,
+    verdict: Verdict,
+    unit: str,
+    reason: str,
+    basis: str = "",
+    context: str = "",
+    why: Why = "",
 ) -> Finding:
-    """A finding on one comparison; runs that were left out are named behind the reason."""
+    """A finding on one comparison; runs that were left out are named after the reason."""
+    undecided = verdict == "undecided"
     return Finding(
-        id, basis, verdict, paired.effect, paired.interval, unit, len(paired.per_seed),
-        paired.per_seed, f"{reason}.{left_out(own)}",
-    )  # fmt: skip
+        basis=basis or comparison.name,
+        verdict=verdict,
+        effect=paired.effect,
+        interval=paired.interval,
+        unit=unit,
+        seeds=len(paired.per_seed),
+        per_seed=paired.per_seed,
+        reason=f"{reason}.{left_out(comparison)}",
+        context=context,
+        why=(why or why_undecided(verdict, paired.interval)) if undecided else "",
+    )

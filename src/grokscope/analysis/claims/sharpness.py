@@ -15,193 +15,251 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from grokscope.analysis.claims.registry import Finding, Verdict, between, claim_on_contrasts
+from grokscope.analysis.claims.finding import (
+    Finding,
+    Verdict,
+    Why,
+    between,
+    claim,
+    why_undecided,
+)
 from grokscope.analysis.claims.rules import (
     ACCURACY,
-    FITS,
     KAPPA_FACTOR,
     MARGIN,
     RATIO,
+    arms_of,
     direction,
     finding,
+    fits,
+    is_counterexample,
+    numbered,
     same_kappa,
-    says,
 )
 from grokscope.analysis.contrasts import Comparison
-from grokscope.analysis.statistics import mean_of, paired_difference
+from grokscope.analysis.statistics import Interval, mean_of, paired_difference
 
-# A sharp network that is as good speaks against the claim, one that is worse for it.
-AGAINST: dict[Verdict, Verdict] = {
-    "supported": "contradicted",
-    "contradicted": "supported",
-    "undecided": "undecided",
-}
 PENALTY, RIVAL = "penalty", "rival"
 
 
-@claim_on_contrasts(
+@claim(
     "C7",
-    "Suppressing flatness lowers validation accuracy while training accuracy still reaches 1.",
-    "It is put to the test where the network still fits the training data and exact kappa is three "
-    "times the reference's or more, the whole interval. The published value stands beside.",
+    title="A sharp network is less accurate",
+    statement="A network that is kept from becoming flat still fits its training data, but is less "
+    "accurate on held-out data.",
+    note="It is put to the test where the network still fits the training data and exact kappa is "
+    "three times the reference's or more, the whole interval. The published value is shown "
+    "alongside.",
+    compares=True,
 )
-def suppressing_flatness(made: Sequence[Comparison]) -> list[Finding]:
+def suppressing_flatness(comparisons: Sequence[Comparison]) -> list[Finding]:
     """C7, for each arm: accuracy, and how sharp the network is."""
-    found = []
-    for own in made:
-        accuracy, kappa = own.difference("accuracy", "validation"), own.ratio("relative_flatness")
-        published = own.ratio("published_penalty")
-        verdict: Verdict = "undecided"
-        if fits(own) and kappa.interval[0] >= KAPPA_FACTOR:
-            verdict = direction((-accuracy.interval[1], -accuracy.interval[0]), MARGIN)
+    findings = []
+    for comparison in comparisons:
+        accuracy = comparison.difference("accuracy", "validation")
+        kappa = comparison.ratio("relative_flatness")
+        published = comparison.ratio("published_penalty")
+        tested = fits(comparison) and kappa.interval[0] >= KAPPA_FACTOR
+        low, high = accuracy.interval
         reason = (
-            f"{says(own)}: {trained(own)}; validation accuracy changes by "
+            f"{arms_of(comparison)}: {trained(comparison)}; validation accuracy changes by "
             f"{accuracy.effect:+.3f}{between(accuracy.interval)}; exact kappa is "
-            f"{kappa.effect:.3g} times the reference's{between(kappa.interval)}, the published "
-            f"value {published.effect:.3g} times"
+            f"{kappa.effect:.3g} times the reference's{between(kappa.interval)}"
         )
-        found.append(finding("C7", own.name, verdict, accuracy, ACCURACY, reason, own))
-    return found
+        if published.per_seed:
+            reason += f", the published value {published.effect:.3g} times"
+        findings.append(
+            finding(
+                comparison,
+                accuracy,
+                unit=ACCURACY,
+                reason=reason,
+                verdict=direction((-high, -low), MARGIN) if tested else "undecided",
+                why="" if tested else _why_untested(comparison, kappa.interval),
+            )
+        )
+    return findings
 
 
-@claim_on_contrasts(
+@claim(
     "C8",
-    "Removing the regulariser restores validation accuracy (delayed generalisation).",
-    "There is something to restore only where accuracy was lower by more than 0.03 before. What "
-    "the change of optimiser does by itself, the arms that keep the penalty, and the reference "
-    "with the same change, must tell.",
+    title="Lifting the penalty restores accuracy",
+    statement="Once the penalty against flatness is lifted, accuracy on held-out data recovers: "
+    "the network generalises, only later.",
+    note="There is something to restore only where accuracy was lower by more than 0.03 before. "
+    "The arms that keep the penalty, and the reference with the same change of optimiser, show "
+    "what that change does by itself.",
+    compares=True,
 )
-def removal_restores(made: Sequence[Comparison]) -> list[Finding]:
+def removal_restores(comparisons: Sequence[Comparison]) -> list[Finding]:
     """C8: each arm at the end of a phase, and at the end of the one before, where it was pushed."""
-    found = []
-    for own in made:
-        accuracy = own.difference("accuracy", "validation")
-        low = math.nan
-        if own.before is not None:
-            low = own.before.difference("accuracy", "validation").interval[1]
-        verdict: Verdict = "undecided"
-        blocked = ""
-        if low < -MARGIN:
-            # Restored: no longer lower than the reference by more than the margin.
-            shifted = (accuracy.interval[0] + MARGIN, accuracy.interval[1] + MARGIN)
-            verdict = direction(shifted, 0.0)
-        else:
-            blocked = "; it is not shown that accuracy was lower before the removal"
-        reason = (
-            f"{says(own)}, at the end: {trained(own)}; validation accuracy differs by "
-            f"{accuracy.effect:+.3f}{between(accuracy.interval)}{blocked}"
+    findings = []
+    for comparison in comparisons:
+        accuracy = comparison.difference("accuracy", "validation")
+        before = comparison.before
+        lower = (
+            before is not None and before.difference("accuracy", "validation").interval[1] < -MARGIN
         )
-        found.append(finding("C8", own.name, verdict, accuracy, ACCURACY, reason, own))
-    return found
+        blocked = "" if lower else "; it is not shown that accuracy was lower before the removal"
+        reason = (
+            f"{arms_of(comparison)}, at the end: {trained(comparison)}; validation accuracy "
+            f"differs by {accuracy.effect:+.3f}{between(accuracy.interval)}{blocked}"
+        )
+        findings.append(
+            finding(
+                comparison,
+                accuracy,
+                unit=ACCURACY,
+                reason=reason,
+                # Restored: no longer lower than the reference by more than the margin.
+                verdict=direction(accuracy.interval, -MARGIN) if lower else "undecided",
+                why="" if lower else "not tested",
+            )
+        )
+    return findings
 
 
-@claim_on_contrasts(
+@claim(
     "C13",
-    "The effect of the published penalty is due to flatness.",
-    "Contradicted if a rival that fits and leaves kappa within a factor of 3 lowers accuracy as "
-    "much; supported if the penalty lowers it, fits, has raised kappa by that factor, and no rival "
-    "lowers it. Logit scales stand beside: an arm at another confidence is no match.",
+    title="The published penalty works through flatness",
+    statement="The published penalty lowers accuracy because it makes the network sharp, and not "
+    "because it keeps the network unsure of its answers.",
+    note="Contradicted if a rival penalty that fits and leaves kappa within a factor of 3 lowers "
+    "accuracy as much; supported if the penalty lowers it, fits, has raised kappa by that factor, "
+    "and no rival lowers it. Logit scales are shown alongside: an arm at another confidence is not "
+    "a match.",
+    compares=True,
 )
-def due_to_flatness(made: Sequence[Comparison]) -> list[Finding]:
+def due_to_flatness(comparisons: Sequence[Comparison]) -> list[Finding]:
     """C13: arms with the role ``penalty`` beside those with the role ``rival``."""
-    penalties = [each for each in made if each.contrast.role == PENALTY]
-    rivals = [each for each in made if each.contrast.role == RIVAL]
-    found = []
-    for own in penalties:
-        accuracy = own.difference("accuracy", "validation")
-        verdict: Verdict = "undecided"
-        reason = f"{says(own)}: {_effects(own)}"
-        if not accuracy.interval[1] < -MARGIN:  # NaN, too
-            reason += ". It is not shown to lower accuracy, so there is no effect to explain"
-        elif alike := [rival.name for rival in rivals if _does_as_much(rival, own)]:
-            verdict = "contradicted"
-            reason += f". As much without a sharper head: {', '.join(alike)}"
-        elif fits(own) and own.ratio("relative_flatness").interval[0] >= KAPPA_FACTOR:
-            changes = [each.difference("accuracy", "validation").interval for each in rivals]
-            if rivals and all(change[0] > -MARGIN for change in changes):
-                verdict = "supported"
-        found.append(finding("C13", own.name, verdict, accuracy, ACCURACY, reason, own))
-    for own in rivals:
-        accuracy = own.difference("accuracy", "validation")
-        reason = f"{says(own)}: {_effects(own)}"
-        found.append(finding("C13", own.name, "undecided", accuracy, ACCURACY, reason, own))
-    return found
+    rivals = [pair for pair in comparisons if pair.contrast.role == RIVAL]
+    penalties = [pair for pair in comparisons if pair.contrast.role == PENALTY]
+    findings = [_explained(penalty, rivals) for penalty in penalties]
+    return findings + [
+        finding(
+            rival, rival.difference("accuracy", "validation"), verdict="undecided",
+            unit=ACCURACY, reason=f"{arms_of(rival)}: {_effects(rival)}",
+        )
+        for rival in rivals
+    ]  # fmt: skip
 
 
-@claim_on_contrasts(
+def _explained(penalty: Comparison, rivals: Sequence[Comparison]) -> Finding:
+    """Whether sharpness, or what a rival does as well, explains the effect of a penalty."""
+    accuracy = penalty.difference("accuracy", "validation")
+    kappa = penalty.ratio("relative_flatness")
+    verdict: Verdict = "undecided"
+    why: Why = ""
+    reason = f"{arms_of(penalty)}: {_effects(penalty)}"
+    if not accuracy.interval[1] < -MARGIN:  # NaN, too
+        reason += ". It is not shown to lower accuracy, so there is no effect to explain"
+        why = why_undecided(verdict, accuracy.interval) or "not tested"
+    elif alike := [rival.name for rival in rivals if _does_as_much(rival, penalty)]:
+        verdict = "contradicted"
+        reason += f". As much without a sharper head: {', '.join(alike)}"
+    elif fits(penalty) and kappa.interval[0] >= KAPPA_FACTOR:
+        changes = [rival.difference("accuracy", "validation").interval for rival in rivals]
+        if rivals and all(low > -MARGIN for low, _ in changes):
+            verdict = "supported"
+    else:
+        why = _why_untested(penalty, kappa.interval)
+    return finding(penalty, accuracy, verdict=verdict, unit=ACCURACY, reason=reason, why=why)
+
+
+@claim(
     "C14",
-    "Flatness is necessary: no sharp network generalises.",
-    "A counterexample fits the training data, is sharp (kappa at matched training loss three "
+    title="No sharp network generalises",
+    statement="Flatness is necessary: no network that is much sharper than the reference is as "
+    "accurate on held-out data.",
+    note="A counterexample fits the training data, is sharp (kappa at matched training loss three "
     "times the reference's or more, the whole interval) and generalises as well (validation "
     "accuracy not lower by 0.03). One is enough; their absence proves nothing. An arm's interval "
     "is not corrected for the number of arms.",
+    compares=True,
 )
-def no_sharp_network_generalises(made: Sequence[Comparison]) -> list[Finding]:
+def no_sharp_network_generalises(comparisons: Sequence[Comparison]) -> list[Finding]:
     """C14, for each arm, the one nearest to a counterexample first; then on plain kappa."""
-    matched = [_counterexample(own, "relative_flatness_matched", "") for own in made]
+    matched = [_counterexample(pair, "relative_flatness_matched", "") for pair in comparisons]
     order = ("contradicted", "supported", "undecided")
-    matched.sort(key=lambda each: order.index(each.verdict))
-    plain = [_counterexample(own, "relative_flatness", "kappa as it is") for own in made]
+    matched.sort(key=lambda finding: order.index(finding.verdict))
+    plain = [_counterexample(pair, "relative_flatness", "kappa as it is") for pair in comparisons]
     return [*matched, *plain]
 
 
-def _counterexample(own: Comparison, measure: str, context: str) -> Finding:
-    kappa = own.ratio(measure)
+def _counterexample(comparison: Comparison, measure: str, context: str) -> Finding:
+    kappa = comparison.ratio(measure)
     seeds = [seed for seed, _ in kappa.per_seed]  # the same for both halves of the question
-    accuracy = own.difference("accuracy", "validation", seeds)
-    sharp = kappa.interval[0] >= KAPPA_FACTOR
+    accuracy = comparison.difference("accuracy", "validation", seeds)
     verdict: Verdict = "undecided"
-    if fits(own) and sharp:
-        verdict = AGAINST[direction(accuracy.interval, -MARGIN)]
+    why: Why = ""
+    if not fits(comparison) or not kappa.interval[0] >= KAPPA_FACTOR:
+        why = _why_untested(comparison, kappa.interval)
+    elif is_counterexample(kappa.interval[0], accuracy.interval[0]):
+        verdict = "contradicted"
+    elif accuracy.interval[1] < -MARGIN:
+        verdict = "supported"
     name = "kappa at matched loss" if measure.endswith("matched") else "exact kappa"
-    measured = "is known in no seed"
+    measured = f"has no level in any seed ({_why_no_level(comparison, measure)})"
     if seeds:
         measured = (
             f"is {kappa.effect:.3g} times the reference's{between(kappa.interval)}; validation "
             f"accuracy differs by {accuracy.effect:+.3f}{between(accuracy.interval)}"
         )
-    reason = f"{says(own)}: {trained(own)}; {name} {measured}; {_scales(own)}"
-    without = sorted(own.pairs.keys() - {*seeds, *own.diverged, *own.unfinished})
+    reason = (
+        f"{arms_of(comparison)}: {trained(comparison)}; {name} {measured}; {_scales(comparison)}"
+    )
+    without = sorted(
+        comparison.pairs.keys() - {*seeds, *comparison.diverged, *comparison.unfinished}
+    )
     if seeds and without:
-        reason += f". Without {name}: seed {', '.join(map(str, without))}"
-    made = finding("C14", own.name, verdict, kappa, RATIO, reason, own)
-    return Finding(**{**vars(made), "context": context})
+        reason += f". Without {name}: {numbered(without)}"
+    return finding(
+        comparison, kappa, verdict=verdict, unit=RATIO, reason=reason,
+        context=context, why=why,
+    )  # fmt: skip
 
 
-def fits(own: Comparison) -> bool:
-    """Whether every run of the arm that came to the end of the phase fits its training data."""
-    levels = [each for each in own.own("accuracy").values() if math.isfinite(each)]
-    return bool(levels) and not own.diverged and all(each >= FITS for each in levels)
-
-
-def trained(own: Comparison) -> str:
+def trained(comparison: Comparison) -> str:
     """The arm's training accuracy, and whether that is a fit."""
-    level = mean_of(list(own.own("accuracy").values()))
+    level = mean_of(list(comparison.arm_levels("accuracy").values()))
     if math.isnan(level):
-        return "no run came to the end of the phase"
-    return f"training accuracy {level:.3f}{'' if fits(own) else ', and not every seed fits'}"
+        return "no run has a level at the end of the phase"
+    return f"training accuracy {level:.3f}{'' if fits(comparison) else ' (not every seed fits)'}"
+
+
+def _why_no_level(comparison: Comparison, measure: str) -> str:
+    """Why a measure has no level at the end of the phase, in the first run without one."""
+    runs = [run for pair in comparison.pairs.values() for run in pair]
+    reasons = [run.why_no_level(measure, "train", comparison.span) for run in runs]
+    return next(filter(None, reasons), "it is not positive")
+
+
+def _why_untested(comparison: Comparison, kappa: Interval) -> Why:
+    """Why an arm is no test: it does not fit, is not sharp, or has no interval to tell."""
+    return "underpowered" if fits(comparison) and math.isnan(kappa[0]) else "not tested"
 
 
 def _does_as_much(rival: Comparison, penalty: Comparison) -> bool:
     """Whether a rival fits, leaves kappa as it is, and lowers accuracy as much as the penalty."""
     lowers = rival.difference("accuracy", "validation").interval[1] < -MARGIN
     more = paired_difference(
-        rival.own("accuracy", "validation"), penalty.own("accuracy", "validation")
+        rival.arm_levels("accuracy", "validation"), penalty.arm_levels("accuracy", "validation")
     )
     alike = same_kappa(rival) == "supported"
     return fits(rival) and lowers and more.interval[1] < MARGIN and alike
 
 
-def _scales(own: Comparison) -> str:
-    pairs = own.levels("logit_scale").values()
-    here, there = mean_of([pair[0] for pair in pairs]), mean_of([pair[1] for pair in pairs])
-    return f"logit scale {here:.3g} against {there:.3g}"
+def _scales(comparison: Comparison) -> str:
+    pairs = comparison.levels("logit_scale").values()
+    arm, reference = (mean_of([pair[side] for pair in pairs]) for side in (0, 1))
+    return f"logit scale {arm:.3g} against {reference:.3g}"
 
 
-def _effects(own: Comparison) -> str:
-    accuracy, kappa = own.difference("accuracy", "validation"), own.ratio("relative_flatness")
+def _effects(comparison: Comparison) -> str:
+    accuracy = comparison.difference("accuracy", "validation")
+    kappa = comparison.ratio("relative_flatness")
     return (
-        f"{trained(own)}; validation accuracy changes by {accuracy.effect:+.3f}"
-        f"{between(accuracy.interval)} and exact kappa to {kappa.effect:.3g} times"
-        f"{between(kappa.interval)}; {_scales(own)}"
+        f"{trained(comparison)}; validation accuracy changes by {accuracy.effect:+.3f}"
+        f"{between(accuracy.interval)} and exact kappa to {kappa.effect:.3g} times the reference's"
+        f"{between(kappa.interval)}; {_scales(comparison)}"
     )

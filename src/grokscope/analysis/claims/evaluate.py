@@ -1,0 +1,84 @@
+"""Claims put to the test on what has run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from grokscope.analysis.claims.catalogue import find_claim
+from grokscope.analysis.claims.finding import (
+    Claim,
+    ClaimReport,
+    Finding,
+    SeveralArmsError,
+    undecided,
+)
+from grokscope.analysis.contrasts import comparisons
+from grokscope.analysis.run import Results
+from grokscope.reference import is_reference
+
+SMOKE_TEST = "This is a smoke test: it shows that everything works, so no claim is judged by it."
+
+
+def evaluate_claims(
+    results: Results, claims: Sequence[str] | None = None, *, arm: str | None = None
+) -> list[ClaimReport]:
+    """Test claims on what has run.
+
+    Args:
+        results: Runs, with the experiment whose contrasts answer the claims that compare arms; of
+            a tidy frame ``Results.from_metrics(frame)``.
+        claims: Names, in the order wanted; None: those of the experiment.
+        arm: Look at this arm alone.
+
+    Returns:
+        A report for each claim. One about the course of one arm is undecided when there are
+        several; one that cannot be loaded, or a user's that fails, is undecided with a reason that
+        begins "Not judged". Nothing for an experiment that is a smoke test.
+
+    Raises:
+        ValueError: If there is no such arm.
+
+    Cost: about a tenth of a second a seed for claims on onsets, a few milliseconds a comparison for
+    those on contrasts, for a hundred looks.
+    """
+    results = results if arm is None else results.only(arm)
+    if getattr(results.experiment, "smoke_test", False):
+        return []
+    if claims is None:
+        claims = () if results.experiment is None else results.experiment.claims
+    return [_judged(name, results) for name in claims]
+
+
+def _judged(name: str, results: Results) -> ClaimReport:
+    try:
+        claim = find_claim(name)
+    except ValueError as error:
+        headline = replace(undecided("", f"Not judged: {error}."), claim=name)
+        return ClaimReport(claim=name, title=name, statement=name, headline=headline)
+    try:
+        findings = _compared(claim, name, results) if claim.compares else claim(results.runs)
+        reason = "No run has what this claim looks at."
+    except SeveralArmsError as error:
+        findings, reason = [], str(error)
+    except Exception as error:
+        if not is_reference(name):
+            raise
+        findings, reason = [], f"Not judged: its test failed ({type(error).__name__}: {error})."
+    return claim.report(findings or [undecided("", reason)])
+
+
+def _compared(claim: Claim, name: str, results: Results) -> list[Finding]:
+    """The findings of a claim on the comparisons that are declared for it."""
+    declared = comparisons(results, claim.id, name)
+    if not declared:
+        return [undecided("", "The experiment compares no arms for this claim.")]
+    tested = [pair for pair in declared if pair.comparable or pair.diverged]
+    missing = [
+        undecided(pair.name, pair.why_not_comparable)
+        for pair in declared
+        if not (pair.comparable or pair.diverged)
+    ]
+    findings = [*(claim(tested) if tested else []), *missing]
+    reason = "No contrast has the role that this claim asks for; its test says which."
+    return findings or [undecided("", reason)]

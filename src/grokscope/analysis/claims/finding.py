@@ -1,0 +1,220 @@
+"""What a claim is, and what its test returns.
+
+A claim is a function of stored runs, or of the comparisons that an experiment declares, under the
+decorator `claim`. Ours are the modules beside this one; `grokscope.analysis.claims.catalogue` finds
+them, and a user's in ``file.py:name``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from grokscope.analysis.run import Trajectory
+from grokscope.analysis.statistics import UNKNOWN, Interval
+
+Verdict = Literal["supported", "contradicted", "undecided"]
+Why = Literal["", "not tested", "underpowered", "ambiguous"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """The answer to a claim on one basis, that is, by one way of measuring.
+
+    Attributes:
+        claim: Such as ``C1``; filled in by the claim.
+        basis: What was measured, such as ``relative_flatness``.
+        verdict: By a rule fixed in advance.
+        effect: The mean over seeds; NaN when there is none.
+        interval: 95 % interval of the effect; NaN where seeds are too few for one, or a few agree.
+        unit: Of the effect.
+        seeds: How many runs the effect rests on.
+        per_seed: (seed, effect).
+        reason: What was found, with numbers, and which runs were left out and why.
+        context: Where else it was looked at, such as "after memorisation"; empty for the claim's
+            first question.
+        why: Of an undecided finding, where the rule can tell: ``not tested`` (not measured, the
+            intervention had no effect, the network does not fit, there was nothing to restore),
+            ``underpowered`` (too few seeds for an interval) or ``ambiguous`` (runs contradict each
+            other).
+    """
+
+    claim: str = ""
+    basis: str
+    verdict: Verdict
+    effect: float = math.nan
+    interval: Interval = UNKNOWN
+    unit: str = ""
+    seeds: int = 0
+    per_seed: tuple[tuple[int, float], ...] = ()
+    reason: str
+    context: str = ""
+    why: Why = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimReport:
+    """A claim with its findings.
+
+    Attributes:
+        claim: Such as ``C1``.
+        title: The claim in a few words.
+        statement: The claim in a sentence.
+        headline: The finding that counts.
+        others: The same question on other bases, and looked at otherwise.
+        note: What to keep in mind when reading the verdict.
+        compares: Whether a basis is a pair of arms and not a measure.
+    """
+
+    claim: str
+    title: str = ""
+    statement: str
+    headline: Finding
+    others: tuple[Finding, ...] = ()
+    note: str = ""
+    compares: bool = False
+
+    def findings(self, context: str = "") -> list[Finding]:
+        """Findings of one context, the headline first."""
+        return [finding for finding in (self.headline, *self.others) if finding.context == context]
+
+    @property
+    def contexts(self) -> list[str]:
+        """Where else it was looked at."""
+        return list(dict.fromkeys(finding.context for finding in self.others if finding.context))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A claim with its test; calling it calls the test.
+
+    Attributes:
+        id: Such as ``C1``.
+        title: The claim in a few words.
+        statement: The claim in a sentence that needs no glossary.
+        note: What to keep in mind when reading the verdict.
+        test: Takes `Trajectory` objects or, if the claim ``compares``, `Comparison` objects;
+            returns findings, the headline first.
+        compares: Whether the test takes comparisons of arms.
+    """
+
+    id: str
+    title: str
+    statement: str
+    note: str
+    test: Callable[[Sequence[Any]], Sequence[Finding]]
+    compares: bool = False
+
+    def __call__(self, runs: Sequence[Any]) -> list[Finding]:
+        findings: list[Any] = list(self.test(runs))
+        for finding in findings:
+            if not isinstance(finding, Finding):
+                kind = type(finding).__name__
+                raise TypeError(f"claim {self.id} must return a list of Finding, not of {kind}")
+        return findings
+
+    def report(self, findings: Sequence[Finding]) -> ClaimReport:
+        """These findings, the headline first, with the claim in words."""
+        headline, *others = (replace(finding, claim=self.id) for finding in findings)
+        return ClaimReport(
+            claim=self.id,
+            title=self.title,
+            statement=self.statement,
+            headline=headline,
+            others=tuple(others),
+            note=self.note,
+            compares=self.compares,
+        )
+
+
+def claim(
+    id: str, *, title: str = "", statement: str, note: str = "", compares: bool = False
+) -> Callable[[Callable[[Sequence[Any]], Sequence[Finding]]], Claim]:
+    """Make a function the test of a claim.
+
+    Args:
+        id: Such as ``C1``.
+        title: The claim in a few words; by default the id.
+        statement: The claim in a sentence that needs no glossary.
+        note: What to keep in mind when reading the verdict.
+        compares: The test takes the comparisons that an experiment declares for the claim
+            (`grokscope.analysis.contrasts.Comparison`) instead of its runs
+            (`grokscope.analysis.run.Trajectory`).
+
+    Example:
+        >>> @claim("mine", statement="Every run generalises.")
+        ... def everything_generalises(runs):
+        ...     count = sum(run.generalised.found for run in runs)
+        ...     verdict = "supported" if count == len(runs) else "contradicted"
+        ...     reason = f"{count} of {len(runs)} runs generalise."
+        ...     return [Finding(basis="accuracy", verdict=verdict, reason=reason)]
+        >>> everything_generalises.statement
+        'Every run generalises.'
+    """
+
+    def make(test: Callable[[Sequence[Any]], Sequence[Finding]]) -> Claim:
+        return Claim(
+            id=id, title=title or id, statement=statement, note=note, test=test, compares=compares
+        )
+
+    return make
+
+
+class SeveralArmsError(ValueError):
+    """A claim about the course of one arm was asked of several."""
+
+
+def one_arm(runs: Sequence[Trajectory]) -> None:
+    """Refuse several arms: a seed in each of them would count as several seeds.
+
+    Raises:
+        SeveralArmsError: If there is more than one; `evaluate_claims` makes it a finding.
+    """
+    arms = sorted({run.arm for run in runs})
+    if len(arms) > 1:
+        raise SeveralArmsError(
+            f"The claim is about one arm, but there are {', '.join(arms)}; look at one at a time."
+        )
+
+
+def undecided(
+    basis: str, reason: str, *, unit: str = "", context: str = "", why: Why = "not tested"
+) -> Finding:
+    """A finding for what could not be tested at all."""
+    return Finding(
+        basis=basis, verdict="undecided", unit=unit, reason=reason, context=context, why=why
+    )
+
+
+def why_undecided(verdict: Verdict, interval: Interval) -> Why:
+    """``underpowered`` for an undecided verdict on an effect that has no interval."""
+    return "underpowered" if verdict == "undecided" and math.isnan(sum(interval)) else ""
+
+
+def by_seed(values: Mapping[int, float]) -> tuple[tuple[int, float], ...]:
+    """Effects by seed, finite ones alone, in the order of seeds."""
+    return tuple((seed, values[seed]) for seed in sorted(values) if math.isfinite(values[seed]))
+
+
+def usable(runs: Sequence[Trajectory]) -> tuple[list[Trajectory], str]:
+    """Runs that memorised first and generalised later, and a clause on the others."""
+    kept = [run for run in runs if not run.unusable]
+    return kept, excluded({run.seed: run.unusable for run in runs if run.unusable})
+
+
+def excluded(reasons: Mapping[int, str]) -> str:
+    """`` Left out: seed 3 (never generalised).``; empty without any."""
+    if not reasons:
+        return ""
+    named = ", ".join(f"seed {seed} ({why})" for seed, why in sorted(reasons.items()))
+    return f" Left out: {named}."
+
+
+def between(interval: Interval) -> str:
+    """`` (95 % interval 0.1 to 0.3)``; says so when there is none."""
+    low, high = interval
+    if math.isnan(low) or math.isnan(high):
+        return " (no interval: too few seeds, or a few that agree exactly)"
+    return f" (95 % interval {low:.3g} to {high:.3g})"
