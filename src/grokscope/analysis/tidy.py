@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -54,32 +53,34 @@ def curves_of(metrics: pd.DataFrame) -> list[Measured]:
     coded = [_coded(metrics[name]) for name in KEYS]
     key = np.zeros(len(metrics), dtype=np.int64)
     for codes, names in coded:
-        key = key * max(len(names), 1) + codes
+        key *= len(names) + 1
+        key += codes
+        key += 1
     steps, values = (metrics[name].to_numpy(dtype=np.float64) for name in ("step", "value"))
     epochs = metrics["epoch"].to_numpy(dtype=np.float64) if "epoch" in metrics else None
     order = np.argsort(key, kind="stable")
-    again = key[order][1:] == key[order][:-1]
-    if (np.diff(steps[order])[again] < 0).any():
+    if ((np.diff(steps[order]) < 0) & (np.diff(key[order]) == 0)).any():
         order = np.lexsort((steps, key))  # stable, too: of equal steps the last row stays last
-    repeated = (np.diff(key[order]) == 0) & (np.diff(steps[order]) == 0)
-    order = order[~np.append(repeated, False)] if len(order) else order
-    known = np.logical_and.reduce([codes[order] >= 0 for codes, _ in coded])
-    order = order[known & np.isfinite(values[order])]
+    key, steps, values = key[order], steps[order], values[order]
+    kept = np.isfinite(values)
+    kept[:-1] &= (np.diff(key) != 0) | (np.diff(steps) != 0)
+    for codes, _ in coded:
+        if len(codes) and codes.min() < 0:
+            kept &= codes[order] >= 0
+    if not kept.all():
+        key, steps, values, order = key[kept], steps[kept], values[kept], order[kept]
+    bounds = [0, *(np.flatnonzero(np.diff(key)) + 1).tolist(), len(key)] if len(key) else []
+    first = order[bounds[:-1]]
+    named = [[names[code] for code in codes[first].tolist()] for codes, names in coded]
     runs: dict[tuple[str, int], dict[tuple[str, str], Curve]] = {}
     pace: dict[tuple[str, int], float] = {}
-    key, steps, values = key[order], steps[order], values[order]
-    for start, stop in _groups(key):
-        row = order[start]
-        arm, seed, measure, split = (names[codes[row]] for codes, names in coded)
+    for (start, stop), arm, seed, measure, split in zip(pairwise(bounds), *named, strict=True):
         run = (str(arm), int(seed))
-        curve = Curve(steps[start:stop], values[start:stop])
-        runs.setdefault(run, {})[str(measure), str(split)] = curve
-        if epochs is not None and not math.isfinite(pace.get(run, math.nan)):
-            pace[run] = _pace(curve.steps, epochs[order[start:stop]])
-    return [
-        Measured(arm, seed, curves, pace.get((arm, seed), math.nan))
-        for (arm, seed), curves in sorted(runs.items(), key=lambda item: item[0])
-    ]
+        if run not in runs:
+            runs[run] = {}
+            pace[run] = _pace(steps[start:stop], epochs, order[start:stop])
+        runs[run][str(measure), str(split)] = Curve(steps[start:stop], values[start:stop])
+    return [Measured(*run, runs[run], pace[run]) for run in sorted(runs)]
 
 
 def _coded(column: pd.Series) -> tuple[NDArray[Any], list[Any]]:
@@ -87,18 +88,14 @@ def _coded(column: pd.Series) -> tuple[NDArray[Any], list[Any]]:
     import pandas as pd
 
     if isinstance(column.dtype, pd.CategoricalDtype):
-        return column.cat.codes.to_numpy(dtype=np.int64), list(column.cat.categories)
+        return column.cat.codes.to_numpy(), list(column.cat.categories)
     codes, names = pd.factorize(column)
     return codes, list(names)
 
 
-def _groups(key: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """First and last index (exclusive) of each stretch of equal keys."""
-    edges = np.flatnonzero(np.diff(key)) + 1
-    return pairwise([0, *edges.tolist(), len(key)] if len(key) else [])
-
-
-def _pace(steps: Array, epochs: Array) -> float:
+def _pace(steps: Array, epochs: Array | None, rows: NDArray[np.int64]) -> float:
     """Steps in an epoch, from the looks after the first step."""
-    later = (steps > 0) & (epochs > 0)
-    return float(np.median(steps[later] / epochs[later])) if later.any() else math.nan
+    if epochs is None:
+        return math.nan
+    later = (steps > 0) & (epochs[rows] > 0)
+    return float(np.median(steps[later] / epochs[rows[later]])) if later.any() else math.nan
