@@ -40,9 +40,7 @@ def load(reference: str, *, outside: Path | None = None) -> Any:
     source, colon, name = reference.rpartition(":")
     if not colon or not source or not name:
         raise ValueError(f"{reference!r}: write package.module:name or path/to/file.py:name")
-    # A module is looked for in the current folder, too.
-    place = Path(source) if source.endswith(".py") else Path.cwd()
-    if outside is not None and place.resolve().is_relative_to(outside.resolve()):
+    if outside is not None and _lies_in(source, outside.resolve()):
         raise ValueError(f"{source} lies in the folder of results, from which no code is run")
     module = _file(source) if source.endswith(".py") else _module(source)
     if not hasattr(module, name):
@@ -50,6 +48,14 @@ def load(reference: str, *, outside: Path | None = None) -> Any:
         hint = did_you_mean(name, public)
         raise ValueError(f"{source} has no {name!r}. {hint}It has: {', '.join(public)}")
     return getattr(module, name)
+
+
+def _lies_in(source: str, folder: Path) -> bool:
+    """Whether a file, or a module wherever it is looked for, would be found in a folder."""
+    places = [Path(source)]
+    if not source.endswith(".py"):
+        places = [Path(entry, *source.split(".")) for entry in (Path.cwd(), *sys.path)]
+    return any(place.resolve().is_relative_to(folder) for place in places)
 
 
 def _module(name: str) -> ModuleType:
