@@ -16,6 +16,7 @@ from grokscope.engine.update import Update
 from grokscope.experiments import find_experiment
 from grokscope.interventions import FrobeniusCap, Penalty
 from grokscope.interventions.penalties import penalty_value
+from grokscope.measures import Batch
 from grokscope.spec import Optimizer, Phase
 from grokscope.tasks import Look, Split, Task
 from grokscope.tasks.images import MEASURED_AT_ONCE, CropAndFlip, Normalise
@@ -198,7 +199,7 @@ def penalty_alone(penalty: Penalty | None):
         if penalty is None:
             logits.sum().backward()
         else:
-            penalty_value(penalty, features, logits, labels, weight).backward()
+            penalty_value(penalty, Batch(features, logits, labels, weight)).backward()
 
     return once
 
@@ -208,7 +209,8 @@ def looks_table() -> Table:
     run = find_experiment("suppress-flatness", "paper").arms["baseline"]
     split = data()
     model = nn.Sequential(Normalise((0.5,), (0.5,)), ResNet18())
-    observer = Observer(Task(model, split, split, measure=Look(MEASURED_AT_ONCE)), run.observation)
+    task = Task(model, split, split, look=Look(batch_size=MEASURED_AT_ONCE))
+    observer = Observer([task], run.observation)
     gap = run.observation.max_gap
     times = race(
         {"step": our_step(split), "look": lambda: observer.rows(0, 0.0)}, rounds=3, seconds=1.5

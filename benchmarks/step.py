@@ -111,7 +111,7 @@ def looks_table() -> Table:
 
     for _ in range(150):
         advance()
-    observer = Observer(training.task, run.observation)
+    observer = Observer([training.task], run.observation)
     steps, looks = [], []
     for _ in range(15):
         start = time.perf_counter()

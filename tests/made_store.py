@@ -46,7 +46,7 @@ def finish(store: Store, segment: Segment, rows: Sequence[Row], **how: Any) -> N
     """Store a segment; ``how`` may hold step, seconds, environment, diverged."""
     state = made_state(how.pop("step", segment.phase.until))
     seconds, environment = how.pop("seconds", 10.0), how.pop("environment", ENVIRONMENT)
-    store.finish(segment, state, rows, seconds, environment, **how)
+    store.finish(segment, state, rows, seconds=seconds, environment=environment, **how)
 
 
 def curve(split: str, measure: str, values: Sequence[float]) -> list[Row]:

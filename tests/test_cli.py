@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import typer
 
-from grokscope import __version__
-from grokscope.cli import app, main
+from conftest import Done
+from grokscope import __version__, measures
+from grokscope.cli import app
 from grokscope.experiments import EXPERIMENTS, find_experiment
 from grokscope.probe import Probe
 from grokscope.runs.store import Store
@@ -23,44 +22,6 @@ from made_store import POINTS, accuracies, curve, finish, made_experiment, made_
 
 COMMANDS = typer.main.get_command(app).commands
 OURS = [(name, preset) for name, entry in EXPERIMENTS.items() for preset in entry.presets]
-
-
-@dataclass
-class Done:
-    """How a command ended, and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def words(self) -> str:
-        """What it said without line ends and the lines of tables."""
-        return " ".join(re.sub(r"[\u2500-\u257f]", " ", self.out).split())
-
-
-Grokscope = Callable[[str], Done]
-
-
-@pytest.fixture
-def grokscope(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Grokscope:
-    """Runs a command line as the shell would, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("GROKSCOPE_TRACEBACK", raising=False)
-
-    def run(line: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["grokscope", *shlex.split(line)])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        return Done(code, *capsys.readouterr())
-
-    return run
 
 
 # Help.
@@ -79,6 +40,13 @@ def test_every_command_and_option_says_what_it_is_for(grokscope):
             shown = each.opts[0] if each.opts[0].startswith("--") else f"{each.name} <"
             assert shown in done.words
             assert not each.required or "[required]" in done.words
+
+
+def test_a_sweep_has_the_options_of_a_run_and_its_grid():
+    options = {name: {option.name for option in COMMANDS[name].params} for name in COMMANDS}
+    assert options["sweep"] - options["run"] == {"grid"}
+    assert not options["run"] - options["sweep"]
+    assert {"preset", "set_", "seeds"} <= options["show"] & options["run"]
 
 
 def test_help_comes_without_a_command_and_names_the_first_step(grokscope):
@@ -126,6 +94,32 @@ def test_the_list_has_every_experiment_with_its_presets(grokscope):
             assert f"{len(runs)} of {steps:,} steps" in line
 
 
+def test_a_smoke_test_is_called_one_where_it_is_listed_and_shown(grokscope):
+    listed = grokscope("list grokking-penalties")
+    assert listed.words.count("results mean nothing") == 1
+    assert "smoke_test: true" in grokscope("show grokking --preset tiny").out
+    assert "smoke_test: false" in grokscope("show grokking").out
+
+
+# Measures.
+
+RECORDS = getattr(measures, "records", None)
+
+
+@pytest.mark.skipif(RECORDS is None, reason="grokscope.measures has no records yet")
+def test_the_measures_are_listed_and_each_can_be_shown(grokscope):
+    listed = grokscope("measures")
+    assert listed.code == 0
+    for record in RECORDS().values():
+        assert re.search(rf"\W{record.name}\W", listed.out)
+        shown = grokscope(f"measures {record.name}")
+        for text in (record.title, record.formula, record.cost, record.source, record.note):
+            assert " ".join(text.split()) in shown.words
+    wrong = grokscope("measures relative_flatnes")
+    assert wrong.code == 2
+    assert "Did you mean relative_flatness?" in wrong.err
+
+
 def test_a_list_of_what_is_not_there_says_what_is(grokscope):
     done = grokscope("list grokkin")
     assert done.code == 2
@@ -146,134 +140,6 @@ def test_changes_are_shown_as_they_would_be_run(grokscope):
     Path("mine.yaml").write_text(done.out)
     expected = override(find_experiment("grokking"), ["task.modulus=13", "batch_size=32"])
     assert read_experiment(Path("mine.yaml")) == with_seeds(expected, "5,6")
-
-
-# Your own.
-
-OWN = """
-from grokscope.spec import CustomTask, Experiment, Phase, Run
-
-def make(preset="default"):
-    until = {"default": 10, "long": 1000}[preset]
-    task = CustomTask(function=f"{__file__}:task", arguments={"width": 8})
-    run = Run(task=task, phases=(Phase(until=until),))
-    return Experiment(name="own", preset=preset, title="Own", question="?", arms={"a": run})
-
-experiment = make()
-
-def plain():
-    return experiment
-
-def task(width):
-    pass
-
-def wrong(preset):
-    return Experiment(name="Own!", title="Own", question="?", arms={})
-
-def broken(preset):
-    return {}[preset]
-
-number = 3
-"""
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Path:
-    path = tmp_path / "my_study.py"
-    path.write_text(OWN)
-    return path
-
-
-@pytest.mark.parametrize(
-    ("line", "until"),
-    [
-        ("my_study.py:experiment", 10),
-        ("my_study.py:plain", 10),
-        ("my_study.py:make", 10),
-        ("my_study.py:make --preset long", 1000),
-        ("my_study:experiment", 10),
-    ],
-)
-def test_your_own_is_an_experiment_or_makes_one(grokscope, own, line, until):
-    done = grokscope(f"show {line}")
-    assert (done.code, done.err) == (0, "")
-    Path("shown.yaml").write_text(done.out)
-    shown = read_experiment(Path("shown.yaml"))
-    assert shown.arms["a"].phases[-1].until == until
-    assert shown.arms["a"].task.arguments == {"width": 8}
-
-
-REFUSED = {
-    "grokin": ("there is no experiment 'grokin'. Did you mean grokking? There are: grokking, "),
-    "grokking --preset papre": (
-        "grokking has no preset 'papre'; it has default, two-tokens, paper, tiny"
-    ),
-    "grokking --set task.modulo=5": (
-        "--set task.modulo=5: arms.grokking.task has no 'modulo'. Did you mean modulus? It has: "
-    ),
-    "grokking --set task.heads=5": (
-        "--set task.heads=5: arms.grokking.task: heads=5 must divide width=128"
-    ),
-    "grokking --seeds 1,1": "--seeds 1,1: settings: seeds must be distinct, but are 1, 1",
-    "my_study.py": "there is no experiment 'my_study.py'.",
-    "study.py:experiment": "there is no file study.py",
-    "my_study.py:experimnt": "my_study.py has no 'experimnt'. Did you mean experiment? It has: ",
-    "my_study.py:number": "my_study.py:number is int, not a grokscope Experiment",
-    "my_study.py:experiment --preset long": (
-        "my_study.py:experiment is one experiment and has no preset 'long'"
-    ),
-    "my_study.py:plain --preset long": "my_study.py:plain is one experiment and has no preset",
-    "my_study.py:wrong": "my_study.py:wrong: name: String should match pattern '^[a-z0-9]",
-    "my_study.py:broken": "my_study.py:broken failed: KeyError: 'default'",
-    "my_study.py:experiment --set task.arguments.depth=2": "task.arguments do not fit ",
-    "my_study.py:experiment --set task.function=my_study.py:tusk": (
-        "my_study.py has no 'tusk'. Did you mean task?"
-    ),
-    "my_study.py:experiment --set task.function=my_study.py:number": (
-        "my_study.py:number is int, not a function"
-    ),
-    "nowhere.yaml": "there is no file nowhere.yaml; grokscope show NAME > nowhere.yaml writes one",
-    "grokking --out my_study.py": "my_study.py is no folder",
-    "grokking --device cuda:99": "--device cuda:99 can't be used here (",
-    "grokking --device gpu": "--device gpu can't be used here (",
-    "suppress-collapse --set task.source=nowhere": "there is no folder nowhere; give a folder that",
-    "suppress-collapse --preset tiny --set task.train_examples=5000": (
-        "task.train_examples=5000 is more than the 1437 images there are to draw from"
-    ),
-    "suppress-collapse --set phases.0.penalties.0.weight=1": (
-        "--set phases.0.penalties.0.weight=1: arms.baseline.phases.0.penalties has no '0'. It is "
-    ),
-    "suppress-collapse --set arms.suppressed.phases.0.penalties.0.measure=nc": (
-        "--set arms.suppressed.phases.0.penalties.0.measure=nc: "
-        "arms.suppressed.phases.0.penalties.0: measure 'nc' is none of "
-    ),
-}
-
-
-@pytest.mark.parametrize(("line", "problem"), REFUSED.items(), ids=REFUSED)
-def test_a_mistake_is_one_line_and_nothing_is_written(grokscope, own, line, problem):
-    done = grokscope(f"run {line}")
-    assert done.code == 2
-    assert done.out == ""
-    assert done.err.startswith(f"Error: {problem}")
-    assert done.err.count("\n") == 1
-    assert [each.name for each in own.parent.iterdir() if each.name != "__pycache__"] == [own.name]
-
-
-@pytest.mark.parametrize(
-    "line", ["run", "run grokking --workers 0", "sing", "run grokking --sets a"]
-)
-def test_a_wrong_option_is_refused_with_the_way_to_help(grokscope, line):
-    done = grokscope(line)
-    assert done.code == 2
-    assert "-h' for help" in done.err
-    assert not list(Path().iterdir())
-
-
-def test_whoever_asks_for_it_gets_the_whole_traceback(grokscope, monkeypatch):
-    monkeypatch.setenv("GROKSCOPE_TRACEBACK", "1")
-    with pytest.raises(ValueError, match="there is no experiment 'nothing'"):
-        grokscope("run nothing")
 
 
 # What has run.
@@ -332,7 +198,7 @@ def test_status_tells_what_is_finished_what_goes_on_what_is_new_and_how_long_it_
         assert f"{segment.id} {state}" in done.words
     assert "a [x], seed 1" in done.words
     # 1,500 steps took 150 s; 1,000 + 750 + 1,000 + 1,000 + 1,000 steps are left.
-    assert "about 7 min 55 s of work left" in done.words
+    assert "about 7 min 55 s of work left for one worker" in done.words
 
 
 def test_claims_are_answered_from_what_is_stored(grokscope):

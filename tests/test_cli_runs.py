@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,6 +87,7 @@ def compiled_once(pytestconfig: pytest.Config) -> Iterator[None]:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "my_study.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # references extend it
     return tmp_path
 
 
@@ -169,6 +171,14 @@ def test_your_own_task_is_trained_and_run_again_does_nothing_new(here, monkeypat
     assert stored_bytes(folder) == first
     assert grokscope("status out", monkeypatch) == 0
     assert "finished" in capsys.readouterr().out
+    # Reading claims and status writes nothing; a second run alongside is remembered.
+    command = Store(folder).command()
+    assert command == {"command": "grokscope run out/experiment.yaml --out out", "beside": None}
+    shutil.copytree("out", "other")
+    assert grokscope("report out --beside other", monkeypatch) == 0
+    beside = Store(folder).beside()
+    assert beside is not None and beside.folder == Path("other").resolve()
+    assert Store(folder).command()["command"] == command["command"]
 
 
 def test_a_task_that_fails_is_told_in_the_last_line_below_where_it_did(here, monkeypatch, capsys):
@@ -205,7 +215,7 @@ def test_a_run_that_is_interrupted_says_how_to_go_on_and_goes_on(here, monkeypat
     assert process.returncode == 130
     assert complained == ""
     *_, told, command = said.strip().splitlines()
-    assert told == "Stopped; everything up to here is kept. To go on, run this again:"
+    assert told == "Stopped; everything up to here is kept. To resume, run this again:"
     assert command.strip() == f"grokscope {shlex.join(shlex.split(line))}"
 
     folder = Path("runs/clusters-long")

@@ -6,6 +6,7 @@ import pytest
 
 from grokscope.analysis.claims import CLAIMS
 from grokscope.experiments import EXPERIMENTS, find_experiment
+from grokscope.experiments.catalogue import collect
 from grokscope.report.figures import FIGURES
 from grokscope.spec import Experiment, Images, Run
 
@@ -26,6 +27,37 @@ def test_claims_figures_and_contrasts_are_there(name, preset):
     assert {each.claim for each in made.contrasts} <= set(made.claims)
     compared = {each for each in made.claims if CLAIMS[each].compares}
     assert compared == {each.claim for each in made.contrasts}
+
+
+@pytest.mark.parametrize(("name", "preset"), EVERY)
+def test_the_tiny_presets_and_no_others_are_smoke_tests(name, preset):
+    assert find_experiment(name, preset).smoke_test == (preset == "tiny")
+
+
+NEW = """
+from grokscope.experiments.catalogue import Preset, offer
+from grokscope.spec import Experiment, Phase, Run
+
+def hot_and_cold(preset):
+    return Experiment(name="hot-and-cold", preset=preset, title="Hot", question="Or cold?",
+                      arms={"a": Run(phases=(Phase(until=len(preset)),))})
+
+EXPERIMENTS = offer({"small": Preset("five steps", "a second")}, [hot_and_cold])
+"""
+
+
+def test_a_new_experiment_is_one_file(tmp_path, monkeypatch):
+    package = tmp_path / "made_up_catalogue"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "shared.py").write_text("nothing = 'to offer'")
+    (package / "heat.py").write_text(NEW)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = collect("made_up_catalogue", [str(package)])
+    assert list(found) == ["hot-and-cold"]
+    assert found["hot-and-cold"].experiment().arms["a"].phases[0].until == 5
+    with pytest.raises(ValueError, match="no preset 'smal'. Did you mean small"):
+        found["hot-and-cold"].experiment("smal")
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

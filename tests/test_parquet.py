@@ -103,7 +103,7 @@ def test_only_the_files_that_are_needed_are_opened(tmp_path):
     (tmp_path / "train-1.parquet").write_bytes(b"no Parquet")
     split = find_split(tmp_path, "train")
     assert split.read(["text"], [0, 1]) == {"text": ["a", "b"]}
-    with pytest.raises(ValueError, match=r"train-1\.parquet is no readable Parquet file"):
+    with pytest.raises(ValueError, match=r"train-1\.parquet is not a readable Parquet file"):
         split.spread(2)  # but how many rows there are, all of them say
 
 
@@ -205,7 +205,7 @@ def test_two_data_sets_are_not_taken_for_one(tmp_path):
 def test_a_file_that_is_no_parquet_is_named(tmp_path):
     file = tmp_path / "test.parquet"
     file.write_bytes(b"<html>404</html>")
-    assert refusal(tmp_path).startswith(f"{file} is no readable Parquet file: ")
+    assert refusal(tmp_path).startswith(f"{file} is not a readable Parquet file: ")
 
 
 def test_without_integer_labels_the_columns_are_listed(tmp_path):
@@ -235,7 +235,7 @@ def test_a_shard_that_differs_or_is_broken_is_named_when_it_is_read(tmp_path):
     other.write_bytes(other.read_bytes()[:-10])
     with pytest.raises(ValueError) as refused:
         split.read(["text", "label"])
-    assert str(refused.value).startswith(f"{other} is no readable Parquet file: ")
+    assert str(refused.value).startswith(f"{other} is not a readable Parquet file: ")
 
 
 # The data sets of the paper, as they come.

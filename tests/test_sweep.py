@@ -9,7 +9,7 @@ import pytest
 from grokscope.cli import main
 from grokscope.interventions import Penalty
 from grokscope.report.figures import FIGURES
-from grokscope.runs.estimate import estimate, runs_summary
+from grokscope.runs.estimate import estimate
 from grokscope.runs.plan import Plan
 from grokscope.runs.store import Store
 from grokscope.runs.worker import run_segment
@@ -78,8 +78,8 @@ def test_lists_are_values_too():
     [
         ([LR], "write it as path=a,b,c"),
         ([f"{LR}="], "write it as path=a,b,c"),
-        ([f"{LR}=1,1"], "the value 1 is there twice"),
-        ([f"{LR}=1", f"{LR}=2"], "is given twice"),
+        ([f"{LR}=1,1"], "the value 1 appears twice"),
+        ([f"{LR}=1", f"{LR}=2"], "appears twice"),
         ([f"{LR}r=1"], "has no 'lrr'. Did you mean lr?"),
         ([f"{LR}=0.1,-1"], "at a, lr=-1: phases.0.optimizer.lr: .*greater than 0"),
         (["task.kind=images"], "cannot be changed alone"),
@@ -96,15 +96,15 @@ def test_runs_that_are_there_are_found_and_the_rest_is_estimated(tmp_path):
     study, store = experiment(seeds=(1,), a=run(30)), Store(tmp_path)
     (done,) = study.arms["a"].segments(1)
     swept = sweep(study, [f"{LR}=0.01,0.02,0.03"])
-    before = estimate(Plan(swept, store), store, 1)
+    before = estimate(Plan(swept, store))
     assert before.seconds is None and before.unknown == ("modular",)
     assert run_segment(store, done, lambda _: None, lambda: False)
     plan = Plan(swept, store)
-    assert runs_summary(plan) == "3 runs: 1 finished, 2 new"
+    assert plan.runs_summary() == "3 runs: 1 finished, 2 new"
     outcome = store.outcome(done)
-    left = estimate(plan, store, 1)
+    left = estimate(plan)
     assert outcome is not None and left.seconds == pytest.approx(2 * outcome.seconds)
-    assert estimate(plan, store, 2).seconds == pytest.approx(outcome.seconds)
+    assert estimate(plan, workers=2).seconds == pytest.approx(outcome.seconds)
     files = (tmp_path / "segments" / done.id).iterdir()
     assert left.disk == 2 * sum(each.stat().st_size for each in files)
 

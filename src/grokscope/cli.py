@@ -8,86 +8,35 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
+from grokscope.cli_options import Beside, Execution, Folder, Grid, Name, Selection, expand_options
+
 if TYPE_CHECKING:
-    from grokscope.runs.launch import Launch
     from grokscope.runs.store import Store
     from grokscope.spec import Experiment
 
 app = typer.Typer(
     name="grokscope",
     help="What does a network need in order to generalise? Measure, intervene, and see.",
-    epilog="To begin: grokscope list. Errors are one line; GROKSCOPE_TRACEBACK=1 shows all of it.",
+    epilog="To begin: grokscope list. Errors take one line; GROKSCOPE_TRACEBACK=1 prints the full "
+    "traceback.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 console = Console(highlight=False)
 
-Name = Annotated[
-    str,
-    typer.Argument(help="An experiment of grokscope list; path/to/file.py:name; or a YAML file."),
-]
-Folder = Annotated[Path, typer.Argument(help="The folder of a run (its --out).")]
-Preset = Annotated[str, typer.Option(help="A variant of the experiment; grokscope list has them.")]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="PATH=VALUE",
-        help="Change a setting, e.g. task.modulus=53; can be repeated. grokscope show has them.",
-    ),
-]
-Seeds = Annotated[str | None, typer.Option(help="Seeds, separated by commas: 1,42,15213")]
-Beside = Annotated[
-    Path | None,
-    typer.Option(help="Another run, drawn beside; default FOLDER-paper, if there is one."),
-]
-Grid = Annotated[
-    list[str],
-    typer.Option(
-        metavar="PATH=A,B,C",
-        help="Values of a setting, paths as in --set; can be repeated: all combinations are run.",
-    ),
-]
-Out = Annotated[
-    Path | None, typer.Option(help="Folder of results; default runs/NAME or runs/NAME-PRESET.")
-]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes at once; default: by cores.")]
-Threads = Annotated[int, typer.Option(min=1, help="CPU threads of each process.")]
-CheckpointSeconds = Annotated[
-    float, typer.Option(min=0, help="Seconds of work lost at most if a process is killed.")
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto: CUDA where there is any.")]
-ReplicasOption = Annotated[
-    int | None,
-    typer.Option(
-        "--replicas",
-        min=1,
-        help="Runs that train together in one process, at most; default: 1 on a CPU, as many as "
-        "memory holds on a GPU.",
-    ),
-]
-On = Annotated[
-    Literal["local", "ray"],
-    typer.Option(help="This machine, or a Ray cluster whose nodes share the folder of results."),
-]
-Address = Annotated[
-    str | None,
-    typer.Option(help="The Ray cluster, host:port or auto; default: one is started here."),
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run; start nothing.")]
 
-
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         from grokscope import __version__
 
         print(f"grokscope {__version__}")
@@ -103,24 +52,25 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """Options of no command; the help text is that of ``app``."""
+    """Options before any command; the help text is that of ``app``."""
 
 
 @app.command("list")
 def list_experiments(
     name: Annotated[
-        str | None, typer.Argument(help="An experiment: its presets, their size and duration.")
+        str | None,
+        typer.Argument(help="An experiment, to list its presets.", show_default=False),
     ] = None,
 ) -> None:
-    """List the experiments, or the presets of one."""
+    """List the experiments, or the presets of one with their size and duration."""
     from grokscope.console import entry_table, experiments_table
     from grokscope.experiments import EXPERIMENTS, find_experiment
 
     if name is not None:
-        find_experiment(name)  # says what there is, where this one is not
-        console.print(entry_table(name, EXPERIMENTS[name]))
+        find_experiment(name)  # raises with the names that exist
+        console.print(entry_table(EXPERIMENTS[name]))
         return
-    console.print(experiments_table(EXPERIMENTS))
+    console.print(experiments_table(EXPERIMENTS.values()))
     console.print(
         "Presets:   grokscope list NAME\n"
         "Try one:   grokscope run NAME --preset tiny\n"
@@ -130,64 +80,56 @@ def list_experiments(
 
 
 @app.command()
-def show(name: Name, preset: Preset = "default", set_: Sets = None, seeds: Seeds = None) -> None:
+def measures(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A measure, to show everything about it.", show_default=False),
+    ] = None,
+) -> None:
+    """List the measures, or show everything about one."""
+    from grokscope.console import measure_table, measures_table
+    from grokscope.measures import records  # type: ignore[attr-defined]
+    from grokscope.reference import did_you_mean
+
+    known = records()
+    if name is None:
+        console.print(measures_table(known.values()))
+        console.print("Everything about one: grokscope measures NAME")
+        return
+    if name not in known:
+        raise ValueError(
+            f"there is no measure {name!r}. {did_you_mean(name, known)}There are: "
+            f"{', '.join(known)}"
+        )
+    console.print(measure_table(known[name]))
+
+
+@app.command()
+@expand_options
+def show(name: Name, selection: Selection) -> None:
     """Show an experiment's settings; every path in them can be changed with --set."""
     from grokscope.spec import to_yaml
 
-    print(to_yaml(_experiment(name, preset, set_, seeds)), end="")
+    experiment = selection.experiment(name)
+    if experiment.smoke_test:
+        print("# A smoke test: its results mean nothing.")
+    print(to_yaml(experiment), end="")
 
 
 @app.command()
-def run(
-    name: Name,
-    preset: Preset = "default",
-    set_: Sets = None,
-    seeds: Seeds = None,
-    out: Out = None,
-    workers: Workers = None,
-    threads: Threads = 1,
-    checkpoint_seconds: CheckpointSeconds = 30.0,
-    device: Device = "auto",
-    replicas: ReplicasOption = None,
-    on: On = "local",
-    address: Address = None,
-    beside: Beside = None,
-    dry_run: DryRun = False,
-) -> None:
+@expand_options
+def run(name: Name, selection: Selection, execution: Execution) -> None:
     """Run what is missing of an experiment, then write its report. Ctrl-C is safe."""
-    experiment = _experiment(name, preset, set_, seeds)
-    from grokscope.runs.launch import Launch
-
-    how = Launch(workers, threads, checkpoint_seconds, device, replicas, on, address)
-    _run(experiment, out, how, beside, dry_run)
+    _run(selection.experiment(name), execution)
 
 
 @app.command()
-def sweep(
-    name: Name,
-    grid: Grid,
-    preset: Preset = "default",
-    set_: Sets = None,
-    seeds: Seeds = None,
-    out: Out = None,
-    workers: Workers = None,
-    threads: Threads = 1,
-    checkpoint_seconds: CheckpointSeconds = 30.0,
-    device: Device = "auto",
-    replicas: ReplicasOption = None,
-    on: On = "local",
-    address: Address = None,
-    beside: Beside = None,
-    dry_run: DryRun = False,
-) -> None:
+@expand_options
+def sweep(name: Name, grid: Grid, selection: Selection, execution: Execution) -> None:
     """Run an experiment at every point of a grid of settings, then write one report."""
     from grokscope.spec import sweep as crossed
 
-    experiment = crossed(_experiment(name, preset, set_, seeds), grid)
-    from grokscope.runs.launch import Launch
-
-    how = Launch(workers, threads, checkpoint_seconds, device, replicas, on, address)
-    _run(experiment, out, how, beside, dry_run)
+    _run(crossed(selection.experiment(name), grid), execution)
 
 
 @app.command()
@@ -204,12 +146,20 @@ def status(out: Folder) -> None:
 @app.command()
 def report(out: Folder, beside: Beside = None) -> None:
     """Write report.html and its figures from what has run."""
-    _write_report(out, beside)
+    from grokscope.runs.store import Store
+
+    store = Store(out)
+    store.experiment()
+    if beside is not None:
+        Store(beside).experiment()  # raises if there is none
+        with suppress(OSError):  # a folder that is only read is reported on all the same
+            store.save_command(None, beside)
+    _write_report(store, beside)
 
 
 @app.command()
 def claims(out: Folder) -> None:
-    """Say which claims hold in a run, with effect, interval and seeds."""
+    """Report which claims hold in a run, with effect, interval and seeds."""
     from grokscope.console import claims_table
     from grokscope.report.study import claims_of
     from grokscope.runs.store import Store
@@ -217,22 +167,23 @@ def claims(out: Folder) -> None:
     store = Store(out)
     experiment = store.experiment()
     metrics = store.metrics(experiment)
-    found = claims_of(experiment, metrics)
-    if not found:
-        why = "nothing has been measured yet" if metrics.empty else "the experiment names none"
-        console.print(f"There are no claims to test: {why}.")
+    findings = claims_of(experiment, metrics)
+    if not findings:
+        reason = "nothing has been measured yet" if metrics.empty else "the experiment names none"
+        console.print(f"There are no claims to test: {reason}.")
         return
-    console.print(claims_table(found))
-    for each in found:
-        console.print(f"[bold]{each.claim}[/bold] {escape(each.statement)}", soft_wrap=True)
-        console.print(escape(f"   {each.headline.reason}"), soft_wrap=True)
-        if each.contexts:
-            contexts = "; ".join(each.contexts)
-            console.print(f"   Also looked at ({contexts}): see report.html.", soft_wrap=True)
+    console.print(claims_table(findings))
+    for finding in findings:
+        console.print(f"[bold]{finding.claim}[/bold] {escape(finding.statement)}", soft_wrap=True)
+        console.print(escape(f"   {finding.headline.reason}"), soft_wrap=True)
+        if finding.contexts:
+            contexts = "; ".join(finding.contexts)
+            console.print(f"   Also examined ({contexts}): see report.html.", soft_wrap=True)
 
 
 @app.command()
 def measure(
+    *,
     model: Annotated[
         str,
         typer.Option(
@@ -246,12 +197,16 @@ def measure(
             "(inputs, labels)."
         ),
     ],
-    split: Annotated[str, typer.Option(help="Which split of the folder.")] = "test",
-    head: Annotated[str | None, typer.Option(help="Name of the head, if it isn't found.")] = None,
+    split: Annotated[str, typer.Option(help="The split of the folder to use.")] = "test",
+    head: Annotated[
+        str | None, typer.Option(help="Name of the head, if it is not found automatically.")
+    ] = None,
     max_examples: Annotated[
-        int, typer.Option(min=2, help="Use so many rows, spread over the split.")
+        int, typer.Option(min=2, help="Number of rows to use, spread over the split.")
     ] = 2048,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples of the folder at a time.")] = 64,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Examples per batch, for data from a folder.")
+    ] = 64,
 ) -> None:
     """Measure the geometry of a saved model's head on a data set."""
     from grokscope.integrations.huggingface import measure_saved
@@ -263,98 +218,87 @@ def measure(
 
 
 def main() -> None:
-    """Run the command line; a mistake of the user's is a sentence, not a traceback."""
+    """Run the command line; a user's mistake is answered with a sentence, not a traceback."""
     try:
         app()
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("GROKSCOPE_TRACEBACK"):
             raise
-        said = str(error).strip()
+        text = str(error).strip()
         trace = ""
-        if said.startswith("Traceback"):  # of a process that ran a segment: the cause comes last
-            trace, _, said = said.rpartition("\n")
-        message = Text.assemble((f"{trace}\n" if trace else "", "dim"), ("Error: ", "red"), said)
+        if text.startswith("Traceback"):  # from a process that ran a segment: the cause is last
+            trace, _, text = text.rpartition("\n")
+        message = Text.assemble((f"{trace}\n" if trace else "", "dim"), ("Error: ", "red"), text)
         Console(stderr=True, highlight=False).print(message, soft_wrap=True)
         sys.exit(2)
 
 
-def _experiment(
-    name: str, preset: str, assignments: list[str] | None, seeds: str | None
-) -> Experiment:
-    """The experiment that name and options describe, validated."""
-    from grokscope.experiments import find_experiment
-    from grokscope.spec import override, with_seeds
-
-    experiment = find_experiment(name, preset)
-    experiment = override(experiment, assignments or [])
-    return experiment if seeds is None else with_seeds(experiment, seeds)
-
-
-def _run(
-    experiment: Experiment, out: Path | None, how: Launch, beside: Path | None, dry_run: bool
-) -> None:
+def _run(experiment: Experiment, execution: Execution) -> None:
     """Run what is missing, or show it; what ``run`` and ``sweep`` have in common."""
-    variant = "" if experiment.preset == "default" else f"-{experiment.preset}"
-    folder = out or Path("runs") / f"{experiment.name}{variant}"
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; name another with --out")
+    folder = execution.folder(experiment)
     from grokscope.console import SegmentBars, estimate_line, runs_table
-    from grokscope.runs.estimate import runs_summary
+    from grokscope.report.study import check_names
+    from grokscope.runs.devices import find_device
     from grokscope.runs.launch import launch
     from grokscope.runs.plan import Plan
+    from grokscope.runs.preflight import check_penalties, check_tasks
     from grokscope.runs.store import Store
-    from grokscope.runs.worker import find_device
     from grokscope.spec.sweep import SWEEP
-    from grokscope.tasks import check_task
 
-    if how.on == "local":
-        find_device(how.device)
-    if beside:
-        Store(beside).experiment()  # not there is better known before the work than after it
+    options = execution.options()
+    if options.on == "local":
+        find_device(options.device)
+    if execution.beside:
+        Store(execution.beside).experiment()  # raises before the work, not after it
     store = Store(folder)
-    if out is None and _replaces(experiment, store):
+    if execution.out is None and _replaces(experiment, store):
         raise ValueError(
-            f"{folder} holds a run with other settings, whose report would be replaced; "
-            "name a folder with --out"
+            f"{folder} holds a run with other settings, and its report would be replaced; "
+            "choose another folder with --out"
         )
+    check_names(experiment)
+    check_penalties(experiment)
     plan = Plan(experiment, store)
-    tasks = {each.run.task.model_dump_json(): each.run.task for each in plan.missing()}
-    for task in tasks.values():
-        check_task(task)
-    about = f"{experiment.title} ({plan.summary()}) in {folder}"
-    console.print(escape(about), soft_wrap=True)
-    if dry_run or experiment.name.endswith(SWEEP):
-        console.print(runs_summary(plan), soft_wrap=True)
-    if dry_run:
+    check_tasks(plan.missing())
+    summary = f"{experiment.title} ({plan.summary()}) in {folder}"
+    console.print(escape(summary), soft_wrap=True)
+    if execution.dry_run or experiment.name.endswith(SWEEP):
+        console.print(plan.runs_summary(), soft_wrap=True)
+    if execution.dry_run:
         console.print(runs_table(plan))
-        console.print(escape(estimate_line(plan, store, how)), soft_wrap=True)
+        console.print(escape(estimate_line(plan, options)), soft_wrap=True)
         return
+    store.save_command(_command_line(), execution.beside)
     try:
         with SegmentBars(plan, console) as bars:
-            done = launch(experiment, store, how, bars, lambda words: console.print(escape(words)))
+            finished = launch(experiment, store, options, bars, notify=_notify)
     except KeyboardInterrupt:
-        console.print("\nStopped; everything up to here is kept. To go on, run this again:")
+        console.print("\nStopped; everything up to here is kept. To resume, run this again:")
         console.print(escape(f"  {_command_line()}"), soft_wrap=True)
         raise typer.Exit(130) from None
-    _write_report(folder, beside)
-    if not done:
-        raise RuntimeError(f"not all is finished, see: grokscope status {folder}")
+    _write_report(store, execution.beside)
+    if not finished:
+        raise RuntimeError(f"some segments have not finished; see: grokscope status {folder}")
 
 
 def _replaces(experiment: Experiment, store: Store) -> bool:
-    """Whether the folder's report is of other arms; other seeds of the same add to it."""
-    there = (store.folder / "experiment.yaml").is_file()
-    return there and store.experiment().arms != experiment.arms
+    """Whether the folder's report is of other arms; other seeds of the same arms add to it."""
+    exists = (store.folder / "experiment.yaml").is_file()
+    return exists and store.experiment().arms != experiment.arms
 
 
-def _write_report(folder: Path, beside: Path | None) -> None:
+def _write_report(store: Store, beside: Path | None) -> None:
     from grokscope.report.page import write_report
     from grokscope.report.study import collect, paper_setting_beside
     from grokscope.runs.store import Store
 
-    other = Store(beside) if beside else paper_setting_beside(folder)
-    path = write_report(collect(Store(folder), other), folder)
+    other = Store(beside) if beside else store.beside() or paper_setting_beside(store.folder)
+    path = write_report(collect(store, other), store.folder)
     console.print(f"Report: {path.resolve().as_uri()}", soft_wrap=True)
+
+
+def _notify(sentence: str) -> None:
+    console.print(escape(sentence))
 
 
 def _command_line() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -15,11 +15,11 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from grokscope.analysis.claims import ClaimReport
-    from grokscope.experiments.catalogue import Entry
-    from grokscope.runs.launch import Launch
+    from grokscope.experiments.catalogue import CatalogueEntry
+    from grokscope.measures.record import Measure  # type: ignore[import-not-found]
+    from grokscope.runs.options import RunOptions
     from grokscope.runs.plan import Plan
-    from grokscope.runs.store import Store
-    from grokscope.runs.worker import Progress as SegmentProgress
+    from grokscope.runs.progress import Progress as SegmentProgress
 
 SHOWN = {
     "train/accuracy": "train {:.0%}",
@@ -27,31 +27,35 @@ SHOWN = {
     "train/relative_flatness": "kappa {:.3g}",
     "train/ncc": "NCC {:.3g}",
 }
+SMOKE_TEST = "a smoke test, whose results mean nothing"
 SYMBOLS = {"supported": "[green]✓ supported", "contradicted": "[red]✗ contradicted"}
 
 
 class SegmentBars:
     """A bar for each missing segment: rate, time left, accuracies, kappa and NCC.
 
-    Where the output is no terminal, a line at every tenth of a segment instead.
+    Where the output is not a terminal, a line is printed at every tenth of a segment instead.
+
+    Args:
+        plan: Whose missing segments are run.
+        console: Where to print.
     """
 
     def __init__(self, plan: Plan, console: Console) -> None:
         self.console = console
-        self.entries = {each.id: plan.entries[each.id] for each in plan.missing()}
+        self.entries = {segment.id: plan.entries[segment.id] for segment in plan.missing()}
         self.latest: dict[str, dict[str, float]] = {key: {} for key in self.entries}
         self.started: dict[str, tuple[float, int]] = {}
         self.tenths: dict[str, int] = {}
-        self.progress = Progress(
+        columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[values]}", style="cyan"),
-            console=console,
-            disable=not console.is_terminal,
         )
+        self.progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self.bars: dict[str, TaskID] = {
             key: self.progress.add_task(
                 escape(entry.label),
@@ -75,17 +79,17 @@ class SegmentBars:
     ) -> None:
         self.progress.stop()
 
-    def __call__(self, heard: SegmentProgress) -> None:
-        entry = self.entries[heard.segment]
-        self.latest[heard.segment].update(heard.values)
-        done = heard.step - entry.segment.start
-        values = self._values(heard.segment)
-        if heard.diverged:
-            values = f"[red]diverged at step {heard.step:,}[/red]"
-        rate = self._rate(heard.segment, heard.step)
-        self.progress.update(self.bars[heard.segment], completed=done, rate=rate, values=values)
+    def __call__(self, news: SegmentProgress) -> None:
+        entry = self.entries[news.segment]
+        self.latest[news.segment].update(news.values)
+        done = news.step - entry.segment.start
+        values = self._values(news.segment)
+        if news.diverged:
+            values = f"[red]diverged at step {news.step:,}[/red]"
+        rate = self._rate(news.segment, news.step)
+        self.progress.update(self.bars[news.segment], completed=done, rate=rate, values=values)
         if not self.console.is_terminal:
-            self._line(heard, values, rate)
+            self._line(news, values, rate)
 
     def _values(self, segment: str) -> str:
         latest = self.latest[segment]
@@ -97,96 +101,132 @@ class SegmentBars:
         elapsed = time.monotonic() - since
         return f"{(step - first) / elapsed:.1f} steps/s" if elapsed > 1 and step > first else ""
 
-    def _line(self, heard: SegmentProgress, values: str, rate: str) -> None:
-        entry = self.entries[heard.segment]
+    def _line(self, news: SegmentProgress, values: str, rate: str) -> None:
+        entry = self.entries[news.segment]
         total = entry.segment.phase.until - entry.segment.start
-        tenth = 10 * (heard.step - entry.segment.start) // total
-        if tenth > self.tenths.get(heard.segment, -1) or heard.diverged:
-            self.tenths[heard.segment] = tenth
-            step = f"step {heard.step:,} of {entry.segment.phase.until:,}"
+        tenth = 10 * (news.step - entry.segment.start) // total
+        if tenth > self.tenths.get(news.segment, -1) or news.diverged:
+            self.tenths[news.segment] = tenth
+            step = f"step {news.step:,} of {entry.segment.phase.until:,}"
             parts = (escape(entry.label), step, rate, values)
             self.console.print("  ".join(filter(None, parts)), soft_wrap=True)
 
 
-def experiments_table(entries: Mapping[str, Entry]) -> Table:
-    """Every experiment with its question in a line, and its presets, the usual one first."""
+def experiments_table(entries: Iterable[CatalogueEntry]) -> Table:
+    """Every experiment with its title, and its presets, the default one first."""
     table = Table()
     for column in ("experiment", "what it is about", "presets"):
         table.add_column(column, no_wrap=column == "experiment")
-    for name, entry in entries.items():
-        title = entry.make(next(iter(entry.presets))).title
-        table.add_row(f"[bold]{name}", title, ", ".join(entry.presets))
+    for entry in entries:
+        presets = ", ".join(entry.presets)
+        table.add_row(f"[bold]{entry.name}", entry.experiment().title, presets)
     return table
 
 
-def entry_table(name: str, entry: Entry) -> Table:
+def entry_table(entry: CatalogueEntry) -> Table:
     """What an experiment asks, and its presets with their size and duration."""
-    experiment = entry.make(next(iter(entry.presets)))
+    default = entry.experiment()
     table = Table(
-        title=f"[bold]{name}[/bold]  {experiment.title}\n{experiment.question}",
+        title=f"[bold]{entry.name}[/bold]  {default.title}\n{default.question}",
         title_justify="left",
         title_style="",
     )
     for column in ("preset", "what it is for", "runs", "on 2 cores"):
         table.add_column(column, justify="right" if column == "runs" else "left")
-    for preset, each in entry.presets.items():
-        own = entry.make(preset)
-        longest = max(run.phases[-1].until for run in own.arms.values())
-        runs = len(own.arms) * len(own.seeds)
-        table.add_row(preset, each.about, f"{runs} of {longest:,} steps", each.duration)
+    for name, preset in entry.presets.items():
+        experiment = entry.experiment(name)
+        longest = max(run.phases[-1].until for run in experiment.arms.values())
+        runs = f"{len(experiment.arms) * len(experiment.seeds)} of {longest:,} steps"
+        about = f"{preset.about}: {SMOKE_TEST}" if experiment.smoke_test else preset.about
+        table.add_row(name, about, runs, preset.duration)
     return table
 
 
 def plan_table(plan: Plan) -> Table:
-    """Segments with their state, and how long the rest will take by what has run so far."""
+    """Segments with their state, and how much work is left."""
+    from grokscope.runs.estimate import estimate
+
     table = Table(title=plan.summary(), title_justify="left")
     for column in ("segment", "id", "state", "step", "time"):
         table.add_column(column, justify="right" if column in ("step", "time") else "left")
-    for key, entry in plan.entries.items():
+    for name, entry in plan.entries.items():
         steps = f"{entry.step:,}/{entry.segment.phase.until:,}"
         took = clock(entry.seconds) if entry.seconds else ""
         state = "cut off" if plan.is_cut_off(entry.segment) else entry.status
-        table.add_row(escape(entry.label), key, state, steps, took)
-    left = plan.seconds_left()
-    if left is not None:
-        table.caption = f"about {clock(left)} of work left, by the speed of the finished segments"
+        table.add_row(*(escape(entry.label), name, state, steps, took))
+    left = estimate(plan).seconds
+    if left:
+        table.caption = (
+            f"about {clock(left)} of work left for one worker, estimated from the segments that "
+            "have finished"
+        )
     return table
 
 
 def runs_table(plan: Plan) -> Table:
     """Every run, an arm with a seed, and its state."""
-    from grokscope.runs.estimate import run_states
-
     table = Table()
     for column in ("arm", "seed", "state"):
         table.add_column(column, justify="right" if column == "seed" else "left")
-    for arm, seed, state in run_states(plan):
+    for arm, seed, state in plan.run_states():
         table.add_row(escape(arm), str(seed), state)
     return table
 
 
-def estimate_line(plan: Plan, store: Store, how: Launch) -> str:
-    """What the missing segments will take with the workers of ``how``, or why that is unknown."""
+def estimate_line(plan: Plan, options: RunOptions) -> str:
+    """What the missing segments will take with the workers of ``options``, if that is known."""
     from grokscope.runs.estimate import estimate
 
     missing = len(plan.missing())
     if not missing:
         return "Nothing is left to run."
-    # How large a cluster is, it tells when it is asked to work.
-    workers = how.processes(missing) if how.on == "local" else how.workers or 1
-    left = estimate(plan, store, workers)
+    # A cluster tells how large it is only when it is asked to work.
+    workers = options.worker_count(missing) if options.on == "local" else options.workers or 1
+    left = estimate(plan, workers)
     if left.seconds is None or left.disk is None:
         kinds = ", ".join(left.unknown)
-        return f"Time and disk are not known: no segment of {kinds} has finished here."
+        return f"Time and disk are not known, as no segment of {kinds} has finished here yet."
     noun = "worker" if workers == 1 else "workers"
     return (
         f"About {clock(left.seconds)} with {workers} {noun} and {left.disk / 1e6:,.1f} MB of "
-        "disk, by the finished segments here."
+        "disk, estimated from the segments that have finished."
     )
 
 
+def measures_table(measures: Iterable[Measure]) -> Table:
+    """Every measure: name, what it is, unit, direction and what it needs."""
+    table = Table()
+    for column in ("measure", "what it is", "unit", "direction", "needs"):
+        table.add_column(column, no_wrap=column == "measure")
+    for measure in measures:
+        cells = (measure.title, measure.unit, measure.direction, ", ".join(measure.needs))
+        table.add_row(f"[bold]{escape(measure.name)}", *map(escape, cells))
+    return table
+
+
+def measure_table(measure: Measure) -> Table:
+    """Everything about one measure."""
+    table = Table(title=f"[bold]{escape(measure.name)}[/bold]  {escape(measure.title)}")
+    table.title_justify, table.title_style, table.show_header = "left", "", False
+    rows = {
+        "symbol": measure.symbol,
+        "formula": measure.formula,
+        "unit": measure.unit,
+        "range": measure.range,
+        "direction": measure.direction,
+        "needs": ", ".join(measure.needs),
+        "cost": measure.cost,
+        "source": measure.source,
+        "note": measure.note,
+    }
+    for name, text in rows.items():
+        if text:
+            table.add_row(name, escape(text))
+    return table
+
+
 def claims_table(claims: Iterable[ClaimReport]) -> Table:
-    """Verdicts with effect, interval and seeds; every basis of the claim itself has a line."""
+    """Verdicts with effect, interval and seeds; each basis of a claim has a line."""
     from grokscope.report.words import interval, name_of, number
 
     table = Table(show_lines=False)
@@ -198,13 +238,10 @@ def claims_table(claims: Iterable[ClaimReport]) -> Table:
             between = interval(*finding.interval)
             parts = (number(finding.effect), f"({between})" if between else "", finding.unit)
             effect = "" if math.isnan(finding.effect) else " ".join(filter(None, parts))
-            table.add_row(
-                f"[bold]{report.claim}" if first else "",
-                name_of(finding.basis),
-                SYMBOLS.get(finding.verdict, "[yellow]? undecided"),
-                effect,
-                str(finding.seeds or ""),
-            )
+            claim = f"[bold]{report.claim}" if first else ""
+            verdict = SYMBOLS.get(finding.verdict, "[yellow]? undecided")
+            seeds = str(finding.seeds or "")
+            table.add_row(*(claim, name_of(finding.basis), verdict, effect, seeds))
         table.add_section()
     return table
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 LABELS = ("label", "labels", "fine_label", "coarse_label")
-GOLDEN = (5**0.5 - 1) / 2  # its multiples spread over [0, 1), in step with no period
+GOLDEN = (5**0.5 - 1) / 2  # its multiples spread over [0, 1) without a period
 TEXTS = ("text", "sentence")  # before any other column of strings, such as an id
 
 
@@ -32,8 +32,8 @@ class ParquetSplit:
     def spread(self, limit: int) -> list[int]:
         """Numbers of ``limit`` rows over the whole split, or of all if there are no more.
 
-        One row of each of as many equal stretches, for labels may be sorted; not always at the same
-        place of its stretch, for labels may take turns. The same rows each time.
+        One row from each of as many equal stretches, as labels may be sorted, but not always from
+        the same place in its stretch, as labels may alternate. The same rows every time.
 
         Raises:
             ValueError: If a file cannot be read; names it.
@@ -74,12 +74,12 @@ class ParquetSplit:
             except KeyError as error:
                 raise ValueError(f"{path} lacks the column {error}, which others have") from error
             except (OSError, ValueError) as error:  # pyarrow's own are ValueErrors
-                raise ValueError(f"{path} is no readable Parquet file: {error}") from error
+                raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
         return read
 
 
 def find_split(folder: Path, split: str) -> ParquetSplit:
-    """A split in a folder: ``train.parquet`` or ``data/train-00000-of-00001.parquet`` and alike.
+    """A split in a folder, such as ``train.parquet`` or ``data/train-00000-of-00001.parquet``.
 
     Args:
         folder: A data set as it lies on the hub, or a folder of Parquet files.
@@ -112,7 +112,7 @@ def _count(path: Path) -> int:
     try:
         return int(pq.read_metadata(path).num_rows)
     except (OSError, ValueError) as error:  # pyarrow's own are ValueErrors
-        raise ValueError(f"{path} is no readable Parquet file: {error}") from error
+        raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
 
 
 def _batches(path: Path, columns: list[str]) -> Iterator[Any]:
@@ -129,22 +129,22 @@ def _columns(files: tuple[Path, ...]) -> ParquetSplit:
     try:
         schema = pq.read_schema(files[0])
     except (OSError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{files[0]} is no readable Parquet file: {error}") from error
+        raise ValueError(f"{files[0]} is not a readable Parquet file: {error}") from error
     types = dict(zip(schema.names, schema.types, strict=True))
     labels = [name for name in LABELS if name in types and pa.types.is_integer(types[name])]
     if not labels:
         raise ValueError(
             f"{files[0]} has no column of integer labels ({', '.join(LABELS)}); it has "
-            + ", ".join(f"{name}: {each}" for name, each in types.items())
+            + ", ".join(f"{name}: {kind}" for name, kind in types.items())
         )
     strings = (pa.types.is_string, pa.types.is_large_string)
-    texts = [name for name, each in types.items() if any(test(each) for test in strings)]
+    texts = [name for name, kind in types.items() if any(test(kind) for test in strings)]
     images = [
         name
-        for name, each in types.items()
-        if pa.types.is_binary(each)
-        or pa.types.is_large_binary(each)
-        or (pa.types.is_struct(each) and each.get_field_index("bytes") >= 0)
+        for name, kind in types.items()
+        if pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
     ]
     known = [name for name in TEXTS if name in texts]
     if len(texts) > 1 and not known and not images:

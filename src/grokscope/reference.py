@@ -1,4 +1,4 @@
-"""Objects of the user's own by reference: ``package.module:name`` or ``path/to/file.py:name``."""
+"""A user's objects by reference: ``package.module:name`` or ``path/to/file.py:name``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,25 +18,44 @@ def is_reference(text: str) -> bool:
     return ":" in text
 
 
-def load(reference: str) -> Any:
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """``Did you mean NAME? `` with the closest of the names; empty where none is close."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"Did you mean {close[0]}? " if close else ""
+
+
+def load(reference: str, *, outside: Path | None = None) -> Any:
     """The object that ``package.module:name`` or ``path/to/file.py:name`` refers to.
 
-    Packages are also looked for in the current folder, and beside a file those that it imports.
+    Packages are also looked for in the current folder, and what a file imports also next to it.
+
+    Args:
+        reference: A module or a file, a colon, and a name in it.
+        outside: A folder of results, wherever they came from: no code that lies in it is run.
 
     Raises:
-        ValueError: If the reference has another form, there is no such file, module or name, or
-            it fails when imported; says which.
+        ValueError: If the reference has another form, there is no such file, module or name, the
+            code lies in that folder, or the import fails; the message says which.
     """
     source, colon, name = reference.rpartition(":")
     if not colon or not source or not name:
         raise ValueError(f"{reference!r}: write package.module:name or path/to/file.py:name")
+    if outside is not None and _lies_in(source, outside.resolve()):
+        raise ValueError(f"{source} lies in the folder of results, from which no code is run")
     module = _file(source) if source.endswith(".py") else _module(source)
     if not hasattr(module, name):
-        public = [each for each in vars(module) if not each.startswith("_")]
-        close = difflib.get_close_matches(name, public, n=1)
-        hint = f"Did you mean {close[0]}? " if close else ""
+        public = [attribute for attribute in vars(module) if not attribute.startswith("_")]
+        hint = did_you_mean(name, public)
         raise ValueError(f"{source} has no {name!r}. {hint}It has: {', '.join(public)}")
     return getattr(module, name)
+
+
+def _lies_in(source: str, folder: Path) -> bool:
+    """Whether a file, or a module wherever it is looked for, would be found in a folder."""
+    places = [Path(source)]
+    if not source.endswith(".py"):
+        places = [Path(entry, *source.split(".")) for entry in (Path.cwd(), *sys.path)]
+    return any(place.resolve().is_relative_to(folder) for place in places)
 
 
 def _module(name: str) -> ModuleType:
@@ -53,7 +73,7 @@ def _file(source: str) -> ModuleType:
     known = f"grokscope_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(known, path)
     if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is no Python file")
+        raise ValueError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     _search(path.resolve().parent)
     sys.modules[known] = module  # dataclasses and pickle look their module up by name
@@ -66,13 +86,13 @@ def _file(source: str) -> ModuleType:
 
 
 def _search(folder: Path) -> None:
-    """Look for packages there, too, after all other places."""
+    """Also look for packages there, after all other places."""
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 
 
 def _cause(error: Exception, file: str | None = None) -> str:
-    """What went wrong, on one line, and in which line of the file."""
+    """What went wrong, on one line, and at which line of the file."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == file]
     where = f" (line {lines[-1]})" if lines else ""

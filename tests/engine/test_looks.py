@@ -19,10 +19,10 @@ from together import (
 )
 from torch import Tensor, nn
 
-from grokscope.engine.observe import Observer
+from grokscope.measures import relative_flatness
 from grokscope.probe import Probe
 from grokscope.spec import Phase, Segment
-from grokscope.tasks import Split, Task, measure
+from grokscope.tasks import Look, Split, Task
 from made_clusters import clusters, of
 from small_runs import TASK, run
 
@@ -35,6 +35,49 @@ def made_clusters(_: Segment) -> Task:
 
 def by_seed(*phases: Phase, **changes: object) -> list[Segment]:
     return [segment(*(phases or (phase(until=12),)), seed=seed, **changes) for seed in (1, 2, 3)]
+
+
+def words(_: Segment) -> Task:
+    """One label for each position."""
+    torch.manual_seed(0)
+    tokens = torch.randint(6, (40, 3))
+    split = Split(tokens, (tokens + 1) % 6)
+    return Task(nn.Sequential(nn.Embedding(6, 5), nn.Linear(5, 6)).double(), split, split)
+
+
+class Summed(nn.Module):
+    """Takes a mapping of two tensors, and one more, by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(5, 8), nn.Linear(8, 4)
+
+    def forward(self, pair: dict[str, Tensor], shift: Tensor) -> Tensor:
+        return self.head(self.body(pair["left"] + pair["right"][0] + shift).tanh())
+
+
+def trees(_: Segment) -> Task:
+    """`clusters`, whose inputs are the sum of three parts in a tree."""
+    task = clusters()
+
+    def in_parts(split: Split) -> Split:
+        left = split.inputs.sin()
+        inputs = {"pair": {"left": left, "right": (split.inputs - left - 1,)}}
+        return Split(inputs | {"shift": torch.ones_like(left)}, split.labels)
+
+    torch.manual_seed(1)
+    return Task(Summed().double(), in_parts(task.train), in_parts(task.validation))
+
+
+def longest(features: Tensor, logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+    return features.norm(dim=-1).mean() + labels.double().mean()
+
+
+EXTRA = Look(extra={"longest": longest, "constant": lambda *_: torch.tensor(2.5)})
+
+
+def with_extra(_: Segment) -> Task:
+    return clusters(look=EXTRA)
 
 
 MEASURED_AT_ONCE = {
@@ -52,6 +95,9 @@ MEASURED_AT_ONCE = {
         double,
     ),
     "a task of somebody": ([of(SHORT, seed=seed) for seed in (1, 2)], made_clusters),
+    "a label for each position": ([of(SHORT, seed=seed) for seed in (1, 2)], words),
+    "a tuple and a mapping of inputs": ([of(SHORT, seed=seed) for seed in (1, 2)], trees),
+    "measures of somebody": ([of(SHORT, seed=seed) for seed in (1, 2)], with_extra),
 }
 
 
@@ -64,10 +110,9 @@ def test_replicas_are_measured_at_once_with_the_values_of_each_alone(monkeypatch
     def not_asked(*_: object) -> None:
         raise AssertionError("a replica was measured by itself")
 
-    monkeypatch.setattr(Observer, "rows", not_asked)
     monkeypatch.setattr(Probe, "measure", not_asked)
     replicas, ticks = together(segments, make)
-    assert replicas.looks.alone == ""
+    assert replicas.measured_alone == ""
     for place, rows in enumerate(expected):
         assert_same_rows(rows_of(ticks[place]), rows, rtol=1e-6, atol=1e-8)
     splits = {row.split for row in expected[0]}
@@ -77,7 +122,7 @@ def test_replicas_are_measured_at_once_with_the_values_of_each_alone(monkeypatch
 @pytest.mark.parametrize("at_once", [7, 20, 10_000])
 def test_a_forward_pass_of_few_examples_gives_the_same(monkeypatch, at_once):
     segments = by_seed(phase(until=3))
-    monkeypatch.setattr("grokscope.tasks.looks.AT_ONCE", at_once)
+    monkeypatch.setattr("grokscope.probe.look.TOGETHER", at_once)
     _, ticks = together(segments)
     for place, each in enumerate(segments):
         assert_same_rows(rows_of(ticks[place]), rows_of(alone(each)[1]), rtol=1e-6, atol=1e-8)
@@ -95,16 +140,8 @@ class Tied(nn.Module):
         return self.head(inputs + self.first(inputs).sum(-1, keepdim=True).tanh())
 
 
-def own_measure(model: nn.Module, split: Split, reference):
-    return measure(model, split, reference).including(examples_seen=float(len(split)))
-
-
-def words(_: Segment) -> Task:
-    """One label for each position."""
-    torch.manual_seed(0)
-    tokens = torch.randint(6, (40, 3))
-    split = Split(tokens, (tokens + 1) % 6)
-    return Task(nn.Sequential(nn.Embedding(6, 5), nn.Linear(5, 6)).double(), split, split)
+def function_of_a_split(model: nn.Module, split: Split, reference):
+    return Look()(model, split, reference).including(examples_seen=float(len(split)))
 
 
 def tied(_: Segment) -> Task:
@@ -112,8 +149,37 @@ def tied(_: Segment) -> Task:
     return clusters(Tied().double())
 
 
-def with_own_measure(_: Segment) -> Task:
-    return clusters(measure=own_measure)
+def with_function(_: Segment) -> Task:
+    with pytest.warns(DeprecationWarning, match="called look="):
+        return clusters(measure=function_of_a_split)
+
+
+def with_functions_of_its_own(own: Segment) -> Task:
+    """Each holds what only its own run should see."""
+    seed = own.run.seeds.order
+    return clusters(look=Look(extra={"mine": lambda features, *_: features.mean() + seed}))
+
+
+def with_a_look_at_values(_: Segment) -> Task:
+    return clusters(look=LOOKING)
+
+
+def looking(features: Tensor, logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+    return features.mean() * len(labels.unique())
+
+
+LOOKING = Look(extra={"looking": looking})
+
+
+def ignoring(_: Segment) -> Task:
+    task = clusters()
+    return replace(task, validation=ignored(task.validation), train=ignored(task.train))
+
+
+def ignored(split: Split) -> Split:
+    """With every fifth label left out."""
+    labels = torch.where(torch.arange(len(split)) % 5 == 0, -100, split.labels)
+    return Split(split.inputs, labels)
 
 
 def of_unlike_sizes(own: Segment) -> Task:
@@ -122,9 +188,11 @@ def of_unlike_sizes(own: Segment) -> Task:
 
 
 MEASURED_ALONE = {
-    "in its own way": with_own_measure,
+    "in its own way": with_function,
+    "other heads, rows or functions": with_functions_of_its_own,
+    "vmap": with_a_look_at_values,
+    "labels of -100": ignoring,
     "shared or computed": tied,
-    "one label to an example": words,
     "differ in size": of_unlike_sizes,
 }
 
@@ -133,7 +201,7 @@ MEASURED_ALONE = {
 def test_what_cannot_be_measured_at_once_is_measured_alone_and_says_why(why, make):
     segments = [of(SHORT, seed=seed) for seed in (1, 2)]
     replicas, ticks = together(segments, make)
-    assert why in replicas.looks.alone
+    assert why in replicas.measured_alone
     for place, each in enumerate(segments):
         rows = rows_of(alone(each, make)[1])
         assert_same_rows(rows_of(ticks[place]), rows, rtol=1e-6, atol=1e-8)
@@ -149,7 +217,7 @@ def test_a_replica_that_is_not_finite_at_its_first_look_ends_there_alone():
 
     segments = [of(SHORT, seed=seed) for seed in (1, 2, 3)]
     replicas, ticks = together(segments, made)
-    assert replicas.looks.alone == ""
+    assert replicas.measured_alone == ""
     assert [(tick.step, tick.diverged) for tick in ticks[1]] == [(0, True)]
     for place in (0, 2):
         rows = rows_of(alone(segments[place], made)[1])
@@ -164,10 +232,48 @@ def test_looking_leaves_models_in_training_and_their_statistics_alone():
     segments = [of(SHORT, seed=seed) for seed in (1, 2)]
     replicas, _ = together(segments, made)
     before = [replicas.state(place).tensors for place in (0, 1)]
-    assert None not in replicas.looks.rows([0, 1]).values()
+    assert all(
+        isinstance(rows, list) for rows in replicas.observer.rows(0, 0.0, places=[0, 1]).values()
+    )
     for place, training in enumerate(replicas.trainings):
         assert all(module.training for module in training.task.model.modules())
         after = replicas.state(place).tensors
         for name, tensor in before[place].items():
-            # What training saw since the last look is taken by a look.
-            assert torch.equal(after[name], tensor) or name == "running_sums", name
+            assert torch.equal(after[name], tensor), name
+
+
+def test_measures_of_somebody_are_those_of_the_rows_that_count():
+    """Alone and at once, on the probe's own rows, by hand."""
+    task = with_extra(of(SHORT))
+    measured = task.look(task.model, task.train)
+    with torch.no_grad():
+        features = task.model[:-1](task.train.inputs)
+    expected = features.norm(dim=-1).mean() + task.train.labels.double().mean()
+    assert measured["longest"] == pytest.approx(float(expected), rel=1e-12)
+    assert measured["constant"] == 2.5
+    logits, weight = task.model[-1](features), task.model[-1].weight
+    kappa = float(relative_flatness(features, logits, weight).detach())
+    assert measured["relative_flatness"] == pytest.approx(kappa, rel=1e-12)
+    rows = rows_of(alone(of(SHORT), with_extra)[1])
+    assert {row.split for row in rows if row.measure == "longest"} == {"train", "validation"}
+
+
+def test_labels_of_minus_100_do_not_count():
+    task, part = ignoring(of(SHORT)), torch.arange(44) % 5 != 0
+    measured = task.look(task.model, task.train)
+    expected = task.look(task.model, Split(task.train.inputs[part], task.train.labels[part]))
+    assert measured.examples == int(part.sum())
+    assert dict(measured) == pytest.approx(dict(expected), rel=1e-12)
+
+
+def test_inputs_in_a_tree_are_those_of_one_tensor():
+    """The same network, told in one tensor: the same rows."""
+
+    def whole(each: Segment) -> Task:
+        task = trees(each)
+        body, head = task.model.body, task.model.head
+        plain = clusters()
+        return Task(nn.Sequential(body, nn.Tanh(), head), plain.train, plain.validation)
+
+    own, expected = alone(of(SHORT), trees)[1], alone(of(SHORT), whole)[1]
+    assert_same_rows(rows_of(own), rows_of(expected), rtol=1e-9, atol=1e-11)

@@ -25,8 +25,8 @@ ON_HELD_OUT_DATA = {
 
 def look():
     task = build_task(TASK, resolved(3))
-    observer = Observer(task, Observation(train_examples=20, validation_examples=19))
-    rows = observer.rows(7, 0.5)
+    observer = Observer([task], Observation(train_examples=20, validation_examples=19))
+    rows = observer.rows(7, 0.5)[0]
     values = {(row.split, row.measure): row.value for row in rows}
     return task, rows, values
 

@@ -19,8 +19,8 @@ from grokscope.engine.observe import Row
 from grokscope.engine.update import Update
 from grokscope.interventions import FrobeniusCap, LogitScaleCap, Penalty, SharpnessAware
 from grokscope.interventions.settings import MEASURES
+from grokscope.measures import records
 from grokscope.probe import Probe
-from grokscope.probe.measurement import UNITS
 from grokscope.spec import Optimizer, Phase
 from grokscope.tasks import Split, build_task
 from made_clusters import (
@@ -188,7 +188,7 @@ def test_while_a_penalty_is_off_it_has_no_value():
 
 
 def test_penalties_have_names_of_their_own():
-    taken = {*UNITS, "parameter_norm", "published_flatness", "minibatch_loss", "test_loss"}
+    taken = {*records(), "test_loss"}
     names = [Penalty(measure=each, weight=1.0).name for each in MEASURES]
     own = Penalty(measure="measures.py:loss", weight=1.0).name
     assert own == "penalty_loss"

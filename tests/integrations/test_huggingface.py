@@ -210,7 +210,9 @@ def test_images_are_measured_as_their_pixels(processed, tmp_path, wrapped):
 def test_grey_images_are_shown_in_three_equal_colours(processed, tmp_path):
     grey = np.random.default_rng(2).integers(0, 256, (6, 16, 16), dtype=np.uint8)
     write(tmp_path / "test.parquet", image=[png(each) for each in grey], label=[0, 1, 2] * 2)
-    (batch,) = load_batches(str(tmp_path), str(processed), "test", 100, 64)
+    (batch,) = load_batches(
+        str(tmp_path), str(processed), split="test", max_examples=100, batch_size=64
+    )
     mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.5, 0.2, 0.1])
     expected = torch.tensor(grey)[:, None].expand(-1, 3, -1, -1) / 255
     expected = (expected - mean[:, None, None]) / std[:, None, None]
@@ -221,7 +223,7 @@ def test_a_row_that_is_no_image_is_named(processed, tmp_path):
     good = png(np.zeros((16, 16, 3), dtype=np.uint8))
     write(tmp_path / "test.parquet", image=[good, good, b"GIF?"], label=[0, 1, 2])
     told = refusal(processed, tmp_path)
-    assert told.startswith(f"row 2 of the split in {tmp_path} is no image: ")
+    assert told.startswith(f"row 2 of the split in {tmp_path} is not an image: ")
 
 
 def test_images_need_an_image_processor(saved, tmp_path):
@@ -284,7 +286,7 @@ def test_the_head_can_be_named_and_a_wrong_name_is_refused_before_data_are_read(
     whole = dict(measure_saved(f"{own}:model", f"{own}:listed"))
     assert dict(measure_saved(f"{own}:model", f"{own}:listed", head="3")) == whole
     told = refusal(f"{own}:model", "nowhere", head="fc")
-    assert told == "head 'fc' is no nn.Linear of this model; it has '1', '3'."
+    assert told == "head 'fc' is not an nn.Linear of this model; it has '1', '3'."
 
 
 # Errors.
@@ -292,9 +294,9 @@ def test_the_head_can_be_named_and_a_wrong_name_is_refused_before_data_are_read(
 
 def test_functions_that_give_something_else_are_refused(own):
     told = refusal(f"{own}:number_of", "nowhere")
-    assert told == f"{own}:number_of gave int; it must give a torch module"
+    assert told == f"{own}:number_of gave int; it must return a torch module"
     assert "number gave int" in refusal(f"{own}:number", "nowhere")
-    assert refusal(f"{own}:model", f"{own}:number_of").endswith("gave int; it must give batches")
+    assert refusal(f"{own}:model", f"{own}:number_of").endswith("gave int; it must return batches")
 
 
 def test_a_folder_of_data_needs_a_folder_of_a_model(own, texts):
@@ -315,7 +317,7 @@ def test_what_is_no_folder_of_a_model_is_refused_with_what_one_is(tmp_path, text
 
 def test_a_broken_configuration_is_named(bert, texts):
     (bert / "config.json").write_text("{")
-    assert refusal(bert, texts).startswith(f"{bert}/config.json is no JSON: ")
+    assert refusal(bert, texts).startswith(f"{bert}/config.json is not valid JSON: ")
 
 
 @pytest.mark.parametrize("names", [None, [], ["BertForWonders"]])

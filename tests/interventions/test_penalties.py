@@ -11,13 +11,14 @@ from torch.autograd import gradcheck
 
 from grokscope.interventions import Penalty
 from grokscope.interventions.penalties import penalty_value, remember_means, with_memory
-from grokscope.interventions.settings import MEASURES
-from grokscope.measures import ClassMoments, ncc
+from grokscope.measures import Batch, ClassMoments, ncc, records
 
 OF_THE_PAPER = Penalty(
     measure="relative_flatness_bound", weight=-1e-2, temperature=2.0, normalize_features=True
 )
-PENALTIES = [*(Penalty(measure=name, weight=-1.0) for name in MEASURES), OF_THE_PAPER]
+DIFFERENTIABLE = [name for name, record in records().items() if record.is_penalty]
+PENALTIES = [*(Penalty(measure=name, weight=-1.0) for name in DIFFERENTIABLE), OF_THE_PAPER]
+moments_of = ClassMoments.from_batch
 
 
 def batch(seed: int = 0, examples: int = 12, classes: int = 3, width: int = 4):
@@ -35,7 +36,7 @@ def test_the_gradient_of_a_penalty_is_its_slope(penalty):
     features, weight, labels = batch()
 
     def value(features: Tensor, weight: Tensor) -> Tensor:
-        return penalty_value(penalty, features, features @ weight.T, labels, weight)
+        return penalty_value(penalty, Batch(features, features @ weight.T, labels, weight))
 
     inputs = (features.requires_grad_(), weight.requires_grad_())
     assert gradcheck(value, inputs, eps=1e-6, atol=1e-6)
@@ -46,10 +47,10 @@ def test_the_published_penalty_is_a_weight_norm_times_a_confidence():
     logits = features @ weight.T
     probs = (logits / 2).softmax(-1)
     by_hand = weight.square().sum() * (1 - probs.square().sum(-1)).mean()
-    value = penalty_value(OF_THE_PAPER, features, logits, labels, weight)
+    value = penalty_value(OF_THE_PAPER, Batch(features, logits, labels, weight))
     torch.testing.assert_close(value, by_hand)
     ceiling = weight.square().sum() * (1 - 1 / 3)
-    flat = penalty_value(OF_THE_PAPER, features, 0 * logits, labels, weight)
+    flat = penalty_value(OF_THE_PAPER, Batch(features, 0 * logits, labels, weight))
     torch.testing.assert_close(flat, ceiling)
 
 
@@ -61,17 +62,19 @@ def test_your_own_measure_is_a_penalty_too(tmp_path):
     features, weight, labels = batch()
     own = Penalty(measure=f"{tmp_path / 'own.py'}:length", weight=1.0)
     assert own.name == "penalty_length"
-    value = penalty_value(own, features, features @ weight.T, labels, weight)
+    value = penalty_value(own, Batch(features, features @ weight.T, labels, weight))
     torch.testing.assert_close(value, features.square().mean())
     wrong = Penalty(measure=f"{tmp_path / 'own.py'}:wrong", weight=1.0)
     with pytest.raises(ValueError, match="wrong must return a scalar tensor, got float"):
-        penalty_value(wrong, features, features @ weight.T, labels, weight)
+        penalty_value(wrong, Batch(features, features @ weight.T, labels, weight))
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"measure": "flatness"}, "is none of relative_flatness, .*your own is"),
+        ({"measure": "flatness"}, "'flatness' is not a measure; there are loss, .*your own is"),
+        ({"measure": "accuracy"}, "'accuracy' can't be a penalty; there are"),
+        ({"measure": "generalisation_gap"}, "'generalisation_gap' can't be a penalty"),
         ({"measure": "gini", "temperature": 2.0}, "belong to relative_flatness_bound, not to gini"),
         ({"measure": "gini", "memory": 0.5}, "memory belongs to ncc"),
         ({"measure": "ncc", "start": 5, "stop": 5}, "stop=5 must come after start=5"),
@@ -112,7 +115,7 @@ def test_a_memory_is_an_exponential_average_of_the_classes_seen():
         batches.append((features, (labels + seed) % 4))
     memory = None
     for features, labels in batches:
-        memory = remember_means(memory, features, labels, 5, kept=0.7)
+        memory = remember_means(memory, moments_of(features, labels, 5), kept=0.7)
     assert memory is not None
     expected = naive_memory(batches, 5, 0.7)
     for label in range(5):
@@ -124,9 +127,9 @@ def test_a_memory_is_an_exponential_average_of_the_classes_seen():
 def test_ncc_with_a_memory_is_ncc_about_the_means_remembered():
     earlier, _, labels = batch(1)
     features, weight, _ = batch(2)
-    memory = remember_means(None, earlier, labels, 3, kept=0.9)
+    memory = remember_means(None, moments_of(earlier, labels, 3), kept=0.9)
     penalty = Penalty(measure="ncc", weight=-1.0, memory=0.9)
-    value = penalty_value(penalty, features, features @ weight.T, labels, weight, memory)
+    value = penalty_value(penalty, Batch(features, features @ weight.T, labels, weight), memory)
     old = naive_memory([(earlier, labels)], 3, 0.9)
     new = naive_memory([(features, labels)], 3, 0.9)
     means = [0.9 * old[c] + 0.1 * new[c] for c in range(3)]
@@ -146,12 +149,12 @@ def test_ncc_with_a_memory_is_ncc_about_the_means_remembered():
 def test_gradients_flow_through_the_batch_and_not_through_the_memory():
     earlier, _, labels = batch(1)
     features, weight, _ = batch(2)
-    memory = remember_means(None, earlier.requires_grad_(), labels, 3, kept=0.9)
+    memory = remember_means(None, moments_of(earlier.requires_grad_(), labels, 3), kept=0.9)
     assert not memory.requires_grad
     penalty = Penalty(measure="ncc", weight=-1.0, memory=0.9)
 
     def value(features: Tensor) -> Tensor:
-        return penalty_value(penalty, features, features @ weight.T, labels, weight, memory)
+        return penalty_value(penalty, Batch(features, features @ weight.T, labels, weight), memory)
 
     assert gradcheck(value, (features.requires_grad_(),), eps=1e-6, atol=1e-6)
 
@@ -175,6 +178,6 @@ def test_a_memory_takes_most_of_the_bias_out_of_small_batches():
         if step >= 100 and memory is not None:
             plain.append(float(ncc(moments)))
             remembered.append(float(ncc(with_memory(moments, memory, 0.95))))
-        memory = remember_means(memory, features, labels, classes, kept=0.95)
+        memory = remember_means(memory, moments, kept=0.95)
     assert sum(plain) / len(plain) < 0.40
     assert sum(remembered) / len(remembered) == pytest.approx(0.53, rel=0.05)

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis.strategies import floats, integers
 from torch import Tensor
 
-from grokscope.measures import collapse
-from grokscope.measures.collapse import nc1_pinv, nc4_agreement, ncc, neural_collapse, simplex_angle
+from grokscope.measures import class_distances
+from grokscope.measures.class_distances import ncc
+from grokscope.measures.collapse import nc1_pinv, nc4_agreement, neural_collapse, simplex_angle
 from grokscope.measures.moments import ClassMoments
 
 moments_of = ClassMoments.from_batch
@@ -167,7 +168,7 @@ def test_many_classes_by_matrix_products_equal_few_by_differences(
         return value, torch.autograd.grad(value.square().sum(), features)[0]
 
     few = value_and_gradient()
-    monkeypatch.setattr(collapse, "PAIRWISE_CLASSES", 1)
+    monkeypatch.setattr(class_distances, "PAIRWISE_CLASSES", 1)
     for got, expected in zip(value_and_gradient(), few, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
 

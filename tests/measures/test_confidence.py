@@ -13,15 +13,9 @@ from hypothesis.strategies import floats, integers
 from scipy.optimize import brentq, minimize_scalar
 from torch.nn.functional import cross_entropy
 
-from grokscope.measures.confidence import (
-    entropy,
-    gini,
-    logit_scale,
-    margin,
-    matched_temperature,
-    relative_flatness_at_temperature,
-)
+from grokscope.measures.confidence import entropy, gini, logit_scale, margin
 from grokscope.measures.flatness import relative_flatness
+from grokscope.measures.matched import matched_temperature, relative_flatness_at_temperature
 
 
 def probabilities_in_decimals(logits: list[float]) -> list[Decimal]:
@@ -155,12 +149,12 @@ def test_a_network_already_at_the_target_has_temperature_one():
 
 
 def test_matching_takes_few_passes(monkeypatch):
-    from grokscope.measures import confidence
+    from grokscope.measures import matched
 
     passes = []
-    curve = confidence._LossCurve.__call__
+    curve = matched._LossCurve.__call__
     monkeypatch.setattr(
-        confidence._LossCurve, "__call__", lambda self, b: passes.append(b) or curve(self, b)
+        matched._LossCurve, "__call__", lambda self, b: passes.append(b) or curve(self, b)
     )
     head = make_head(examples=500, classes=20, width=30)
     labels = head.logits.argmax(dim=-1)

@@ -359,9 +359,9 @@ def test_fused_attention_without_second_derivative_is_named():
 
 
 def test_wrong_layers_and_batches_are_refused(net, batch):
-    with pytest.raises(ValueError, match="'drop' is no submodule with a weight.*'conv', 'norm'"):
+    with pytest.raises(ValueError, match="'drop' is not a submodule with a weight.*'conv', 'norm'"):
         layer_loss(net, "drop", cross_entropy, batch)
-    with pytest.raises(ValueError, match="'fc' is no submodule"):
+    with pytest.raises(ValueError, match="'fc' is not a submodule"):
         layer_loss(net, "fc", cross_entropy, batch)
     with pytest.raises(ValueError, match="batch must be a pair"):
         layer_loss(net, "head", cross_entropy, batch[0])
@@ -370,7 +370,9 @@ def test_wrong_layers_and_batches_are_refused(net, batch):
 def test_a_weight_that_is_computed_is_refused_and_left_alone():
     model = nn.Sequential(nn.Linear(4, 5), spectral_norm(nn.Linear(5, 3), n_power_iterations=1))
     before = {name: each.clone() for name, each in model.state_dict().items()}
-    with pytest.raises(ValueError, match="'1' is no submodule with a weight; this model has '0'"):
+    with pytest.raises(
+        ValueError, match="'1' is not a submodule with a weight; this model has '0'"
+    ):
         layer_loss(model, "1", nn.functional.mse_loss, (torch.ones(2, 4), torch.ones(2, 3)))
     for name, each in model.state_dict().items():
         assert torch.equal(each, before[name]), name

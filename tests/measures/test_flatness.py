@@ -15,10 +15,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from grokscope.measures.flatness import (
-    pairwise_row_variance,
     published_grokking_flatness,
     relative_flatness,
     relative_flatness_bound,
+)
+from grokscope.measures.row_variance import (
+    pairwise_row_variance,
     row_variance,
     streamed_row_variance,
 )

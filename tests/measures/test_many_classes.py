@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from grokscope.measures import ClassMoments, collapse, ncc
+from grokscope.measures import ClassMoments, class_distances, ncc
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -33,14 +33,14 @@ def test_pairs_in_pieces_add_up_to_those_of_one_matrix(monkeypatch, elements, re
         return value, torch.autograd.grad(value, own)[0]
 
     whole = value_and_gradient()
-    monkeypatch.setattr(collapse, "PAIRWISE_CLASSES", 1)
-    monkeypatch.setattr(collapse, "PAIR_ELEMENTS", elements)
+    monkeypatch.setattr(class_distances, "PAIRWISE_CLASSES", 1)
+    monkeypatch.setattr(class_distances, "PAIR_ELEMENTS", elements)
     for got, expected in zip(value_and_gradient(), whole, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_means_that_coincide_are_infinite_in_pieces_too(monkeypatch):
-    monkeypatch.setattr(collapse, "PAIRWISE_CLASSES", 1)
+    monkeypatch.setattr(class_distances, "PAIRWISE_CLASSES", 1)
     features = torch.tensor([[1.0], [-1.0], [1.0], [-1.0], [5.0]])
     moments = ClassMoments.from_batch(features, torch.tensor([0, 0, 1, 1, 2]), 3)
     assert float(ncc(moments)) == float("inf")
@@ -60,4 +60,4 @@ def test_no_temporary_is_a_matrix_of_all_pairs():
     moments = ClassMoments.from_batch(torch.randn(2 * classes, 4), labels, classes)
     with Watch():
         ncc(moments)
-    assert max(largest) <= collapse.PAIR_ELEMENTS < classes**2
+    assert max(largest) <= class_distances.PAIR_ELEMENTS < classes**2

@@ -18,14 +18,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from grokscope.measures.flatness import relative_flatness
+from grokscope.measures.gap import decompose_gap, representativeness, representativeness_kde
 from grokscope.measures.robustness import (
     KDE_BANDWIDTH,
-    decompose_gap,
     feature_robustness,
     kernel_robustness,
     natural_delta,
-    representativeness,
-    representativeness_kde,
 )
 
 BOTH = [feature_robustness, kernel_robustness]

@@ -216,12 +216,12 @@ CASES = [
     ),
     pytest.param(Case(Timm, (X, Y), "answer", lambda m, x: m.forward_features(x)), id="timm"),
     pytest.param(
-        Case(lambda: Transformer(7, 5, 8, 2), (TOKENS, integers(7, 9, 5, seed=5)), "head",
+        Case(lambda: Transformer(7, 5, 8, heads=2), (TOKENS, integers(7, 9, 5, seed=5)), "head",
              hidden_states), id="transformer",
     ),
     pytest.param(
-        Case(lambda: EquationTransformer(5, 2, 9, 8, 2), (EQUATIONS, integers(9, 8, 2, seed=6)),
-             "head", lambda m, x: hidden_states(m, x)[:, -2:]), id="equations",
+        Case(lambda: EquationTransformer(5, 2, 9, 8, heads=2),
+             (EQUATIONS, integers(9, 8, 2, seed=6)), "head", lambda m, x: hidden_states(m, x)[:, -2:]), id="equations",
     ),
     pytest.param(
         Case(vit, {"pixel_values": normal(5, 3, 8, 8), "labels": LABELS}, "classifier",

@@ -314,7 +314,9 @@ def test_a_model_without_a_linear_layer_is_refused():
 
 def test_a_wrong_name_is_refused_with_the_names_there_are():
     for name in ("fc", "2", "module.4"):
-        with pytest.raises(ValueError, match=f"head '{name}' is no nn.Linear .*; it has '0', '4'"):
+        with pytest.raises(
+            ValueError, match=f"head '{name}' is not an nn.Linear .*; it has '0', '4'"
+        ):
             Probe(mlp(), head=name)
     with pytest.raises(ValueError, match="it has none"):
         Probe(nn.Flatten(), head="fc")

@@ -11,8 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from grokscope.measures.checks import NotFiniteError
 from grokscope.probe import Measurement, measure_tensors
-from grokscope.probe.together import Heads, measure_together
-from grokscope.probe.values import Block
+from grokscope.probe.assembly import Assembly
+from grokscope.probe.choice import choose
+from grokscope.probe.networks import Block, Heads
 
 
 class Networks:
@@ -58,10 +59,11 @@ class Networks:
 
     def together(self, references=None, parts: int = 1) -> list[Measurement | NotFiniteError]:
         tensors = (self.features, self.logits, self.labels)
-        blocks = zip(*(each.chunk(parts, dim=1) for each in tensors), strict=True)
-        return measure_together(
-            (Block(*block) for block in blocks), Heads(self.weight, self.bias), references
-        )
+        heads = Heads(self.weight, self.bias)
+        assembly = Assembly(heads, choose(None, {}), references=references)
+        for block in zip(*(each.chunk(parts, dim=1) for each in tensors), strict=True):
+            assembly.add(Block(*block))
+        return assembly.finish()
 
     def alone(self, place: int, reference=None) -> Measurement:
         head = nn.Linear(self.weight.shape[2], self.weight.shape[1], bias=self.bias is not None)
@@ -178,8 +180,8 @@ def test_a_network_that_is_not_finite_says_so_and_touches_no_other(broken, row, 
 
 @pytest.mark.parametrize("elements", [100, 1500, 2500])
 def test_little_memory_means_few_networks_and_few_examples_at_a_time(monkeypatch, elements):
-    monkeypatch.setattr("grokscope.probe.together.ELEMENTS", elements)
-    monkeypatch.setattr("grokscope.probe.values.ELEMENTS", elements)
+    monkeypatch.setattr("grokscope.probe.assembly.TOGETHER", elements)
+    monkeypatch.setattr("grokscope.probe.assembly.ELEMENTS", elements)
     sizes = []
 
     class Watch(TorchDispatchMode):
@@ -196,13 +198,6 @@ def test_little_memory_means_few_networks_and_few_examples_at_a_time(monkeypatch
         assert_same(own, networks.alone(place, networks.alone(place)))
     # Not below what one network needs at once: 90 examples by 8.
     assert max(sizes) <= max(elements, 720)
-
-
-def test_labels_that_are_no_classes_are_refused():
-    networks = Networks()
-    networks.labels[1, 3] = -100
-    with pytest.raises(ValueError, match=r"labels must lie in \[0, 5\].*-100"):
-        networks.together()
 
 
 def kernels(function) -> tuple[int, int]:

@@ -14,12 +14,14 @@ from probe_models import EQUATIONS, X, Y, integers, mlp, normal
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from grokscope.measures import records
 from grokscope.measures.moments import ClassMoments
 from grokscope.probe import Measurement, Probe, measure_tensors
-from grokscope.probe.measurement import UNITS
 from grokscope.tasks import Split
 from grokscope.tasks.models.equations import EquationTransformer
-from grokscope.tasks.modular import AnswerLook
+from grokscope.tasks.modular import answer_look
+
+PROBED = [name for name, record in records().items() if record.is_probed]
 
 
 def measurement(**numbers: float) -> Measurement:
@@ -59,7 +61,7 @@ def test_every_measure_of_the_probe_has_its_unit_named():
         model[4].bias *= 50
     train = Probe(model).measure([(inputs, labels)])
     held_out = Probe(model).measure([(X, Y)], train)
-    assert train.keys() | held_out.keys() == UNITS.keys()
+    assert train.keys() | held_out.keys() == {*PROBED}
     assert {train.unit(name) for name in train} == {"nats", "share", "degrees", "probability", ""}
     assert train.unit("loss") == train.unit("relative_flatness") == "nats"
     assert train.unit("something of yours") == ""
@@ -187,7 +189,7 @@ def test_blocks_larger_than_a_temporary_are_taken_in_pieces(monkeypatch):
     model = mlp().double()
     train = Probe(model).measure([(X, Y)])
     held_out = Probe(model).measure([(X + 1, Y)], train)
-    monkeypatch.setattr("grokscope.probe.values.ELEMENTS", 20)  # three examples
+    monkeypatch.setattr("grokscope.probe.assembly.ELEMENTS", 20)  # three examples
     assert dict(Probe(model).measure([(X, Y)])) == pytest.approx(dict(train), rel=1e-12)
     again = Probe(model).measure([(X + 1, Y)], train)
     assert dict(again) == pytest.approx(dict(held_out), rel=1e-12)
@@ -197,7 +199,7 @@ def test_blocks_larger_than_a_temporary_are_taken_in_pieces(monkeypatch):
 
 
 def equation_split(answers: int) -> tuple[nn.Module, Split]:
-    model = EquationTransformer(5, answers, 9, 8, 2).double()
+    model = EquationTransformer(5, answers, 9, 8, heads=2).double()
     tokens = EQUATIONS[:, : 3 + answers]
     labels = torch.stack([integers(5, 8, seed=9), torch.full((8,), 7)], 1)[:, :answers]
     return model, Split(tokens, labels)
@@ -206,7 +208,7 @@ def equation_split(answers: int) -> tuple[nn.Module, Split]:
 @pytest.mark.parametrize("answers", [1, 2])
 def test_answers_are_measured_at_the_token_that_states_the_result(answers):
     model, split = equation_split(answers)
-    measured = AnswerLook()(model, split)
+    measured = answer_look(answers)(model, split)
     assert measured.examples == 8
     with torch.no_grad():
         logits = model.forward_everywhere(split.inputs)[:, 3]  # what "=" predicts
@@ -228,9 +230,9 @@ def test_the_published_flatness_is_the_transcription_of_the_papers_code():
         p = np.exp(product) / np.exp(product).sum()
         both = np.concatenate([phi[-2], phi[-1]])
         values.append((weight**2).sum() * (1 - (p**2).sum()) * (both**2).sum())
-    measured = AnswerLook()(model, split)
+    measured = answer_look(2)(model, split)
     assert measured["published_flatness"] == pytest.approx(np.mean(values), rel=1e-10)
-    train = AnswerLook()(model, split, measured)
+    train = answer_look(2)(model, split, measured)
     assert train["published_flatness"] == measured["published_flatness"]
     assert train["generalisation_gap"] == 0.0
 
@@ -238,4 +240,4 @@ def test_the_published_flatness_is_the_transcription_of_the_papers_code():
 def test_one_answer_has_no_published_flatness():
     model, split = equation_split(1)
     with pytest.raises(KeyError, match="'published_flatness' was not measured"):
-        AnswerLook()(model, split)["published_flatness"]
+        answer_look(1)(model, split)["published_flatness"]

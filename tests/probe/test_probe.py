@@ -12,7 +12,8 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from grokscope.measures.checks import NotFiniteError
-from grokscope.measures.collapse import ncc, neural_collapse
+from grokscope.measures.class_distances import ncc
+from grokscope.measures.collapse import neural_collapse
 from grokscope.measures.moments import ClassMoments
 from grokscope.measures.theory import collapse_assumptions
 from grokscope.probe import Probe
@@ -256,6 +257,7 @@ def fitted(examples: int = 40) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
     return model, list(zip(inputs.split([7, 1, 20, 12]), labels.split([7, 1, 20, 12]), strict=True))
 
 
+OF_HELD_OUT = {"generalisation_gap", "representativeness", "representativeness_kde"}
 NEEDS_ALL = {
     "feature_robustness", "matched_temperature", "nc4_agreement", "relative_flatness_matched",
 }  # fmt: skip
@@ -267,18 +269,23 @@ def test_streaming_measures_the_same_and_says_what_it_leaves_out(memory):
     extra = {"longest": lambda features, logits, labels, weight: features.square().mean()}
     kept = Probe(model, extra=extra).measure(batches)
     streamed = Probe(model, extra=extra, memory=memory).measure(batches)
-    assert set(kept) - set(streamed) == NEEDS_ALL == set(streamed.left_out)
-    assert not kept.left_out and set(streamed) <= set(kept)
+    assert set(kept) - set(streamed) == NEEDS_ALL
+    assert set(kept.left_out) == OF_HELD_OUT and set(streamed) <= set(kept)
+    assert set(streamed.left_out) == NEEDS_ALL | OF_HELD_OUT
     assert_alike(streamed, kept, names=streamed)
     with pytest.raises(KeyError, match=r"'nc4_agreement' was not measured.* more memory="):
         streamed["nc4_agreement"]
-    assert str(streamed).splitlines()[-1].startswith("not measured: feature_robustness, matched")
+    lines = str(streamed).splitlines()[-2:]
+    assert lines[0].startswith("not measured: feature_robustness, matched")
+    assert lines[1].startswith("not measured: generalisation_gap, representativeness, ")
+    assert lines[1].endswith("; needs reference=, the measurement of the training data.")
 
 
 def test_held_out_data_lack_what_their_streamed_reference_left_out():
     model, batches = fitted()
     reference = Probe(model, memory=0).measure(batches)
-    for memory, needed in ((2**30, set()), (0, NEEDS_ALL - {"nc4_agreement"})):
+    matched = {"matched_temperature", "relative_flatness_matched"}
+    for memory, needed in ((2**30, matched), (0, NEEDS_ALL - {"nc4_agreement"})):
         held_out = Probe(model, memory=memory).measure([(X, Y)], reference)
         parts = {"feature_robustness", "representativeness", "representativeness_kde"}
         assert set(held_out.left_out) == parts | needed
@@ -336,7 +343,10 @@ NAN = X.clone().fill_(torch.nan)
         (X, r"it is Tensor; pass \(inputs, labels\), \(inputs, labels, mask\) or a mapping with"),
         ((X, Y, Y, Y), r"it is tuple; pass \(inputs, labels\)"),
         ({"input": X}, "it has no labels; it has input"),
-        ((X, Y[:5]), r"labels have shape \(5,\), but the model answers \(10,\).* one label for"),
+        (
+            (X, Y[:5]),
+            r"labels have shape \(5,\), but the model returned logits for \(10,\) pos.*; pass one",
+        ),
         ((X, Y[:, None]), r"labels have shape \(10, 1\), but .*; pass one label for each"),
         ((X, Y + 1), r"labels must lie in \[0, 2\] for 3 classes, got .* 1 to 3; .*check the head"),
         ((X, Y - 1), r"labels must lie in \[0, 2\] .* drop ignored examples \(such as -100\)"),

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from grokscope.engine.loop import Training
 from grokscope.engine.memory import bytes_of, free_bytes
 from grokscope.interventions import SharpnessAware
-from grokscope.runs.launch import Launch, launch
+from grokscope.runs.launch import RunOptions, launch
+from grokscope.runs.options import Place
 from grokscope.runs.plan import Plan
 from grokscope.runs.store import Store
 from grokscope.runs.worker import run_job, run_segment
@@ -174,7 +175,7 @@ def test_a_replica_that_diverges_is_stored_as_such_and_the_others_go_on(tmp_path
 def test_a_launch_groups_what_can_be_trained_together(tmp_path):
     study = experiment(seeds=(1, 2, 3), a=run(20, 30), b=run(20, 40))
     store = Store(tmp_path)
-    assert launch(study, store, Launch(workers=1, replicas=2), lambda _: None)
+    assert launch(study, store, RunOptions(workers=1, replicas=2), lambda _: None)
     assert not Plan(study, store).missing()
     together = [facts(store, each)["replicas"] for _, _, chain in study.runs() for each in chain]
     assert max(together) == 2
@@ -221,7 +222,7 @@ def test_a_job_takes_no_more_at_once_than_memory_holds(tmp_path, monkeypatch):
     run_job(store, segments, lambda _: None, never)
     assert [facts(store, each)["replicas"] for each in segments] == [2, 2, 2, 2, 1]
     half = Store(tmp_path / "half")  # two processes share the memory
-    run_job(half, segments, lambda _: None, never, share=0.4)
+    run_job(half, segments, lambda _: None, never, place=Place(memory_share=0.4))
     assert [facts(half, each)["replicas"] for each in segments] == [1] * 5
 
 

@@ -24,12 +24,13 @@ WORKER = """
 import sys, torch
 from pathlib import Path
 from grokscope.runs.store import Store
+from grokscope.runs.options import RunOptions
 from grokscope.runs.worker import run_segment
 from grokscope.spec import Run, Segment
 import yaml
 run = Run.model_validate(yaml.safe_load(Path(sys.argv[2]).read_text()))
 run_segment(Store(Path(sys.argv[1])), Segment(run=run), lambda p: print(p.step, flush=True),
-            lambda: False, checkpoint_seconds=0.05)
+            lambda: False, options=RunOptions(checkpoint_seconds=0.05))
 """
 
 
@@ -91,11 +92,12 @@ def test_workers_outlive_a_killed_parent_only_until_their_checkpoint(tmp_path):
     (tmp_path / "study.yaml").write_text(to_yaml(study))
     program = (
         "import sys\nfrom pathlib import Path\n"
-        "from grokscope.runs.launch import Launch, launch\nfrom grokscope.runs.store import Store\n"
+        "from grokscope.runs.launch import RunOptions, launch\n"
+        "from grokscope.runs.store import Store\n"
         "from grokscope.spec import read_experiment\n"
         "if __name__ == '__main__':\n"
         "    folder = Path(sys.argv[1])\n"
-        "    launch(read_experiment(folder / 'study.yaml'), Store(folder), Launch(workers=2),\n"
+        "    launch(read_experiment(folder / 'study.yaml'), Store(folder), RunOptions(workers=2),\n"
         "           lambda p: print(p.segment, p.step, flush=True))\n"
     )
     (tmp_path / "program.py").write_text(program)

@@ -15,6 +15,7 @@ import filelock._soft
 import pytest
 
 from grokscope.runs.lease import Lease, SegmentBusyError
+from grokscope.runs.options import RunOptions
 from grokscope.runs.store import Store
 from grokscope.runs.worker import run_segment
 from small_runs import segment
@@ -152,7 +153,7 @@ def test_who_has_lost_the_lease_notices_at_the_next_tick_and_writes_nothing(tmp_
             lease.write_text("another's")
 
     with pytest.raises(SegmentBusyError, match="being run by another process"):
-        run_segment(store, of, robbed, lambda: False, checkpoint_seconds=1e9)
+        run_segment(store, of, robbed, lambda: False, options=RunOptions(checkpoint_seconds=1e9))
     assert len(steps) == 3
     assert store.outcome(of) is None and store.checkpoint_step(of) is None
     assert lease.read_text() == "another's"

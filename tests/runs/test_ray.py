@@ -15,12 +15,12 @@ import pandas as pd
 import pytest
 
 import grokscope
-from grokscope.runs import cluster as module
-from grokscope.runs.cluster import RayCrew
-from grokscope.runs.launch import Launch, RunFailedError, launch
+from grokscope.runs.executors import ray as module
+from grokscope.runs.executors.ray import RayExecutor
+from grokscope.runs.launch import RunFailedError, RunOptions, launch
 from grokscope.runs.plan import Plan
+from grokscope.runs.progress import Progress
 from grokscope.runs.store import Store
-from grokscope.runs.worker import Progress
 from grokscope.spec import CustomTask, Experiment, Optimizer, Phase, to_yaml
 from small_runs import BROKEN, experiment, run
 
@@ -51,8 +51,8 @@ def cluster():
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def on(cluster, **changes: object) -> Launch:
-    return Launch(**({"on": "ray", "address": cluster.address, "device": "cpu"} | changes))
+def on(cluster, **changes: object) -> RunOptions:
+    return RunOptions(**({"on": "ray", "address": cluster.address, "device": "cpu"} | changes))
 
 
 def assert_same(study: Experiment, one: Store, other: Store) -> None:
@@ -70,7 +70,8 @@ def assert_same(study: Experiment, one: Store, other: Store) -> None:
 def runs_on(cluster):
     """The node that runs a task of ours."""
     shown = subprocess.run(["ps", "-eo", "ppid,args"], capture_output=True, text=True, check=True)
-    parents = {int(line.split()[0]) for line in shown.stdout.splitlines() if "ray::_work" in line}
+    lines = [line for line in shown.stdout.splitlines() if "ray::_run_task" in line]
+    parents = {int(line.split()[0]) for line in lines}
     (node,) = [
         each
         for each in cluster.worker_nodes
@@ -86,7 +87,7 @@ def test_a_tree_run_by_a_cluster_equals_one_run_here(cluster, tmp_path):
     study = experiment(seeds=(1,), one=run(10, 30), other=forked, hot=hot)
     there, here, heard = Store(tmp_path / "there"), Store(tmp_path / "here"), []
     assert launch(study, there, on(cluster), heard.append)
-    assert launch(study, here, Launch(workers=1), lambda _: None)
+    assert launch(study, here, RunOptions(workers=1), lambda _: None)
     assert_same(study, there, here)
     finished = [each.segment for each in heard if each.finished]
     assert len(finished) == len(set(finished)) == 4  # of the hot arm, only the first phase
@@ -113,7 +114,7 @@ def test_a_node_killed_under_way_loses_nothing_that_was_checkpointed(cluster, tm
     assert len(after) > 1  # the rest was run, elsewhere
     cluster.add_node(**NODE)
     cluster.wait_for_nodes()
-    assert launch(study, here, Launch(workers=1), lambda _: None)
+    assert launch(study, here, RunOptions(workers=1), lambda _: None)
     assert_same(study, there, here)
 
 
@@ -149,39 +150,39 @@ def test_an_interrupt_leaves_checkpoints_and_says_how_to_go_on(cluster, tmp_path
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert "To go on, run this again" in said and "Traceback" not in said
+    assert "To resume, run this again" in said and "Traceback" not in said
     assert all(store.is_free(each) for each in segments)
 
 
-def failure(crew: RayCrew, study: Experiment) -> str:
+def failure(executor: RayExecutor, study: Experiment) -> str:
     try:
-        crew.start(study.arms["a"].segments(1))
+        executor.submit(study.arms["a"].segments(1))
         while True:
-            for progress in crew.listen():
+            for progress in executor.poll():
                 if progress.failure:
                     return progress.failure
     finally:
-        crew.close()
+        executor.shutdown()
 
 
 def test_a_node_without_the_folder_or_with_another_version_says_so(cluster, tmp_path, monkeypatch):
     study = experiment(seeds=(1,), a=run(10))
-    crew = RayCrew(Store(tmp_path / "nowhere"), on(cluster))
-    assert "does not see" in failure(crew, study)
+    executor = RayExecutor(Store(tmp_path / "nowhere"), on(cluster))
+    assert "does not see" in failure(executor, study)
     store = Store(tmp_path)
     store.save_experiment(study)
     monkeypatch.setattr(grokscope, "__version__", "9.9")
-    assert "but this is 9.9" in failure(RayCrew(store, on(cluster)), study)
+    assert "but this is 9.9" in failure(RayExecutor(store, on(cluster)), study)
 
 
 def test_an_address_without_a_cluster_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "PATIENCE", 0.0)
+    monkeypatch.setattr(module, "TIMEOUT", 0.0)
     study = experiment(seeds=(1,), a=run(10))
-    how = Launch(on="ray", address="127.0.0.1:9")
+    how = RunOptions(on="ray", address="127.0.0.1:9")
     with pytest.raises(ValueError, match="there is no Ray cluster at 127.0.0.1:9"):
         launch(study, Store(tmp_path), how, lambda _: None)
     with pytest.raises(ValueError, match="add --on ray"):
-        Launch(address="auto")
+        RunOptions(address="auto")
 
 
 def grokscope_run(folder: Path, prelude: str = "") -> subprocess.CompletedProcess[str]:
@@ -207,10 +208,10 @@ def test_where_ray_is_missing_it_is_said_how_to_get_it(tmp_path):
 
 def test_the_device_is_what_the_cluster_has():
     gpus, none = {"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}
-    assert module._resolve(Launch(), gpus).device == "cuda"
-    assert module._resolve(Launch(device="cpu"), gpus).device == "cpu"
-    assert module._resolve(Launch(), none).device == "cpu"
+    assert module._resolve(RunOptions(), gpus).device == "cuda"
+    assert module._resolve(RunOptions(device="cpu"), gpus).device == "cpu"
+    assert module._resolve(RunOptions(), none).device == "cpu"
     with pytest.raises(ValueError, match="the cluster has no GPU"):
-        module._resolve(Launch(device="cuda"), none)
+        module._resolve(RunOptions(device="cuda"), none)
     with pytest.raises(ValueError, match="Ray chooses"):
-        module._resolve(Launch(device="cuda:1"), gpus)
+        module._resolve(RunOptions(device="cuda:1"), gpus)

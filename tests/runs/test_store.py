@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from grokscope.runs.options import RunOptions
 from grokscope.runs.store import Store
 from grokscope.runs.worker import run_segment
 from grokscope.spec import Run
@@ -86,7 +87,9 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr("grokscope.runs.store.save_file", full)
     with pytest.raises(OSError, match="No space"):
-        run_segment(store, of, lambda _: None, lambda: False, checkpoint_seconds=0)
+        run_segment(
+            store, of, lambda _: None, lambda: False, options=RunOptions(checkpoint_seconds=0)
+        )
     assert store.checkpoint_step(of) == before
     assert store.last_checkpoint(of) is not None
     assert not list(tmp_path.rglob("*.tmp"))
@@ -146,10 +149,14 @@ def test_a_checkpoint_keeps_its_threads_whatever_is_asked_for_later(tmp_path):
         of, seen = segment(10, 20), []
         store = Store(tmp_path)
         assert of.parent is not None
-        run_segment(store, of.parent, lambda _: None, lambda: False, threads=1)
-        run_segment(store, of, lambda _: None, lambda: True, threads=2)
+        run_segment(store, of.parent, lambda _: None, lambda: False, options=RunOptions(threads=1))
+        run_segment(store, of, lambda _: None, lambda: True, options=RunOptions(threads=2))
         run_segment(
-            store, of, lambda _: seen.append(torch.get_num_threads()), lambda: False, threads=1
+            store,
+            of,
+            lambda _: seen.append(torch.get_num_threads()),
+            lambda: False,
+            options=RunOptions(threads=1),
         )
         assert seen[0] == 2
     finally:

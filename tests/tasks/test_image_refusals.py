@@ -36,7 +36,7 @@ def test_a_corrupt_image_is_named_by_file_and_row(tmp_path, content):
     hub(tmp_path / "set", [PNG] * 3, [0, 1, 2], names[0])
     hub(tmp_path / "set", [PNG, PNG, content], [0, 1, 2], names[1])
     told = refusal(tmp_path / "set")
-    assert told.startswith(f"row 2 of {tmp_path / 'set' / names[1]} is no image that can be read: ")
+    assert told.startswith(f"row 2 of {tmp_path / 'set' / names[1]} cannot be read as an image: ")
     assert not cache_folder().exists()
 
 
@@ -44,7 +44,7 @@ def test_a_corrupt_image_file_is_named(tmp_path):
     class_folders(tmp_path / "test", a=[*pictures(1)], b=[*pictures(2)])
     (tmp_path / "test" / "b" / "1.png").write_bytes(PNG[:-30])
     told = refusal(tmp_path, "test")
-    assert told.startswith(f"{tmp_path / 'test' / 'b' / '1.png'} is no image that can be read: ")
+    assert told.startswith(f"{tmp_path / 'test' / 'b' / '1.png'} cannot be read as an image: ")
 
 
 @pytest.mark.parametrize("label", [None, -1])

@@ -274,8 +274,8 @@ def test_a_measurement_in_parts_is_that_of_one_batch():
     task.model.train()
     for part in task.train.inputs.split(200)[:5]:
         task.model(part)  # running statistics that are not the initial ones
-    parts = task.measure(task.model, task.train.first(700), None)
-    held_out = task.measure(task.model, task.validation, parts)
+    parts = task.look(task.model, task.train.first(700))
+    held_out = task.look(task.model, task.validation, parts)
     train, validation = task.train.first(700), task.validation
     whole = Probe(task.model).measure([(train.inputs, train.labels)])
     other = Probe(task.model).measure([(validation.inputs, validation.labels)], whole)

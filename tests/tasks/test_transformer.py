@@ -64,7 +64,9 @@ def test_the_plain_form_is_the_paper_s_decoder(layers):
 )
 def test_the_fast_form_says_what_the_plain_one_says(operands, answers, layers, heads, seed):
     torch.manual_seed(seed)
-    model = EquationTransformer(operands, answers, operands + 5, 16, heads, layers).double()
+    model = EquationTransformer(
+        operands, answers, operands + 5, 16, heads=heads, layers=layers
+    ).double()
     tokens = tokens_of(operands, answers, seed=seed)
     with torch.no_grad():
         torch.testing.assert_close(model(tokens), by_the_book(model, tokens)[:, -answers:])
@@ -75,7 +77,7 @@ def test_the_fast_form_says_what_the_plain_one_says(operands, answers, layers, h
 
 @pytest.mark.parametrize("answers", [1, 2])
 def test_both_forms_have_the_same_gradients(answers):
-    model = EquationTransformer(11, answers, 16, 32, 4, 2).double()
+    model = EquationTransformer(11, answers, 16, 32, heads=4, layers=2).double()
     tokens = tokens_of(11, answers)
     labels = torch.randint(0, 11, (len(tokens) * answers,))
     gradients = []
@@ -90,7 +92,7 @@ def test_the_fast_form_trains_as_the_plain_one_over_hundreds_of_steps():
     trained = []
     for form in (EquationTransformer.forward, EquationTransformer.forward_everywhere):
         torch.manual_seed(0)
-        model = EquationTransformer(11, 2, 14, 32, 4, 2).double()
+        model = EquationTransformer(11, 2, 14, 32, heads=4, layers=2).double()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1.0)
         for step in range(300):
             tokens = tokens_of(11, 2, seed=step)

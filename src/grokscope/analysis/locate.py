@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from grokscope.analysis.curve import WINDOW, deviation, smoothed
-from grokscope.analysis.level import Array, quick_median
+from grokscope.analysis.level import NEAR, Array, quick_median
 
 FRACTION = 0.1  # of the way from baseline to final level
-TIP = 9  # points of which more than half must share an extreme level
 PERSISTENCE = 3  # points that must follow an onset
 MARGIN = 0.1  # of the way: what still counts as plateau, or as the tip of a peak
 REACHED = 0.25  # of that band: where the lowest level counts as reached
@@ -59,8 +58,8 @@ def nowhere(reason: str, before: float = math.nan, after: float = math.nan) -> L
 def resting_level(raw: Array) -> float:
     """Where a curve comes to rest: the median of its last tenth of points, at least five.
 
-    Not the level of `grokscope.analysis.level`: a detector works on points in log time, and the
-    last fifth of the *steps* of a log-spaced curve holds one or two of them.
+    Not the level at the end of a phase (`grokscope.analysis.level`): a detector works on points in
+    log time, and the last fifth of the *steps* of a log-spaced curve holds one or two of them.
     """
     return quick_median(raw[-max(WINDOW, len(raw) // RESTS) :])
 
@@ -76,20 +75,14 @@ def split_of(beyond: NDArray[np.bool_]) -> int:
 
 
 def crossing(
-    time: Array,
-    smooth: Array,
-    level: float,
-    persistence: int,
-    *,
-    start: int = 0,
-    stop: int | None = None,
+    time: Array, smooth: Array, level: float, *, start: int = 0, stop: int | None = None
 ) -> Located:
     """Where a rising curve passes ``level`` for good, from point ``start`` to ``stop``."""
     at = start + split_of(smooth[start:stop] >= level)
     left = len(smooth) - at
     if left == 0:
         return nowhere("it never passes the level for good")
-    if left < persistence:
+    if left < PERSISTENCE:
         return nowhere(f"only {left} points follow the change")
     if at == start:
         return Located(float(time[at]), (float(time[at]), float(time[at])))
@@ -104,8 +97,6 @@ def locate(
     smooth: Array,
     raw: Array,
     *,
-    fraction: float = FRACTION,
-    persistence: int = PERSISTENCE,
     least: float = 0.0,
     margin: float = MARGIN,
 ) -> Located:
@@ -113,7 +104,7 @@ def locate(
     if len(smooth) < LEAST_POINTS:
         return nowhere(f"only {len(smooth)} points")
     after = resting_level(raw)
-    tips = smoothed(raw, TIP)
+    tips = smoothed(raw, NEAR)  # of which more than half must share an extreme level
     lowest = float(tips.min())
     way = max(after - lowest, 0.0)
     half = lowest + way / 2
@@ -140,8 +131,8 @@ def locate(
     if change < NOISE_FACTOR * deviation(raw[int(calm[0]) :] - monotone):
         return nowhere("the change does not exceed the noise", before, after)
     clear = CLEAR * deviation(raw[calm] - before) / change
-    level = before + min(max(fraction, clear), max(fraction, 0.5)) * change
-    found = crossing(time, smooth, level, persistence, start=int(calm[0]), stop=middle + 1)
+    level = before + min(max(FRACTION, clear), 0.5) * change
+    found = crossing(time, smooth, level, start=int(calm[0]), stop=middle + 1)
     if lapsed(time, smooth, level, found):
         return nowhere("the change did not last", before, after)
     return replace(found, before=before, after=after)

@@ -11,13 +11,14 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from grokscope.analysis.level import Span, quick_median
-from grokscope.analysis.statistics import Paired, geometric_ratio, paired_difference
-from grokscope.analysis.tidy import Measured, curves_of
+from grokscope.analysis.statistics import Effect, geometric_ratio, paired_difference
+from grokscope.analysis.tidy import runs_of
 from grokscope.analysis.trajectory import MILESTONES, At, Trajectory
 
 if TYPE_CHECKING:
@@ -38,8 +39,9 @@ class Arm:
 
     Args:
         name: As in the experiment.
-        runs: Its trajectories.
-        settings: What was run; None where only the numbers are known.
+        runs: Its trajectories; they take the phases of the arm.
+        settings: What was run; None where only the numbers are known, and everything up to the last
+            step of any run counts as one phase.
     """
 
     def __init__(self, name: str, runs: Sequence[Trajectory], settings: Run | None = None) -> None:
@@ -47,21 +49,8 @@ class Arm:
         self.runs = {run.seed: run for run in runs}
         self.last_step = max((run.last_step for run in runs), default=0.0)
         self.phases = _phases(settings) or (Span(0.0, self.last_step),)
-
-    @classmethod
-    def of(cls, name: str, measured: Sequence[Measured], settings: Run | None = None) -> Arm:
-        """An arm of what was measured; without settings its phase lasts as long as any run."""
-        stop = max(
-            (curve.steps[-1] for run in measured for curve in run.curves.values()), default=0
-        )
-        phases = _phases(settings) or (Span(0.0, float(stop)),)
-        runs = [
-            Trajectory(
-                name, run.seed, run.curves, phases=phases, steps_per_epoch=run.steps_per_epoch
-            )
-            for run in measured
-        ]
-        return cls(name, runs, settings)
+        for run in runs:
+            run.phases = self.phases
 
     def has(self, measure: str, split: str = "train") -> bool:
         """Whether a run of the arm has the measure."""
@@ -79,7 +68,7 @@ class Arm:
     def difference(
         self, other: Arm, measure: str, split: str = "train", at: At = -1, *,
         seeds: Sequence[int] | None = None,
-    ) -> Paired:  # fmt: skip
+    ) -> Effect:  # fmt: skip
         """Levels of this arm minus those of another at the same step, seed by seed.
 
         Args:
@@ -94,7 +83,7 @@ class Arm:
         kept = {seed: levels[seed] for seed in levels if seeds is None or seed in seeds}
         return paired_difference(kept, other.levels(measure, split, at))
 
-    def ratio(self, other: Arm, measure: str, split: str = "train", at: At = -1) -> Paired:
+    def ratio(self, other: Arm, measure: str, split: str = "train", at: At = -1) -> Effect:
         """Levels of this arm over those of another, averaged on a log scale.
 
         Of seeds in which both are positive; arguments as of `difference`.
@@ -195,11 +184,17 @@ class Results:
     Args:
         arms: In the order of the experiment.
         experiment: What was asked; None where only the numbers are known.
+        folder: Where it lies; no code in there is run.
     """
 
-    def __init__(self, arms: Sequence[Arm], experiment: Experiment | None = None) -> None:
+    def __init__(
+        self,
+        arms: Sequence[Arm],
+        experiment: Experiment | None = None,
+        folder: Path | None = None,
+    ) -> None:
         self.arms = {arm.name: arm for arm in arms}
-        self.experiment = experiment
+        self.experiment, self.folder = experiment, folder
 
     @classmethod
     def read(cls, store: Store) -> Results:
@@ -210,7 +205,9 @@ class Results:
             ValueError: If a file is damaged; names it.
         """
         experiment = store.experiment()
-        return cls.from_metrics(store.metrics(experiment), experiment)
+        found = cls.from_metrics(store.metrics(experiment), experiment)
+        found.folder = store.folder
+        return found
 
     @classmethod
     def from_metrics(cls, metrics: pd.DataFrame, experiment: Experiment | None = None) -> Results:
@@ -224,12 +221,11 @@ class Results:
             ValueError: If other columns are missing.
         """
         settings = {} if experiment is None else dict(experiment.arms)
-        by_arm: dict[str, list[Measured]] = {name: [] for name in settings}
-        for measured in curves_of(metrics):
-            by_arm.setdefault(measured.arm, []).append(measured)
-        return cls(
-            [Arm.of(name, runs, settings.get(name)) for name, runs in by_arm.items()], experiment
-        )
+        by_arm: dict[str, list[Trajectory]] = {name: [] for name in settings}
+        for run in runs_of(metrics):
+            by_arm.setdefault(run.arm, []).append(run)
+        arms = [Arm(name, runs, settings.get(name)) for name, runs in by_arm.items()]
+        return cls(arms, experiment)
 
     @property
     def runs(self) -> list[Trajectory]:
@@ -249,7 +245,7 @@ class Results:
         """
         if arm not in self.arms:
             raise ValueError(f"there is no arm {arm!r}; there are: {', '.join(self.arms)}")
-        return Results([self.arms[arm]], self.experiment)
+        return Results([self.arms[arm]], self.experiment, self.folder)
 
 
 def _phases(settings: Run | None) -> tuple[Span, ...]:

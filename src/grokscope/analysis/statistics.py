@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -92,6 +93,61 @@ def mean_of(values: ArrayLike) -> float:
     return float(known.mean()) if len(known) else math.nan
 
 
+@dataclass(frozen=True)
+class Effect:
+    """What was found over seeds: a mean with its interval.
+
+    Attributes:
+        effect: The mean; NaN without a seed.
+        interval: 95 % interval; NaN where seeds are too few for one, or a few agree exactly.
+        per_seed: (seed, effect), of the seeds that have one, in their order.
+    """
+
+    effect: float = math.nan
+    interval: Interval = UNKNOWN
+    per_seed: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """Seed -> effect."""
+        return dict(self.per_seed)
+
+    def through(self, function: Callable[[float], float]) -> Effect:
+        """The same on another scale, through a function that rises."""
+        low, high = self.interval
+        per_seed = tuple((seed, function(value)) for seed, value in self.per_seed)
+        return Effect(function(self.effect), (function(low), function(high)), per_seed)
+
+
+class Drawn(NamedTuple):
+    """A value of one seed, and draws ``[draws]`` of its own uncertainty; empty where unknown."""
+
+    value: float
+    draws: Array
+
+
+def over_seeds(values: Mapping[int, float], draws: Mapping[int, ArrayLike] | None = None) -> Effect:
+    """The mean over the seeds with a finite value, with its `bootstrap_interval`.
+
+    Args:
+        values: Seed -> value.
+        draws: Seed -> draws of its uncertainty, of every seed.
+    """
+    seeds = [seed for seed in sorted(values) if math.isfinite(values[seed])]
+    known = [values[seed] for seed in seeds]
+    within = None if draws is None else [draws[seed] for seed in seeds]
+    interval = bootstrap_interval(known, within)
+    return Effect(mean_of(known), interval, tuple(zip(seeds, known, strict=True)))
+
+
+def over_draws(drawn: Mapping[int, Drawn]) -> Effect:
+    """The mean over seeds of values that are themselves uncertain."""
+    return over_seeds(
+        {seed: value for seed, (value, _) in drawn.items()},
+        {seed: draws for seed, (_, draws) in drawn.items()},
+    )
+
+
 def lead_lag(onset_a: ArrayLike, onset_b: ArrayLike) -> Array:
     """By how many decades of steps a precedes b: log10(b / a). Positive: a comes first.
 
@@ -99,8 +155,7 @@ def lead_lag(onset_a: ArrayLike, onset_b: ArrayLike) -> Array:
         onset_a: Steps, a scalar or one per draw.
         onset_b: Steps, of the same shape.
     """
-    a, b = np.asarray(onset_a, dtype=np.float64), np.asarray(onset_b, dtype=np.float64)
-    return np.asarray(np.log10(b) - np.log10(a))
+    return np.asarray(np.log10(onset_b) - np.log10(onset_a))
 
 
 def paired_draws(*draws: Array) -> tuple[Array, ...]:
@@ -109,28 +164,19 @@ def paired_draws(*draws: Array) -> tuple[Array, ...]:
     return tuple(onsets[:count] for onsets in draws)
 
 
-def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
-    """Spearman's rank correlation over the pairs that are finite.
-
-    Returns:
-        In [-1, 1]; NaN with fewer than four pairs or when one of them does not vary.
-    """
-    return partial_rank_correlation(x, y, ())
-
-
-def partial_rank_correlation(x: ArrayLike, y: ArrayLike, fixed: Sequence[ArrayLike]) -> float:
-    """Rank correlation of x and y once what their ranks owe to other ranks is taken away.
+def rank_correlation(x: ArrayLike, y: ArrayLike, fixed: Sequence[ArrayLike] = ()) -> float:
+    """Spearman's correlation of x and y once what their ranks owe to others is taken away.
 
     The correlation of the residuals of the ranks after a linear fit on the ranks of ``fixed``.
 
     Args:
-        x: ``[points]``.
+        x: ``[points]``; points that are not finite in all of them are left out.
         y: ``[points]``.
-        fixed: What to hold fixed, each ``[points]``; empty: Spearman's correlation.
+        fixed: What to hold fixed, each ``[points]``.
 
     Returns:
-        In [-1, 1]; NaN with fewer than four points to spare, or when x or y is settled by
-        ``fixed`` up to rounding.
+        In [-1, 1]; NaN with fewer than four points to spare, or when x or y does not vary or is
+        settled by ``fixed`` up to rounding.
     """
     columns = _finite(x, y, *fixed)
     return float(_rank_correlations(columns[None])[0])
@@ -175,7 +221,7 @@ def correlation_draws(
     Args:
         x: ``[points]``, in the order of time.
         y: ``[points]``.
-        fixed: As in `partial_rank_correlation`.
+        fixed: As in `rank_correlation`.
         resamples: How many.
         block: Points in a block; by default the square root of their number.
         seed: Of the resampling.
@@ -192,21 +238,24 @@ def correlation_draws(
     return _rank_correlations(columns[:, index].swapaxes(0, 1))
 
 
-def correlation_over_seeds(values: ArrayLike, draws: Sequence[ArrayLike]) -> tuple[float, Interval]:
+def correlation_over_seeds(drawn: Mapping[int, Drawn]) -> Effect:
     """Mean correlation over seeds and its interval, both on Fisher's scale and back.
 
     With one seed the interval is that of its draws: it speaks of this run alone.
     """
-    by_seed = fisher(values)
-    inner = [fisher(resampled) for resampled in draws]
-    mean = mean_of(by_seed)
-    low, high = bootstrap_interval(by_seed, inner)
-    finite = np.concatenate(inner or [np.empty(0)])
-    finite = finite[np.isfinite(finite)]
-    if np.isfinite(by_seed).sum() == 1 and len(finite):
+    fishers = {
+        seed: Drawn(float(fisher(rho)), fisher(draws)) for seed, (rho, draws) in drawn.items()
+    }
+    mean = over_draws(fishers)
+    if len(mean.per_seed) == 1:
+        (_, draws), *_ = fishers.values()
+        finite = draws[np.isfinite(draws)]
         tail = (1 - CONFIDENCE) / 2
-        low, high = map(float, np.quantile(finite, [tail, 1 - tail]))
-    return math.tanh(mean), (math.tanh(low), math.tanh(high))
+        if len(finite):
+            low, high = np.quantile(finite, [tail, 1 - tail])
+            mean = replace(mean, interval=(float(low), float(high)))
+    by_seed = tuple((seed, drawn[seed].value) for seed, _ in mean.per_seed)
+    return replace(mean.through(math.tanh), per_seed=by_seed)
 
 
 def fisher(correlation: ArrayLike) -> Array:
@@ -233,39 +282,17 @@ def correlation_interval(correlation: float, count: int) -> Interval:
     return math.tanh(centre - half), math.tanh(centre + half)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Paired:
-    """Differences of two arms, seed by seed.
-
-    Attributes:
-        effect: Mean of a - b, or the geometric mean of a / b.
-        interval: Bootstrap interval over seeds; NaN where `bootstrap_interval` has none.
-        per_seed: (seed, difference or ratio).
-        above: Seeds in which a is larger.
-        below: Seeds in which b is larger.
-        sign_probability: That signs at least this uneven arise by chance, two-sided; 0.25 is the
-            least that three seeds can give.
-    """
-
-    effect: float
-    interval: Interval
-    per_seed: tuple[tuple[int, float], ...]
-    above: int
-    below: int
-    sign_probability: float
-
-
-def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> Paired:
+def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> Effect:
     """Compare two arms by their differences a - b within the seeds that both have.
 
     Args:
         a: Seed -> value.
         b: Seed -> value.
     """
-    return _paired(a, b, lambda x, y: x - y, float)
+    return over_seeds({seed: a[seed] - b[seed] for seed in a.keys() & b.keys()})
 
 
-def geometric_ratio(a: Mapping[int, float], b: Mapping[int, float]) -> Paired:
+def geometric_ratio(a: Mapping[int, float], b: Mapping[int, float]) -> Effect:
     """Compare two arms by their ratios a / b within seeds, averaged on a log scale.
 
     Raises:
@@ -273,30 +300,5 @@ def geometric_ratio(a: Mapping[int, float], b: Mapping[int, float]) -> Paired:
     """
     if any(value <= 0 for arm in (a, b) for value in arm.values()):
         raise ValueError("ratios need positive values; use paired_difference")
-    return _paired(a, b, lambda x, y: math.log(x / y), math.exp)
-
-
-def _paired(
-    a: Mapping[int, float],
-    b: Mapping[int, float],
-    compare: Callable[[float, float], float],
-    back: Callable[[float], float],
-) -> Paired:
-    both = {seed: compare(a[seed], b[seed]) for seed in sorted(a.keys() & b.keys())}
-    both = {seed: value for seed, value in both.items() if math.isfinite(value)}
-    values = list(both.values())
-    above, below = sum(v > 0 for v in values), sum(v < 0 for v in values)
-    low, high = bootstrap_interval(values)
-    return Paired(
-        effect=back(mean_of(values)),
-        interval=(back(low), back(high)),
-        per_seed=tuple((seed, back(value)) for seed, value in both.items()),
-        above=above,
-        below=below,
-        sign_probability=_uneven(above, below),
-    )
-
-
-def _uneven(above: int, below: int) -> float:
-    """That signs at least so uneven arise by chance: the exact two-sided sign test."""
-    return min(1.0, 2 * float(special.bdtr(min(above, below), above + below, 0.5)))
+    logs = {seed: math.log(a[seed] / b[seed]) for seed in a.keys() & b.keys()}
+    return over_seeds(logs).through(math.exp)

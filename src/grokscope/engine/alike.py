@@ -1,4 +1,4 @@
-"""Which runs can be trained together, told before any work is done."""
+"""Which runs can be trained together, decided before any work is done."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from grokscope.engine.state import State
+from grokscope.probe.look import same_function
 from grokscope.spec import Segment
-from grokscope.tasks import Task
+from grokscope.tasks.task import Task
 
-# What may differ between replicas of one phase, beside the seeds: it acts on each alone.
-OWN = {"optimizer", "constraints"}
+# What may differ between replicas of one phase, beside the seeds: it acts on each by itself.
+MAY_DIFFER = {"optimizer", "constraints"}
 # How far loss and gradients may be apart, in shares of their norm: GPUs round products to TF32.
 TOLERANCE = {"cpu": 1e-3, "cuda": 0.1}
 
@@ -28,14 +29,14 @@ def shape_of(segment: Segment) -> str | None:
     Alike are the task (its seeds aside), the batch size, when and what is measured, where the
     phase begins and ends, and its penalties but for their weights. Optimisers and caps may differ.
     Sharpness-aware steps and penalties that remember class means are not batched, nor is bfloat16:
-    autocast treats a batched operation otherwise than the same one alone.
+    autocast treats batched operations differently.
     """
     run, phase = segment.run, segment.phase
-    if phase.sharpness_aware is not None or any(each.memory for each in phase.penalties):
+    if phase.sharpness_aware is not None or any(penalty.memory for penalty in phase.penalties):
         return None
     if phase.precision != "float32":
         return None
-    settings = phase.model_dump(mode="json", exclude=OWN)
+    settings = phase.model_dump(mode="json", exclude=MAY_DIFFER)
     for penalty in settings["penalties"]:
         del penalty["weight"]
     capped = bool(phase.constraints)  # they need the head's input
@@ -49,21 +50,24 @@ def check_equal(
 ) -> None:
     """Check that loss and gradients of a replica are those of its run alone.
 
+    Args:
+        name: Of the model, for the message.
+        together: Loss and gradients of the replica; None for parameters that are not used.
+        alone: The same of the run alone.
+
     Raises:
         UnlikeError: If they differ by more than rounding.
     """
-    used = [each is not None for each in alone]
-    if used != [each is not None for each in together]:
+    used = [tensor is not None for tensor in alone]
+    if used != [tensor is not None for tensor in together]:
         raise UnlikeError(f"{name} can't be trained in replicas: other parameters are used alone")
-    pairs = [
-        (ours.detach().double().flatten(), theirs.detach().double().flatten())
-        for ours, theirs in zip(together, alone, strict=True)
-        if ours is not None and theirs is not None
-    ]
-    own, expected = (torch.cat(each) for each in zip(*pairs, strict=True))
+    found, expected = (
+        torch.cat([tensor.detach().double().flatten() for tensor in side if tensor is not None])
+        for side in (together, alone)
+    )
     if not bool(expected.isfinite().all()):
-        return  # it has diverged, and will be told so
-    apart = float((own - expected).norm() / expected.norm().clamp(min=1e-12))
+        return  # it has diverged, which its run reports
+    apart = float((found - expected).norm() / expected.norm().clamp(min=1e-12))
     most = TOLERANCE["cuda" if together[0].is_cuda else "cpu"]  # type: ignore[union-attr]
     if not apart <= most:
         raise UnlikeError(
@@ -88,8 +92,8 @@ def check_alike(
         )
     if len(shapes) > 1:
         raise UnlikeError(
-            "replicas may differ in seeds, optimiser, caps and the weights of penalties alone, but "
-            f"segments {', '.join(each.id for each in segments)} differ in more"
+            "replicas may differ only in seeds, optimiser, caps and the weights of penalties, but "
+            f"segments {', '.join(segment.id for segment in segments)} differ in more"
         )
     steps = {
         segment.start if state is None else state.step
@@ -100,7 +104,7 @@ def check_alike(
     sizes = {len(task.train) for task in tasks}
     if len(sizes) > 1:
         raise UnlikeError(f"replicas need equally many training examples, not {sorted(sizes)}")
-    if any(task.loss is not tasks[0].loss for task in tasks):
+    if not all(same_function(task.loss, tasks[0].loss) for task in tasks):
         raise UnlikeError("replicas need one loss, the same function; these tasks have their own")
     forms = {
         tuple(

@@ -14,14 +14,14 @@ from grokscope.engine.state import State, capture, restore
 from grokscope.engine.update import Update
 from grokscope.measures.checks import NotFiniteError
 from grokscope.spec import Segment
-from grokscope.tasks import Task
+from grokscope.tasks.task import Task
 
 STEPS_PER_TICK = 10
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A sign of life: the step reached, and what was measured there, if anything was."""
+    """Progress: the step reached, and what was measured there, if anything was."""
 
     step: int
     rows: list[Row] = field(default_factory=list)
@@ -29,12 +29,12 @@ class Tick:
 
 
 class Training:
-    """One segment under way.
+    """The training of one segment.
 
     Args:
         task: Model (trained in place) and data.
         segment: Which phase to run, and under which seeds.
-        state: Where to go on; None starts from the task's initial model.
+        state: Where to resume; None starts from the task's initial model.
     """
 
     def __init__(self, task: Task, segment: Segment, state: State | None = None) -> None:
@@ -42,7 +42,7 @@ class Training:
         self.task = task
         self.segment = segment
         self.update = Update(task, phase, segment.start, run.seeds.order or 0)
-        self.observer = Observer(task, run.observation)
+        self.observer = Observer([task], run.observation)
         self.order_seed = run.seeds.order or 0
         half = -(-len(task.train) // 2)
         self.batch_size = min(run.batch_size, half)
@@ -89,12 +89,12 @@ class Training:
     def first(self) -> Iterator[Tick]:
         """Get ready; yields what was measured, if the run begins here."""
         if self.fresh:  # a state, even one of step 0, was measured when it was made
-            yield Tick(0, self.observer.rows(0, 0.0))
+            yield Tick(0, self._rows())
         self.task.model.train()
 
     def diverged(self) -> Tick:
         """The end of a run that is no longer finite."""
-        ended = Row(self.step, self.epoch, "train", "diverged", 1.0)
+        ended = Row(self.step, self.epoch, "train", measure="diverged", value=1.0)
         return Tick(self.step, [ended], diverged=True)
 
     def batches(self) -> Iterator[Tensor]:
@@ -113,17 +113,27 @@ class Training:
     def look(self) -> list[Row]:
         """What there is to measure at this step."""
         sums = self.update.sums.tolist()
-        rows = self.observer.rows(self.step, self.epoch, last=self.step == self.until)
-        return self.with_running(rows, sums)
+        return self.with_running(self._rows(), sums)
+
+    def _rows(self) -> list[Row]:
+        rows = self.observer.rows(self.step, self.epoch, last=self.step == self.until)[0]
+        if isinstance(rows, NotFiniteError):
+            raise rows
+        return rows
 
     def with_running(self, rows: list[Row], sums: list[list[float]]) -> list[Row]:
-        """Rows, and what training itself saw since the last look, of the sums of its update.
+        """Rows, with what training itself saw since the last look.
 
-        In training mode, while the weights moved: not comparable, so under their own names.
+        Training mode, moving weights: not comparable with measures, so it has names of its own.
+
+        Args:
+            rows: Of a look.
+            sums: Those of the update, on the host.
         """
         running = self.update.take_means(sums)
         return rows + [
-            Row(self.step, self.epoch, "train", name, value) for name, value in running.items()
+            Row(self.step, self.epoch, "train", measure=name, value=value)
+            for name, value in running.items()
         ]
 
 

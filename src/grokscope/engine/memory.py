@@ -1,4 +1,4 @@
-"""How much memory a run takes while it trains, told before it is started."""
+"""How much memory a run takes while it trains, estimated before it starts."""
 
 from __future__ import annotations
 
@@ -29,12 +29,11 @@ def bytes_of(training: Training) -> int:
     held = [*model.parameters(), *model.buffers()]
     weights = sum(tensor.nbytes for tensor in held)
     trained = sum(tensor.nbytes for tensor in update.parameters)
-    splits = [training.task.train, training.task.validation]
-    data = sum(tensor.nbytes for split in splits for tensor in (split.inputs, split.labels))
+    data = training.task.train.nbytes + training.task.validation.nbytes
     batch = torch.arange(min(training.batch_size, len(training.task.train)))
     buffers = [buffer.clone() for buffer in model.buffers()]
     examples = update.examples(1, batch)
-    saved = saved_bytes(lambda: update.objective(*examples, update.weights, (), {}), besides=held)
+    saved = saved_bytes(lambda: update.outcome(*examples), besides=held)
     with torch.no_grad():
         for buffer, before in zip(model.buffers(), buffers, strict=True):
             buffer.copy_(before)
@@ -44,12 +43,12 @@ def bytes_of(training: Training) -> int:
 
 def saved_bytes(forward: Callable[[], object], besides: Iterable[Tensor] = ()) -> int:
     """Bytes that autograd saves in a forward pass, without those of the tensors ``besides``."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in besides}
+    excluded = {tensor.untyped_storage().data_ptr() for tensor in besides}
     saved: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        if storage.data_ptr() not in excluded:
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
@@ -60,7 +59,7 @@ def saved_bytes(forward: Callable[[], object], besides: Iterable[Tensor] = ()) -
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Bytes that can still be had there, for this process; None where the system does not tell."""
+    """Bytes that are still free there for this process; None if the system does not say."""
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what the allocator keeps counts as taken
         return int(torch.cuda.mem_get_info(device)[0])
@@ -75,6 +74,6 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def _number(file: Path) -> int | None:
-    """What a file of the control group says; None where there is none, or no limit."""
+    """The number in a file of the control group; None if there is no file, or no limit."""
     text = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
     return int(text) if text.isdigit() else None

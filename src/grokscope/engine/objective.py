@@ -5,57 +5,69 @@ A module, so that `torch.func.functional_call` can give it other parameters: of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from inspect import signature
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from grokscope.interventions.penalties import penalty_value
 from grokscope.measures.checks import values_are_readable
-from grokscope.probe.head import find_head
+from grokscope.measures.curvature import as_arguments
+from grokscope.measures.record import Batch
+from grokscope.probe.rows import IGNORED
 from grokscope.spec import Phase
-from grokscope.tasks import Task
+from grokscope.tasks.task import Task
 
 BATCH_LOSS = "minibatch_loss"
 
 
 class Outcome(NamedTuple):
-    """Of one batch.
+    """Loss and penalties on one batch.
 
     Attributes:
         total: What gradients are taken of; scalar.
         values: The loss and the penalties, without their weights, by name; detached.
-        features: Inputs of the head, ``[rows, width]``, detached; None where nothing needs them.
-        finite: Whether what penalties are given is finite, where they can't look themselves.
+        features: Inputs of the head, ``[rows, width]``, of the rows that count; detached. None if
+            no intervention needs them.
+        labels: Labels of these rows, ``[rows]``.
+        finite: Whether what penalties are given is finite, where they can't check it themselves.
     """
 
     total: Tensor
     values: dict[str, Tensor]
-    features: Tensor | None
+    features: Tensor | None = None
+    labels: Tensor | None = None
     finite: Tensor | None = None
 
 
 class Objective(nn.Module):
     """Loss plus weighted penalties of a task's model under one phase.
 
+    The loss sees all rows; penalties and constraints see those that the task's look chooses, at
+    its head.
+
     Args:
         task: Its model is a submodule and is called as it is.
         phase: Penalties, label smoothing, temperature.
 
     Raises:
-        ValueError: If the phase has label smoothing and the task's loss has none.
+        ValueError: If the model has no such head, or the phase has label smoothing and the task's
+            loss has none.
     """
 
     def __init__(self, task: Task, phase: Phase) -> None:
         super().__init__()
-        self.model, self.loss, self.phase = task.model, task.loss, phase
+        self.model, self.loss, self.look, self.phase = task.model, task.loss, task.look, phase
         self.lowered = phase.precision == "bfloat16"
         needed = bool(phase.penalties or phase.constraints)
         # In a tuple: a module here would be registered a second time.
-        self.heads: tuple[nn.Linear, ...] = (find_head(task.model)[1],) if needed else ()
+        self.heads: tuple[nn.Linear, ...] = ()
+        if needed:
+            self.heads = (task.look.find_head(task.model)[1],)
+        self.ignores = needed and bool((task.train.labels == IGNORED).any())
         if phase.label_smoothing and "label_smoothing" not in signature(task.loss).parameters:
             raise ValueError(
                 "the phase has label_smoothing, but the task's loss takes no argument of that name"
@@ -63,11 +75,12 @@ class Objective(nn.Module):
 
     def forward(
         self,
-        inputs: Tensor,
+        inputs: Any,
         labels: Tensor,
+        *,
         weights: Tensor,
         active: Sequence[int],
-        memories: dict[int, Tensor],
+        memories: Mapping[int, Tensor],
     ) -> Outcome:
         """Loss and active penalties.
 
@@ -77,37 +90,53 @@ class Objective(nn.Module):
             weights: Of all penalties of the phase, ``[penalties]``.
             active: Places of the penalties that count now.
             memories: Remembered class means by the place of their penalty.
+
+        Returns:
+            The total and its parts.
+
+        Raises:
+            ValueError: If the model does not call its head as a module.
         """
         phase, seen = self.phase, []
+        positional, keywords = as_arguments(inputs)
         with ExitStack() as hooks:
             for head in self.heads:
-                watch = head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+                watch = head.register_forward_pre_hook(lambda _, taken: seen.append(taken[0]))
                 hooks.callback(watch.remove)
-            with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.lowered):
-                logits = self.model(inputs)
+            with torch.autocast(labels.device.type, torch.bfloat16, enabled=self.lowered):
+                logits = self.model(*positional, **keywords)
         logits = logits.float() if self.lowered else logits
         cooled = logits if phase.temperature == 1 else logits / phase.temperature
         smoothing = {"label_smoothing": phase.label_smoothing} if phase.label_smoothing else {}
         total = self.loss(cooled, labels, **smoothing)
         values = {BATCH_LOSS: total.detach()}
         if not self.heads:
-            return Outcome(total, values, None)
-        head = self.heads[0]
+            return Outcome(total, values)
         if not seen:
             raise ValueError(
-                f"{type(self.model).__name__} did not call its head {head}, so penalties and "
-                "constraints would have no effect; call it as a module, self.head(features)"
+                f"{type(self.model).__name__} did not call its head {self.heads[0]}, so penalties "
+                "and constraints would have no effect; call it as a module, self.head(features)"
             )
-        features: Tensor = seen[-1].flatten(0, -2)
-        features = features.float() if self.lowered else features
-        flat, own = logits.flatten(0, -2), labels.flatten()
+        batch = self._batch(seen[-1].float() if self.lowered else seen[-1], logits, labels)
         for place in active:
-            penalty, memory = phase.penalties[place], memories.get(place)
-            value = penalty_value(penalty, features, flat, own, head.weight, memory)
+            penalty = phase.penalties[place]
+            value = penalty_value(penalty, batch, memories.get(place))
             total = total + weights[place].to(value.dtype) * value
             values[penalty.name] = value.detach()
         finite = None
         if active and not values_are_readable(logits):
-            given = (features, flat, head.weight)
-            finite = torch.stack([each.isfinite().all() for each in given]).all()
-        return Outcome(total, values, features.detach(), finite)
+            tensors = (batch.features, batch.logits, batch.weight)
+            finite = torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
+        features = batch.features.detach()
+        return Outcome(total, values, features, labels=batch.labels, finite=finite)
+
+    def _batch(self, features: Tensor, logits: Tensor, labels: Tensor) -> Batch:
+        """The rows that count, at the head."""
+        head = self.heads[0]
+        features, logits, labels = self.look.select(features, logits, labels)
+        if self.ignores:
+            if not values_are_readable(labels):
+                raise ValueError("penalties leave out labels of -100, as many as a batch has")
+            counted = labels != IGNORED
+            features, logits, labels = features[counted], logits[counted], labels[counted]
+        return Batch(features, logits, labels, head.weight, bias=head.bias)

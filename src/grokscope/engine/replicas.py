@@ -17,23 +17,27 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from grokscope.engine.alike import TOLERANCE, UnlikeError, check_alike, check_equal
-from grokscope.engine.looks import Looks
 from grokscope.engine.loop import STEPS_PER_TICK, Tick, Training
 from grokscope.engine.objective import Outcome
+from grokscope.engine.observe import Observer
 from grokscope.engine.stacked import StackedOptimizer
 from grokscope.engine.state import State, generators
 from grokscope.measures.checks import NotFiniteError
+from grokscope.probe.inputs import map_tensors
+from grokscope.probe.inputs import stack as stacked
 from grokscope.spec import Segment
-from grokscope.tasks import Task
+from grokscope.tasks.task import Task
+
+Rows = tuple[Tensor, ...]  # features and labels of the rows that count; empty if not needed
 
 
 class Replicas:
-    """Segments of one shape under way.
+    """The training of segments of one shape.
 
     Args:
         tasks: Model (trained in place) and data of each.
         segments: Which phase each runs.
-        states: Where each goes on; None starts from the task's initial model. All at one step.
+        states: Where each resumes; None starts from the task's initial model. All at one step.
 
     Raises:
         UnlikeError: If the runs differ in more than replicas may, or their model cannot be
@@ -62,26 +66,37 @@ class Replicas:
         self._batches = [training.batches() for training in self.trainings]
         self._try()
         self.optimizer = StackedOptimizer(updates, list(self.parameters.values()))
-        tolerance = TOLERANCE["cuda" if self.weights.is_cuda else "cpu"]
-        self.looks = Looks(self.trainings, self.parameters, self.constants, tolerance)
+        self.observer = Observer(
+            tasks,
+            segments[0].run.observation,
+            stacks={**self.parameters, **self.constants},
+            tolerance=TOLERANCE["cuda" if self.weights.is_cuda else "cpu"],
+        )
+
+    @property
+    def measured_alone(self) -> str:
+        """Why replicas are measured one after the other; empty if they are measured at once."""
+        return self.observer.alone
 
     def state(self, place: int) -> State:
         """A copy of one replica's state, as `Training.state`."""
         self.optimizer.hand_out(place)
         state = self.trainings[place].state()
         # Generators are global: a solo run would have found them as it left them, at its start.
-        state.tensors.update({key: own.clone() for key, own in self.generators[place].items()})
+        state.tensors.update(
+            {key: tensor.clone() for key, tensor in self.generators[place].items()}
+        )
         return state
 
     def run(self) -> Iterator[dict[int, Tick]]:
         """Train to the end of the phase; yields ticks by place, of those that are still running.
 
-        A replica that is no longer finite says so in a last tick; the others go on.
+        A replica that is no longer finite ends with a tick that says so; the others continue.
         """
         ticks = self._look([place for place in self.alive if self.trainings[place].fresh])
         for training in self.trainings:
             training.task.model.train()
-        self._bury(ticks)
+        self._drop_diverged(ticks)
         if ticks:
             yield ticks
         while self.alive and self._step() < self.trainings[0].until:
@@ -91,37 +106,38 @@ class Replicas:
                 ticks |= self._look([place for place in self.alive if place not in ticks])
             if step % STEPS_PER_TICK == 0:
                 ticks |= {place: Tick(step) for place in self.alive if place not in ticks}
-            self._bury(ticks)
+            self._drop_diverged(ticks)
             if ticks:
                 yield ticks
 
     def _step(self) -> int:
         return self.trainings[0].step
 
-    def _bury(self, ticks: Mapping[int, Tick]) -> None:
+    def _drop_diverged(self, ticks: Mapping[int, Tick]) -> None:
         self.alive = [
             place for place in self.alive if not (place in ticks and ticks[place].diverged)
         ]
 
     def _look(self, places: Sequence[int]) -> dict[int, Tick]:
         """Measure some replicas, which are at one step."""
-        if self.looks.alone or len(places) < 2:
-            return {place: self._look_alone(place) for place in places}
-        return {
-            place: self.trainings[place].diverged() if rows is None else Tick(self._step(), rows)
-            for place, rows in self.looks.rows(places).items()
-        }
-
-    def _look_alone(self, place: int) -> Tick:
-        training = self.trainings[place]
-        try:
-            return Tick(training.step, training.look())
-        except NotFiniteError:
-            return training.diverged()
+        if not places:
+            return {}
+        first = self.trainings[0]
+        last = first.step == first.until
+        measured = self.observer.rows(first.step, first.epoch, places=places, last=last)
+        sums = self.sums.permute(2, 0, 1).tolist()  # [replicas, 2, names]
+        ticks = {}
+        for place, rows in measured.items():
+            training = self.trainings[place]
+            if isinstance(rows, NotFiniteError):
+                ticks[place] = training.diverged()
+            else:
+                ticks[place] = Tick(training.step, training.with_running(rows, sums[place]))
+        return ticks
 
     def advance(self) -> dict[int, Tick]:
         """One step of all; returns the last ticks of those that a penalty found not finite."""
-        drawn = [next(each) for each in self._batches]  # before the step counts
+        drawn = [next(batches) for batches in self._batches]  # before the step counts
         for training in self.trainings:
             training.step += 1
         step = self._step()
@@ -129,17 +145,16 @@ class Replicas:
             training.update.examples(step, batch)
             for training, batch in zip(self.trainings, drawn, strict=True)
         ]
-        inputs, labels = (torch.stack(each) for each in zip(*examples, strict=True))
+        inputs, labels = map_tensors(stacked, *examples)
         wanted = self._active(step, labels)
         if len(wanted) > 1:  # a batch of one class has no ncc: then each alone
-            gradients, features, counted, ended = self._apart(step, inputs, labels)
+            gradients, rows, counted, ended = self._apart(step, examples)
         else:
             outcome, gradients = self._gradients(inputs, labels, *wanted)
-            of_each = outcome.features
-            features = [None] * len(labels) if of_each is None else list(of_each)
+            rows = _rows_of(outcome, len(labels))
             counted = self.trainings[0].update.counted(outcome.values)
             ended = set()
-            if outcome.finite is not None:  # alone, penalties look at what they are given
+            if outcome.finite is not None:  # alone, penalties check what they are given
                 fine = outcome.finite.tolist()
                 ended = {place for place in self.alive if not fine[place]}
         kept = [(view, view.clone()) for place in ended for view in self._views(place)]
@@ -150,16 +165,15 @@ class Replicas:
         for view, before in kept:
             view.copy_(before)
         for place in self.alive:
-            seen = features[place]
-            if seen is not None and place not in ended:
-                self.trainings[place].update.after(step, labels[place], seen)
+            if rows[place] and place not in ended:
+                self.trainings[place].update.after(step, *rows[place])
         return {place: self.trainings[place].diverged() for place in ended}
 
     def _active(self, step: int, labels: Tensor) -> set[tuple[int, ...]]:
         """Places of the penalties that count, of each replica."""
         update = self.trainings[0].update
         several = update.several(labels) if update.may_be_undefined(step) else [True]
-        return {update.active_given(step, each) for each in several}
+        return {update.active_given(step, has_several) for has_several in several}
 
     def _views(self, place: int) -> list[Tensor]:
         """All that a step changes of a replica."""
@@ -168,34 +182,34 @@ class Replicas:
         ]
 
     def _apart(
-        self, step: int, inputs: Tensor, labels: Tensor
-    ) -> tuple[list[Tensor | None], list[Tensor | None], Tensor, set[int]]:
-        """Gradients, inputs of the head, and what is counted, of each replica by itself."""
+        self, step: int, examples: Sequence[tuple[Any, Tensor]]
+    ) -> tuple[list[Tensor | None], list[Rows], Tensor, set[int]]:
+        """Gradients, rows that count, and what is counted, of each replica by itself."""
         ended, counted = set(), torch.zeros_like(self.sums)
-        every: list[list[Tensor | None]] = []
-        features: list[Tensor | None] = []
+        found: list[list[Tensor | None]] = []
+        rows: list[Rows] = []
         for place, training in enumerate(self.trainings):
             update, outcome = training.update, None
             update.optimizer.zero_grad()
             if place in self.alive:
                 try:
-                    outcome = update.backward(step, inputs[place], labels[place])
+                    outcome = update.backward(step, *examples[place])
                 except NotFiniteError:
                     ended.add(place)
             if outcome is not None:
                 counted[..., place] = update.counted(outcome.values)
-            every.append([each.grad for each in update.parameters])
-            features.append(None if outcome is None else outcome.features)
+            found.append([parameter.grad for parameter in update.parameters])
+            rows.append(() if outcome is None else _rows(outcome))
         gradients: list[Tensor | None] = []
-        for stack, own in zip(self.parameters.values(), zip(*every, strict=True), strict=True):
-            used = any(each is not None for each in own)
+        for stack, column in zip(self.parameters.values(), zip(*found, strict=True), strict=True):
+            used = any(gradient is not None for gradient in column)
             zero = torch.zeros_like(stack[0])
-            filled = [zero if each is None else each for each in own]
+            filled = [zero if gradient is None else gradient for gradient in column]
             gradients.append(torch.stack(filled) if used else None)
-        return gradients, features, counted, ended
+        return gradients, rows, counted, ended
 
     def _gradients(
-        self, inputs: Tensor, labels: Tensor, active: Sequence[int]
+        self, inputs: Any, labels: Tensor, active: Sequence[int]
     ) -> tuple[Outcome, list[Tensor | None]]:
         """Outcomes of all replicas, each tensor with a first axis ``[replicas]``, and gradients.
 
@@ -204,52 +218,48 @@ class Replicas:
         outcome = self._objectives(inputs, labels, active)
         parameters = list(self.parameters.values())
         gradients = torch.autograd.grad(outcome.total.sum(), parameters, allow_unused=True)
-        # Contiguous: fused optimisers on the CPU take no heed of strides.
-        return outcome, [None if each is None else each.contiguous() for each in gradients]
+        # Contiguous: fused optimisers on the CPU ignore strides.
+        return outcome, [
+            None if gradient is None else gradient.contiguous() for gradient in gradients
+        ]
 
-    def _objectives(self, inputs: Tensor, labels: Tensor, active: Sequence[int]) -> Outcome:
+    def _objectives(self, inputs: Any, labels: Tensor, active: Sequence[int]) -> Outcome:
         objective = self.trainings[0].update.objective
 
         def one(
-            parameters: Mapping[str, Tensor],
-            constants: Mapping[str, Tensor],
-            weights: Tensor,
-            inputs: Tensor,
-            labels: Tensor,
+            tensors: Mapping[str, Tensor], weights: Tensor, examples: tuple[Any, Tensor]
         ) -> dict[str, Any]:
-            arguments: tuple[object, ...] = (inputs, labels, weights, active, {})
-            outcome = functional_call(objective, {**parameters, **constants}, arguments)
-            # vmap takes tensors alone.
-            return {name: each for name, each in outcome._asdict().items() if each is not None}
+            keywords = {"weights": weights, "active": active, "memories": {}}
+            outcome = functional_call(objective, dict(tensors), examples, keywords)
+            # vmap returns nothing but tensors.
+            return {name: part for name, part in outcome._asdict().items() if part is not None}
 
-        outcomes = vmap(one)(self.parameters, self.constants, self.weights, inputs, labels)
-        return Outcome(
-            outcomes["total"], outcomes["values"], outcomes.get("features"), outcomes.get("finite")
-        )
+        tensors = {**self.parameters, **self.constants}
+        return Outcome(**vmap(one)(tensors, self.weights, (inputs, labels)))
 
     def _try(self) -> None:
-        """Compare all with each alone on a batch, so that a refusal comes before work.
+        """Compare all at once with each run alone on one batch, before any work is done.
 
         In evaluation mode, where BatchNorm does not amplify rounding; training mode must only run.
         """
         batch = torch.arange(min(self.trainings[0].batch_size, len(self.trainings[0].task.train)))
-        examples = [each.update.examples(1, batch) for each in self.trainings]
-        inputs, labels = (torch.stack(each) for each in zip(*examples, strict=True))
+        examples = [training.update.examples(1, batch) for training in self.trainings]
         update = self.trainings[0].update
-        active = update.defined(all(update.several(labels)))
         name = type(self.trainings[0].task.model).__name__
         kept = {key: tensor.clone() for key, tensor in self.constants.items()}
         try:
+            inputs, labels = map_tensors(stacked, *examples)
+            active = update.defined(all(update.several(labels)))
             self._modes(training=True)
             self._gradients(inputs, labels, active)
             self._modes(training=False)
             together, gradients = self._gradients(inputs, labels, active)
-            for place, (training, given) in enumerate(zip(self.trainings, examples, strict=True)):
+            for place, training in enumerate(self.trainings):
                 update = training.update
-                total = update.objective(*given, update.weights, active, {}).total
-                own = torch.autograd.grad(total, update.parameters, allow_unused=True)
-                ours = [None if each is None else each[place] for each in gradients]
-                check_equal(name, (together.total[place], *ours), (total, *own))
+                total = update.outcome(*examples[place], active).total
+                alone = torch.autograd.grad(total, update.parameters, allow_unused=True)
+                parts = [None if stack is None else stack[place] for stack in gradients]
+                check_equal(name, (together.total[place], *parts), (total, *alone))
         except (torch.OutOfMemoryError, UnlikeError):
             raise
         except (RuntimeError, ValueError) as error:
@@ -261,8 +271,8 @@ class Replicas:
                 tensor.copy_(kept[key])
 
     def _modes(self, training: bool) -> None:
-        for each in self.trainings:
-            each.task.model.train(training)
+        for replica in self.trainings:
+            replica.task.model.train(training)
 
 
 class Solo:
@@ -282,8 +292,21 @@ class Solo:
             yield {0: tick}
 
 
+def _rows(outcome: Outcome) -> Rows:
+    """Features and labels of the rows that count, if an intervention needs them."""
+    if outcome.features is None or outcome.labels is None:
+        return ()
+    return outcome.features, outcome.labels
+
+
+def _rows_of(outcome: Outcome, count: int) -> list[Rows]:
+    """The same of each replica."""
+    rows = _rows(outcome)
+    return list(zip(*rows, strict=True)) if rows else [()] * count
+
+
 def stack(models: Sequence[nn.Module]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Stack the tensors of models, and make each model's own views of the stacks.
+    """Stack the tensors of models, and turn each model's tensors into views of the stacks.
 
     Args:
         models: Of one form.
@@ -294,13 +317,13 @@ def stack(models: Sequence[nn.Module]) -> tuple[dict[str, Tensor], dict[str, Ten
     """
     parameters: dict[str, Tensor] = {}
     constants: dict[str, Tensor] = {}
-    tensors = [dict([*model.named_parameters(), *model.named_buffers()]) for model in models]
-    for name, first in tensors[0].items():
-        stacked = torch.stack([own[name].detach() for own in tensors])
-        for own, view in zip(tensors, stacked.unbind(), strict=True):
-            own[name].data = view
+    held = [dict([*model.named_parameters(), *model.named_buffers()]) for model in models]
+    for name, first in held[0].items():
+        whole = torch.stack([tensors[name].detach() for tensors in held])
+        for tensors, view in zip(held, whole.unbind(), strict=True):
+            tensors[name].data = view
         if first.requires_grad:
-            parameters[f"model.{name}"] = stacked.requires_grad_()
+            parameters[f"model.{name}"] = whole.requires_grad_()
         else:
-            constants[f"model.{name}"] = stacked
+            constants[f"model.{name}"] = whole
     return parameters, constants

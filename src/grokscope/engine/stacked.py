@@ -34,7 +34,7 @@ class StackedOptimizer:
     """Steps all replicas.
 
     Args:
-        updates: Of each replica; their optimisers may hold buffers to go on from.
+        updates: Of each replica; their optimisers may hold buffers to resume from.
         stacks: Parameters of all replicas, ``[replicas, ...]``, in the order of a replica's.
     """
 
@@ -65,13 +65,13 @@ class StackedOptimizer:
             group.optimizer.step()
 
     def hand_out(self, place: int) -> None:
-        """Give a replica's own optimiser its buffers as they are now; valid until the next step."""
+        """Give the optimiser of a replica its present buffers; valid until the next step."""
         if place in self.left:
             return
         update = self.updates[place]
-        group = next(each for each in self.groups if each.first <= place < each.until)
-        for own, stacked in zip(update.parameters, group.parameters, strict=True):
-            update.optimizer.state[own] = {
+        group = next(group for group in self.groups if group.first <= place < group.until)
+        for parameter, stacked in zip(update.parameters, group.parameters, strict=True):
+            update.optimizer.state[parameter] = {
                 name: buffer if name == STEP else buffer[place - group.first]
                 for name, buffer in _buffers(group.optimizer, stacked).items()
             }
@@ -81,8 +81,8 @@ class StackedOptimizer:
         self.hand_out(place)
         self.left.add(place)
         state = self.updates[place].optimizer.state
-        for own, buffers in state.items():
-            state[own] = {name: buffer.clone() for name, buffer in buffers.items()}
+        for parameter, buffers in state.items():
+            state[parameter] = {name: buffer.clone() for name, buffer in buffers.items()}
 
     def _group(self, first: int, until: int) -> _Group:
         settings = self.updates[first].phase.optimizer
@@ -90,15 +90,13 @@ class StackedOptimizer:
         optimizer = build_optimizer(parameters, settings)
         members = self.updates[first:until]
         for index, parameter in enumerate(parameters):
-            every = [_buffers(each.optimizer, each.parameters[index]) for each in members]
-            for name, buffer in every[0].items():
-                stacked = (
-                    buffer.clone() if name == STEP else torch.stack([own[name] for own in every])
-                )
-                optimizer.state[parameter][name] = stacked
+            held = [_buffers(member.optimizer, member.parameters[index]) for member in members]
+            for name, buffer in held[0].items():
+                stacked = torch.stack([buffers[name] for buffers in held])
+                optimizer.state[parameter][name] = buffer.clone() if name == STEP else stacked
         for member in members:
             member.optimizer.state.clear()
-        return _Group(first, until, settings, parameters, optimizer)
+        return _Group(first, until, settings, parameters=parameters, optimizer=optimizer)
 
 
 def _buffers(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Mapping[str, Tensor]:
@@ -108,6 +106,6 @@ def _buffers(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Mapping[str
 
 def _key(update: Update) -> tuple[object, ...]:
     """What replicas that are stepped together have in common."""
-    buffers = [_buffers(update.optimizer, each) for each in update.parameters]
-    counters = [float(own[STEP]) if STEP in own else None for own in buffers]
-    return update.phase.optimizer, [list(own) for own in buffers], counters
+    held = [_buffers(update.optimizer, parameter) for parameter in update.parameters]
+    counters = [float(buffers[STEP]) if STEP in buffers else None for buffers in held]
+    return update.phase.optimizer, [list(buffers) for buffers in held], counters

@@ -6,6 +6,7 @@ The interventions' own values are added up under their own names; they are never
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +14,13 @@ from torch import Tensor
 
 from grokscope.engine.objective import BATCH_LOSS, Objective, Outcome
 from grokscope.interventions.constraints import constrain
-from grokscope.interventions.penalties import remember_means
+from grokscope.interventions.penalties import needs_classes, remember_means
 from grokscope.interventions.sharpness import batch_norm_frozen, moved_up
+from grokscope.measures.moments import ClassMoments
+from grokscope.probe.inputs import take
+from grokscope.probe.rows import IGNORED
 from grokscope.spec import Optimizer, Phase
-from grokscope.tasks import Task
+from grokscope.tasks.task import Task
 
 SUMS, MEMORY = "running_sums", "memory/"
 
@@ -33,11 +37,14 @@ class Update:
 
     def __init__(self, task: Task, phase: Phase, start: int, seed: int) -> None:
         self.task, self.phase, self.start, self.seed = task, phase, start, seed
-        self.parameters = [each for each in task.model.parameters() if each.requires_grad]
+        self.parameters = [tensor for tensor in task.model.parameters() if tensor.requires_grad]
         self.optimizer = build_optimizer(self.parameters, phase.optimizer)
         self.objective = Objective(task, phase)
         self.places = tuple(range(len(phase.penalties)))
-        self.names = [BATCH_LOSS, *dict.fromkeys(each.name for each in phase.penalties)]
+        self.of_classes = {
+            place for place, penalty in enumerate(phase.penalties) if needs_classes(penalty)
+        }
+        self.names = [BATCH_LOSS, *dict.fromkeys(penalty.name for penalty in phase.penalties)]
         # What training itself saw since the last look: sums, and over how many steps.
         device = self.parameters[0].device
         self.sums = torch.zeros(2, len(self.names), dtype=torch.float64, device=device)
@@ -49,7 +56,7 @@ class Update:
     def __call__(self, step: int, batch: Tensor) -> None:
         """Make step ``step`` (from 1) on the examples ``batch``.
 
-        Nothing waits for the device but penalties, which look whether values are finite.
+        Nothing waits for the device except penalties, which check that values are finite.
 
         Raises:
             NotFiniteError: If a penalty meets NaN or infinity.
@@ -60,11 +67,11 @@ class Update:
         if sam is not None and sam.active(step):
             with moved_up(self.parameters, sam.radius), batch_norm_frozen(self.task.model):
                 self.backward(step, inputs, labels)
-        self.apply(step, labels, outcome.values, outcome.features)
+        self.apply(step, outcome)
 
-    def examples(self, step: int, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs and labels of a batch, augmented where the task does that."""
-        inputs, labels = self.task.train.inputs[batch], self.task.train.labels[batch]
+    def examples(self, step: int, batch: Tensor) -> tuple[Any, Tensor]:
+        """Inputs and labels of a batch, augmented if the task does that."""
+        inputs, labels = take(self.task.train.inputs, batch), self.task.train.labels[batch]
         if self.task.augment is None:
             return inputs, labels
         mixed = np.random.SeedSequence([self.seed, step, 1]).generate_state(1, np.uint64)[0]
@@ -83,47 +90,61 @@ class Update:
 
     def may_be_undefined(self, step: int) -> bool:
         """Whether it depends on the labels which penalties count: only then are they looked at."""
-        return any(each.measure == "ncc" and each.active(step) for each in self.phase.penalties)
+        return any(
+            place in self.of_classes and penalty.active(step)
+            for place, penalty in enumerate(self.phase.penalties)
+        )
 
     def defined(self, several: bool) -> tuple[int, ...]:
         """Places of the penalties that a batch has: one of a single class has no ncc."""
         if several:
             return self.places
-        return tuple(each for each in self.places if self.phase.penalties[each].measure != "ncc")
+        return tuple(place for place in self.places if place not in self.of_classes)
 
-    @staticmethod
-    def several(labels: Tensor) -> list[bool]:
+    def several(self, labels: Tensor) -> list[bool]:
         """Whether batches ``[batches, ...]`` have several classes, with one look at the device."""
-        flat = labels.flatten(1)
-        found: list[bool] = (flat != flat[:, :1]).any(dim=1).tolist()
+        # The first axis stays: batches are examples to a selector of rows.
+        flat = self.task.look.labels_of(labels.flatten(0, 1)).view(len(labels), -1)
+        counted, most = flat != IGNORED, torch.iinfo(flat.dtype).max
+        low = flat.masked_fill(~counted, most).amin(dim=1)
+        high = flat.masked_fill(~counted, -1).amax(dim=1)
+        found: list[bool] = (low < high).tolist()
         return found
 
-    def backward(self, step: int, inputs: Tensor, labels: Tensor) -> Outcome:
+    def backward(self, step: int, inputs: Any, labels: Tensor) -> Outcome:
         """Gradients of loss and penalties."""
-        active = self.active(step, labels)
-        outcome: Outcome = self.objective(inputs, labels, self.weights, active, self.memories)
+        outcome = self.outcome(inputs, labels, self.active(step, labels), self.memories)
         self.optimizer.zero_grad()
         outcome.total.backward()
         return outcome
 
-    def apply(
-        self, step: int, labels: Tensor, values: Mapping[str, Tensor], features: Tensor | None
-    ) -> None:
+    def outcome(
+        self,
+        inputs: Any,
+        labels: Tensor,
+        active: Sequence[int] = (),
+        memories: Mapping[int, Tensor] | None = None,
+    ) -> Outcome:
+        """Loss and active penalties on a batch; nothing else changes."""
+        outcome: Outcome = self.objective(
+            inputs, labels, weights=self.weights, active=active, memories=memories or {}
+        )
+        return outcome
+
+    def apply(self, step: int, outcome: Outcome) -> None:
         """Finish a step whose gradients are there: count, update, remember, constrain.
 
         Args:
             step: As in the call.
-            labels: Of the batch.
-            values: What training saw, as of `Outcome`.
-            features: As of `Outcome`.
+            outcome: Of the batch.
         """
-        self.sums += self.counted(values)
+        self.sums += self.counted(outcome.values)
         rate = self.phase.optimizer.rate(step, self.start, self.phase.until)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        if features is not None:
-            self.after(step, labels, features)
+        if outcome.features is not None and outcome.labels is not None:
+            self.after(step, outcome.features, outcome.labels)
 
     def counted(self, values: Mapping[str, Tensor]) -> Tensor:
         """Values, and which of them there are, in the order of `names`: ``[2, names, ...]``."""
@@ -136,19 +157,21 @@ class Update:
         mask = self.masks[there].view(-1, *([1] * zero.dim())).expand_as(seen)
         return torch.stack([seen, mask])
 
-    def after(self, step: int, labels: Tensor, features: Tensor) -> None:
+    def after(self, step: int, features: Tensor, labels: Tensor) -> None:
         """What follows an optimiser's step: remember means, keep to constraints."""
         head = self.objective.heads[0]
-        self._remember(step, features, labels, head.out_features)
+        self._remember(step, features, labels)
         for constraint in self.phase.constraints:
             if constraint.active(step):
                 constrain(constraint, head, features)
 
-    def _remember(self, step: int, features: Tensor, labels: Tensor, classes: int) -> None:
+    def _remember(self, step: int, features: Tensor, labels: Tensor) -> None:
         for place, penalty in enumerate(self.phase.penalties):
             if penalty.memory and penalty.active(step):
+                classes = self.objective.heads[0].out_features
+                moments = ClassMoments.from_batch(features, labels, classes)
                 self.memories[place] = remember_means(
-                    self.memories.get(place), features, labels.flatten(), classes, penalty.memory
+                    self.memories.get(place), moments, penalty.memory
                 )
 
     def take_means(self, sums: list[list[float]]) -> dict[str, float]:
@@ -158,16 +181,16 @@ class Update:
             sums: The present `sums`, on the host.
         """
         self.sums.zero_()  # in place: those of replicas are views
-        each = zip(self.names, *sums, strict=True)
-        return {name: value / count for name, value, count in each if count}
+        rows = zip(self.names, *sums, strict=True)
+        return {name: value / count for name, value, count in rows if count}
 
     def state(self) -> dict[str, Tensor]:
-        """What the next step depends on beside the model and the optimiser's buffers."""
-        memories = {f"{MEMORY}{place}": each.clone() for place, each in self.memories.items()}
+        """What the next step depends on besides the model and the optimiser's buffers."""
+        memories = {f"{MEMORY}{place}": means.clone() for place, means in self.memories.items()}
         return {SUMS: self.sums.clone(), **memories}
 
     def restore(self, tensors: dict[str, Tensor], same_phase: bool) -> None:
-        """Go on within a phase. A new phase starts with empty sums and memories."""
+        """Resume within a phase. A new phase starts with empty sums and memories."""
         if same_phase:
             self.sums = tensors[SUMS].to(self.sums)
             for name, tensor in tensors.items():

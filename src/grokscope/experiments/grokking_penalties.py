@@ -1,15 +1,15 @@
-"""The penalties of the image experiments on modular addition, where generalising comes late."""
+"""The penalties of the image experiments on modular addition, where generalisation is late."""
 
 from __future__ import annotations
 
-from grokscope.experiments.catalogue import Preset
+from grokscope.experiments.catalogue import Preset, offer
 from grokscope.experiments.grokking import RUNS
 from grokscope.interventions import Penalty
 from grokscope.spec import Contrast, Experiment, Run
 
 PRESETS = {
     "default": Preset("the default grokking run, once for each penalty", "not measured"),
-    "tiny": Preset("a quick look whether all works; shows nothing", "a minute"),
+    "tiny": Preset("60 steps of a small network", "a minute", smoke_test=True),
 }
 # What is added to the loss; the published penalty needs a cap, which grokking's weight decay is.
 PENALTIES = {
@@ -26,13 +26,9 @@ PENALTIES = {
 def grokking_penalties(preset: str = "default") -> Experiment:
     """Flatness and collapse pushed both ways while a transformer groks.
 
-    Raises:
-        ValueError: For another preset.
+    Args:
+        preset: ``default`` or ``tiny``.
     """
-    if preset not in PRESETS:
-        raise ValueError(
-            f"grokking-penalties has no preset {preset!r}; it has {', '.join(PRESETS)}"
-        )
     baseline = RUNS[preset]()
 
     def arm(penalty: Penalty) -> Run:
@@ -44,9 +40,10 @@ def grokking_penalties(preset: str = "default") -> Experiment:
     return Experiment(
         name="grokking-penalties",
         preset=preset,
-        title="Grokking with flatness and collapse pushed",
+        smoke_test=PRESETS[preset].smoke_test,
+        title="Grokking with flatness and collapse pushed up and down",
         question="Does generalisation come earlier or later when either is pushed up or down?",
-        arms={"baseline": baseline, **{name: arm(each) for name, each in PENALTIES.items()}},
+        arms={"baseline": baseline, **{name: arm(penalty) for name, penalty in PENALTIES.items()}},
         claims=("C3", "C4", "C7", "C14"),
         contrasts=(
             Contrast(claim="C3", arm="collapse suppressed"),
@@ -58,3 +55,6 @@ def grokking_penalties(preset: str = "default") -> Experiment:
         ),
         figures=("accuracies", "flatness_by_arm", "collapse_by_arm", "losses_by_arm", "outcomes"),
     )
+
+
+EXPERIMENTS = offer(PRESETS, [grokking_penalties])

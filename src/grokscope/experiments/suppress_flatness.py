@@ -1,15 +1,16 @@
-"""Figures 4a, 8 to 12: flatness suppressed, then released; its sweeps, and the other sign."""
+"""Figures 4a, 8 to 12: flatness suppressed, then released; sweeps, and the other sign."""
 
 from __future__ import annotations
 
+from grokscope.experiments.catalogue import offer
 from grokscope.experiments.vision import (
     PLAIN,
     PUBLISHED_END,
+    SCALES,
     Scale,
     cap,
     presets,
     published_penalty,
-    scale_of,
 )
 from grokscope.interventions import Penalty, SharpnessAware
 from grokscope.spec import Contrast, Experiment, Optimizer, PaperValue, Phase, Run
@@ -22,12 +23,12 @@ CAPS = {"small": 20.0, "paper": 50.0, "tiny": 20.0}
 
 
 def forks(scale: Scale, height: float, removal: float) -> dict[str, Run]:
-    """The ways of going on after the removal, forked from two states.
+    """The ways to continue after the removal, forked from two states.
 
     Args:
-        scale: Of the runs.
-        height: Cap on the head's Frobenius norm; it stays.
-        removal: Epoch of the paper at which the penalty goes.
+        scale: How much of the experiment is run.
+        height: Cap on the head's Frobenius norm; it is kept to the end.
+        removal: The paper's epoch at which the penalty is removed.
     """
     at, end = scale.steps(removal), scale.steps(EPOCHS)
     plain = Phase(until=at, optimizer=PLAIN)
@@ -62,7 +63,7 @@ def suppressing(until: int, height: float, weight: float = 0.01) -> Phase:
 
 
 def suppress_flatness(preset: str = "small") -> Experiment:
-    """The published penalty, removed half-way as published, with the controls that isolate it.
+    """The published penalty, removed half-way as published, with controls that isolate its effect.
 
     Args:
         preset: ``small``, ``paper`` or ``tiny``.
@@ -78,10 +79,11 @@ def suppress_flatness_early(preset: str = "small") -> Experiment:
 
 
 def _suppress_flatness(name: str, preset: str, title: str, removal: float) -> Experiment:
-    scale = scale_of(name, preset)
+    scale = SCALES[preset]
     return Experiment(
         name=name,
         preset=preset,
+        smoke_test=PRESETS[preset].smoke_test,
         title=title,
         question=(
             "The published penalty drives flatness up and is then removed: does generalisation "
@@ -106,27 +108,27 @@ def _suppress_flatness(name: str, preset: str, title: str, removal: float) -> Ex
             PaperValue(
                 what="validation accuracy before the removal",
                 value="about 0.60",
-                ours="before validation/accuracy of removed + optimiser",
+                measured="before validation/accuracy of removed + optimiser",
             ),
             PaperValue(
                 what="validation accuracy at the end",
                 value="about 0.78, the baseline's",
-                ours="last validation/accuracy of removed + optimiser",
+                measured="last validation/accuracy of removed + optimiser",
             ),
             PaperValue(
                 what="validation accuracy of the baseline",
                 value="about 0.78",
-                ours="last validation/accuracy of baseline",
+                measured="last validation/accuracy of baseline",
             ),
             PaperValue(
                 what="flatness value before the removal (ceiling: 0.9 times the cap squared)",
                 value="2209.94 of 2250",
-                ours="before train/published_penalty of removed + optimiser",
+                measured="before train/published_penalty of removed + optimiser",
             ),
             PaperValue(
                 what="flatness value at the end (with other temperature and features)",
                 value="1.91",
-                ours="last train/published_penalty of removed + optimiser",
+                measured="last train/published_penalty of removed + optimiser",
             ),
         ),
     )
@@ -134,21 +136,27 @@ def _suppress_flatness(name: str, preset: str, title: str, removal: float) -> Ex
 
 def suppress_flatness_strength(preset: str = "small") -> Experiment:
     """Figure 11: strengths 0.5, 0.1, 1e-3 and 1e-4."""
-    scale = scale_of("suppress-flatness-strength", preset)
+    scale = SCALES[preset]
     seen = {0.5: "fails", 0.1: "fails", 1e-3: "unchanged", 1e-4: "unchanged"}
     until = scale.steps(300)
-    arms = {f"{each:g}": scale.run(suppressing(until, CAPS[preset], each)) for each in seen}
+    arms = {
+        f"{strength:g}": scale.run(suppressing(until, CAPS[preset], strength)) for strength in seen
+    }
     return Experiment(
         name="suppress-flatness-strength",
         preset=preset,
+        smoke_test=PRESETS[preset].smoke_test,
         title="How strongly flatness is suppressed",
-        question="From which strength on does the published penalty change what is learnt?",
+        question="At which strength does the published penalty begin to change what is learnt?",
         arms={"baseline": scale.run(Phase(until=until, optimizer=PLAIN)), **arms},
         seeds=(42,) if preset == "paper" else scale.seeds[:3],
         claims=("C12", "C14"),
         contrasts=(
-            *(Contrast(claim="C12", arm=f"{each:g}", role=role) for each, role in seen.items()),
-            *(Contrast(claim="C14", arm=f"{each:g}") for each in seen),
+            *(
+                Contrast(claim="C12", arm=f"{strength:g}", role=role)
+                for strength, role in seen.items()
+            ),
+            *(Contrast(claim="C14", arm=f"{strength:g}") for strength in seen),
         ),
         figures=FIGURES,
     )
@@ -156,9 +164,9 @@ def suppress_flatness_strength(preset: str = "small") -> Experiment:
 
 def suppress_flatness_cap(preset: str = "small") -> Experiment:
     """Figure 12: other caps on the head's norm, each with the published removal."""
-    scale = scale_of("suppress-flatness-cap", preset)
+    scale = SCALES[preset]
     paper = {20: "lower", 100: "lower", 150: "fails", 200: "fails"}
-    # The paper's 50 is its main experiment; 10 is ours, so there is nothing to hold it against.
+    # The paper's 50 is its main experiment; 10 is ours, so there is nothing to compare it with.
     seen = paper if preset == "paper" else {10: "", 20: "lower", 50: "lower"}
     at, end = scale.steps(200), scale.steps(EPOCHS)
     arms = {
@@ -171,8 +179,9 @@ def suppress_flatness_cap(preset: str = "small") -> Experiment:
     return Experiment(
         name="suppress-flatness-cap",
         preset=preset,
-        title="How large the head may be while flatness is suppressed",
-        question="What does the cap on the head's norm decide, under the penalty and after it?",
+        smoke_test=PRESETS[preset].smoke_test,
+        title="How large the head may grow while flatness is suppressed",
+        question="What does the cap on the head's norm change, under the penalty and after it?",
         arms={
             "baseline": scale.run(
                 Phase(until=at, optimizer=PLAIN), Phase(until=end, optimizer=PUBLISHED_END)
@@ -193,7 +202,7 @@ def suppress_flatness_cap(preset: str = "small") -> Experiment:
         paper=(
             PaperValue(
                 what="validation accuracy, cap 20", value="about 0.75",
-                ours="before validation/accuracy of cap 20",
+                measured="before validation/accuracy of cap 20",
             ),
             PaperValue(what="validation accuracy, cap 100", value="about 0.50"),
             PaperValue(what="caps 150 and 200", value="fail to converge"),
@@ -202,8 +211,8 @@ def suppress_flatness_cap(preset: str = "small") -> Experiment:
 
 
 def suppress_flatness_controls(preset: str = "small") -> Experiment:
-    """What else than flatness could be at work: parts of the penalty alone, and its rivals."""
-    scale = scale_of("suppress-flatness-controls", preset)
+    """What could be at work other than flatness: parts of the penalty alone, and its rivals."""
+    scale = SCALES[preset]
     height, until = CAPS[preset], scale.steps(200)
     most = 0.01 * height**2  # what the published penalty multiplies the Gini impurity by, at most
 
@@ -229,10 +238,11 @@ def suppress_flatness_controls(preset: str = "small") -> Experiment:
     return Experiment(
         name="suppress-flatness-controls",
         preset=preset,
+        smoke_test=PRESETS[preset].smoke_test,
         title="Is it flatness, or confidence?",
         question=(
-            "The published penalty beside its parts and beside penalties on confidence alone: do "
-            "those delay generalisation as much?"
+            "The published penalty is compared with its parts and with penalties on confidence "
+            "alone: do those delay generalisation as much?"
         ),
         arms={
             "baseline": scale.run(Phase(until=until, optimizer=PLAIN)), **flatness, **rivals,
@@ -250,8 +260,8 @@ def suppress_flatness_controls(preset: str = "small") -> Experiment:
 
 
 def encourage_flatness(preset: str = "small") -> Experiment:
-    """The other sign: FAM, the bound made small, and sharpness-aware minimisation."""
-    scale = scale_of("encourage-flatness", preset)
+    """The other sign: FAM, a small bound, and sharpness-aware minimisation."""
+    scale = SCALES[preset]
     until = scale.steps(250)
 
     def arm(*penalties: Penalty, radius: float | None = None) -> Run:
@@ -263,8 +273,9 @@ def encourage_flatness(preset: str = "small") -> Experiment:
     return Experiment(
         name="encourage-flatness",
         preset=preset,
+        smoke_test=PRESETS[preset].smoke_test,
         title="Does a network that is made flat generalise better?",
-        question="Exact relative flatness, its bound, or the loss nearby made small: what follows?",
+        question="What follows when exact flatness, its bound, or the loss nearby is minimised?",
         arms={
             "baseline": arm(),
             "FAM": arm(Penalty(measure="relative_flatness", weight=1e-3)),
@@ -276,3 +287,16 @@ def encourage_flatness(preset: str = "small") -> Experiment:
         contrasts=tuple(Contrast(claim="C14", arm=arm) for arm in ("FAM", "bound", "SAM")),
         figures=FIGURES,
     )
+
+
+EXPERIMENTS = offer(
+    PRESETS,
+    [
+        suppress_flatness,
+        suppress_flatness_early,
+        suppress_flatness_strength,
+        suppress_flatness_cap,
+        suppress_flatness_controls,
+        encourage_flatness,
+    ],
+)

@@ -15,12 +15,12 @@ class Scale:
 
     Attributes:
         task: Data and network.
-        examples: Training examples.
-        share: Of the paper's epochs.
-        measured: Examples of the training and of the validation data that are looked at.
-        seeds: Seeds.
-        batch: Examples of a step.
-        gap: Epochs between looks, at most.
+        examples: Number of training examples.
+        share: The share of the paper's epochs that is run.
+        measured: How many examples of the training and of the validation data are measured.
+        seeds: Seeds of the runs.
+        batch: Examples in a step.
+        gap: The most epochs between two looks.
     """
 
     task: Images
@@ -32,12 +32,12 @@ class Scale:
     gap: int = 2
 
     def steps(self, epochs: float) -> int:
-        """Optimiser steps of so many epochs of the paper."""
+        """Optimiser steps that stand for so many epochs of the paper."""
         return max(2, round(epochs * self.share)) * self.epoch
 
     @property
     def epoch(self) -> int:
-        """Optimiser steps of an epoch."""
+        """Optimiser steps in an epoch."""
         return -(-self.examples // self.batch)
 
     def run(self, *phases: Phase, **task: object) -> Run:
@@ -57,8 +57,8 @@ class Scale:
 
 
 # The small scale was chosen by training accuracy alone: a ResNet-18 of a quarter of the width fits
-# 4,000 images within 40 epochs, with the penalty and caps of 10 and 20 as without (at 50 the loss
-# is swamped near epoch 30), at 1.7 seconds an epoch on one core.
+# 4,000 images within 40 epochs without the penalty and with it at caps of 10 and 20 (at 50 the
+# penalty swamps the loss near epoch 30), at 1.7 seconds an epoch on one core.
 SCALES = {
     "small": Scale(
         task=Images(train_examples=4_000, validation_examples=1_000, width=16),
@@ -73,8 +73,8 @@ SCALES = {
 }  # fmt: skip
 ABOUT = {
     "small": "a quarter of the width, 4,000 images, a fifth of the epochs",
-    "paper": "the paper's size and epochs; wants a GPU",
-    "tiny": "handwritten digits, a few epochs: whether all works; shows nothing",
+    "paper": "the paper's size and epochs; needs a GPU",
+    "tiny": "a few epochs on handwritten digits",
 }
 
 PLAIN = Optimizer(name="sgd", lr=0.01, momentum=0.9)
@@ -92,22 +92,14 @@ def published_penalty(weight: float = 0.01) -> Penalty:
 
 
 def cap(value: float) -> FrobeniusCap:
-    """The head's Frobenius norm after each step."""
+    """A cap on the head's Frobenius norm, after each step."""
     return FrobeniusCap(cap=value)
 
 
-def scale_of(name: str, preset: str) -> Scale:
-    """The scale that a preset names.
-
-    Raises:
-        ValueError: For another.
-    """
-    if preset not in SCALES:
-        raise ValueError(f"{name} has no preset {preset!r}; it has {', '.join(SCALES)}")
-    return SCALES[preset]
-
-
 def presets(small: str, paper: str = "not measured") -> dict[str, Preset]:
-    """The scales as presets, with how long all seeds take."""
+    """The scales as presets, with the time that all seeds take."""
     durations = {"small": small, "paper": paper, "tiny": "a minute"}
-    return {scale: Preset(about, durations[scale]) for scale, about in ABOUT.items()}
+    return {
+        scale: Preset(about, durations[scale], smoke_test=scale == "tiny")
+        for scale, about in ABOUT.items()
+    }

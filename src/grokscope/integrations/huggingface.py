@@ -46,13 +46,16 @@ def measure_saved(
 
     Raises:
         ValueError: If a folder, file, column or function is missing or does not fit; says how to
-            go on.
+            continue.
     """
     from grokscope.probe import Probe
 
     network = load_model(model)
     probe = Probe(network, head)
-    return probe.measure(load_batches(data, model, split, max_examples, batch_size))
+    batches = load_batches(
+        data, model, split=split, max_examples=max_examples, batch_size=batch_size
+    )
+    return probe.measure(batches)
 
 
 def load_model(source: str) -> nn.Module:
@@ -67,7 +70,7 @@ def load_model(source: str) -> nn.Module:
         found = load(source)
         found = found() if callable(found) and not isinstance(found, nn.Module) else found
         if not isinstance(found, nn.Module):
-            raise ValueError(f"{source} gave {type(found).__name__}; it must give a torch module")
+            raise ValueError(f"{source} gave {type(found).__name__}; it must return a torch module")
         return found
     folder = Path(source)
     path = folder / "config.json"
@@ -99,9 +102,16 @@ def load_model(source: str) -> nn.Module:
 
 
 def load_batches(
-    source: str, model: str, split: str, max_examples: int, batch_size: int
+    source: str, model: str, *, split: str, max_examples: int, batch_size: int
 ) -> Iterable[Any]:
     """Batches from a folder of Parquet files, or from a function.
+
+    Args:
+        source: A folder, or a reference to a function.
+        model: The folder of the model, whose tokenizer or image processor is used.
+        split: Of the data set in a folder.
+        max_examples: How many rows to use, spread evenly over the split.
+        batch_size: Examples at a time.
 
     Raises:
         ValueError: If there are none.
@@ -110,7 +120,7 @@ def load_batches(
         found = load(source)
         found = found() if callable(found) else found
         if not isinstance(found, Iterable):
-            raise ValueError(f"{source} gave {type(found).__name__}; it must give batches")
+            raise ValueError(f"{source} gave {type(found).__name__}; it must return batches")
         return found
     if is_reference(model):
         raise ValueError(
@@ -170,7 +180,7 @@ def _image_batches(
                 images.append(Image.open(io.BytesIO(content)).convert("RGB"))
             except (OSError, TypeError) as error:
                 where = f"row {row} of the split in {split.files[0].parent}"
-                raise ValueError(f"{where} is no image: {error}") from error
+                raise ValueError(f"{where} is not an image: {error}") from error
         pixels = processor(images, return_tensors="pt")["pixel_values"]
         yield {"pixel_values": pixels, "labels": torch.tensor(labels[part])}
 
@@ -194,7 +204,7 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
 
 
 def _has_tokenizer(folder: Path) -> bool:

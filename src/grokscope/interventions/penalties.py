@@ -6,31 +6,25 @@ times its measures: there lambda is minus the weight here). Axes as in `grokscop
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from grokscope import measures
-from grokscope.interventions.settings import MEASURES, Penalty
-from grokscope.measures import ClassMoments
-from grokscope.reference import load
+from grokscope.interventions.settings import Penalty
+from grokscope.measures.checks import check_head, common_dtype
+from grokscope.measures.moments import ClassMoments
+from grokscope.measures.record import Batch, records
+from grokscope.reference import is_reference, load
 
 
-def penalty_value(
-    penalty: Penalty,
-    features: Tensor,
-    logits: Tensor,
-    labels: Tensor,
-    weight: Tensor,
-    memory: Tensor | None = None,
-) -> Tensor:
+def penalty_value(penalty: Penalty, batch: Batch, memory: Tensor | None = None) -> Tensor:
     """The measure that a penalty adds, without its weight.
 
     Args:
         penalty: Which measure, and how.
-        features: Inputs of the head, ``[examples, width]``.
-        logits: Outputs of the head, ``[examples, classes]``.
-        labels: Class indices, ``[examples]``.
-        weight: Rows of the head, ``[classes, width]``.
+        batch: Features, logits and labels of the rows that count, and the head.
         memory: `remember_means` of the steps before, for an ``ncc`` with memory.
 
     Returns:
@@ -41,29 +35,43 @@ def penalty_value(
 
     Cost: that of the measure on one batch.
     """
-    if penalty.measure == "relative_flatness":
-        return measures.relative_flatness(features, logits, weight)
+    features, logits, weight = batch.features, batch.logits, batch.weight
     if penalty.measure == "relative_flatness_bound":
         return measures.relative_flatness_bound(
-            features, logits, weight, penalty.temperature, penalty.normalize_features
+            features,
+            logits,
+            weight,
+            temperature=penalty.temperature,
+            normalize_features=penalty.normalize_features,
         )
     if penalty.measure == "ncc":
-        moments = ClassMoments.from_batch(features, labels, len(weight))
+        moments = ClassMoments.from_batch(features, batch.labels, len(weight))
         if memory is None:
             return measures.ncc(moments)
         return measures.ncc(with_memory(moments, memory, penalty.memory))
-    if penalty.measure in MEASURES:
-        value: Tensor = getattr(measures, penalty.measure)(logits)
-        return value
-    own = load(penalty.measure)(features, logits, labels, weight)
-    if not isinstance(own, Tensor) or own.numel() != 1:
-        raise ValueError(f"{penalty.measure} must return a scalar tensor, got {type(own).__name__}")
-    return own.squeeze()
+    if is_reference(penalty.measure):
+        value = load(penalty.measure)(features, logits, batch.labels, weight)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            raise ValueError(
+                f"{penalty.measure} must return a scalar tensor, got {type(value).__name__}"
+            )
+        return value.squeeze()
+    check_head(features, logits, weight)
+    evaluate = records()[penalty.measure].evaluate
+    assert evaluate is not None  # a penalty's settings see to it
+    features, logits, weight = common_dtype(features, logits, weight)
+    # Autocast would run products in half precision and lose the small probabilities.
+    with torch.autocast(features.device.type, enabled=False):
+        return evaluate(replace(batch, features=features, logits=logits, weight=weight)).mean()
 
 
-def remember_means(
-    memory: Tensor | None, features: Tensor, labels: Tensor, classes: int, kept: float
-) -> Tensor:
+def needs_classes(penalty: Penalty) -> bool:
+    """Whether a penalty is not defined on a batch of a single class."""
+    record = records().get(penalty.measure)
+    return record is not None and bool(record.needs)
+
+
+def remember_means(memory: Tensor | None, moments: ClassMoments, kept: float) -> Tensor:
     """Class means over many batches: an exponential average, updated after each step.
 
     A class that a batch lacks keeps its mean; one seen for the first time starts with the batch's.
@@ -71,18 +79,18 @@ def remember_means(
     Args:
         memory: Of the step before, ``[classes, width + 1]``; None at first. The last column says
             whether a class has been seen.
-        features: Inputs of the head, ``[examples, width]``.
-        labels: Class indices, ``[examples]``.
-        classes: Number of classes.
+        moments: Of the batch.
         kept: Share of the old mean that is kept.
+
+    Returns:
+        The memory after this step; no gradients flow through it.
     """
-    moments = ClassMoments.from_batch(features.detach(), labels, classes)
-    present = moments.count > 0
+    present, mean = moments.count > 0, moments.mean.detach()
     if memory is None:
-        memory = moments.mean.new_zeros(classes, features.shape[1] + 1)
+        memory = mean.new_zeros(len(mean), mean.shape[1] + 1)
     seen = memory[:, -1:] > 0
     share = torch.where(seen, 1 - kept, 1.0) * present[:, None]
-    means = memory[:, :-1] + share * (moments.mean - memory[:, :-1])
+    means = memory[:, :-1] + share * (mean - memory[:, :-1])
     return torch.cat([means, (seen | present[:, None]).double()], 1)
 
 

@@ -1,4 +1,4 @@
-"""What an intervention is, as data; imports no torch. What each does stands beside, by its name."""
+"""Interventions as data, without torch; what they do is in the other modules of this room."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MEASURES: tuple[str, ...] = PenaltyMeasure.__args__  # type: ignore[attr-defined
 
 
 class Scheduled(Settings):
-    """On for the steps in (start, stop] of the run; within its phase in any case."""
+    """Active for the steps in (start, stop] of the run, within its phase."""
 
     start: int = Field(0, ge=0, description="off up to this step")
     stop: int | None = Field(None, ge=1, description="off after this step; None: never")
@@ -33,7 +33,7 @@ class Scheduled(Settings):
         return self
 
     def active(self, step: int) -> bool:
-        """Whether it is on at the update that makes step ``step`` (from 1)."""
+        """Whether it is active at the update that makes step ``step`` (from 1)."""
         return self.start < step and (self.stop is None or step <= self.stop)
 
 
@@ -45,19 +45,18 @@ class Penalty(Scheduled):
     positive one.
     """
 
-    measure: str = Field(description=f"{', '.join(MEASURES)}, or file.py:function of your own")
+    measure: str = Field(
+        description=f"{', '.join(MEASURES)}, another differentiable measure, or file.py:function"
+    )
     weight: float = Field(description="added times the measure; negative: maximised")
-    temperature: float = Field(1.0, gt=0, description="of the softmax; bound alone")
-    normalize_features: bool = Field(False, description="to length 1; bound alone")
+    temperature: float = Field(1.0, gt=0, description="of the softmax; only for the bound")
+    normalize_features: bool = Field(False, description="to length 1; only for the bound")
     memory: float = Field(0.0, ge=0, lt=1, description="ncc: share of old class means kept a step")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.measure not in MEASURES and not is_reference(self.measure):
-            raise ValueError(
-                f"measure {self.measure!r} is none of {', '.join(MEASURES)}; your own is "
-                "package.module:function or path/to/file.py:function"
-            )
+            _check_record(self.measure)
         bound = self.measure == "relative_flatness_bound"
         if not bound and (self.temperature != 1.0 or self.normalize_features):
             raise ValueError(
@@ -70,12 +69,29 @@ class Penalty(Scheduled):
 
     @property
     def name(self) -> str:
-        """Under which its value is logged; never that of a measure of the probe."""
+        """The name of its value in the log; never that of a measure of the probe."""
         return f"penalty_{self.measure.rpartition(':')[2]}"
 
 
+def _check_record(name: str) -> None:
+    """Check that a measure beyond the usual ones can be a penalty.
+
+    Raises:
+        ValueError: If there is no such measure, or it has no gradient or needs more than a batch.
+    """
+    from grokscope.measures.record import records  # torch: only for names that are not usual
+
+    possible = [known for known, record in records().items() if record.is_penalty]
+    if name not in possible:
+        kind = "can't be a penalty" if name in records() else "is not a measure"
+        raise ValueError(
+            f"measure {name!r} {kind}; there are {', '.join(possible)}; your own is "
+            "package.module:function or path/to/file.py:function"
+        )
+
+
 class _Cap(Scheduled):
-    """Base of the caps: the kind is written out always, for it tells apart what else is equal."""
+    """Base of the caps: the kind is always written out, to tell apart what is otherwise equal."""
 
     kind: str
     cap: float = Field(gt=0)
@@ -107,6 +123,6 @@ Constraint = Annotated[FrobeniusCap | SpectralCap | LogitScaleCap, Field(discrim
 
 
 class SharpnessAware(Scheduled):
-    """Two passes a step: up the gradient by ``radius``, then down from where it is taken there."""
+    """Two passes per step: up the gradient by ``radius``, then down by the gradient taken there."""
 
     radius: float = Field(0.05, gt=0, description="rho: Euclidean length of the step up")

@@ -17,21 +17,21 @@ def moved_up(parameters: Sequence[Tensor], radius: float) -> Iterator[None]:
         parameters: With gradients; those without are left alone.
         radius: Euclidean length of the move over all parameters together.
     """
-    moving = [each for each in parameters if each.grad is not None]
-    gradients = [each.grad.clone() for each in moving if each.grad is not None]
-    before = [each.detach().clone() for each in moving]
+    moving = [parameter for parameter in parameters if parameter.grad is not None]
+    gradients = [parameter.grad.clone() for parameter in moving if parameter.grad is not None]
+    before = [parameter.detach().clone() for parameter in moving]
     lengths: list[Tensor] = torch._foreach_norm(gradients)  # type: ignore[assignment]
     length = torch.linalg.vector_norm(torch.stack(lengths))
     scale = radius / length.clamp(min=1e-12)
     with torch.no_grad():
-        for each, gradient in zip(moving, gradients, strict=True):
-            each.add_(gradient * scale)
+        for parameter, gradient in zip(moving, gradients, strict=True):
+            parameter.add_(gradient * scale)
     try:
         yield
     finally:
         with torch.no_grad():
-            for each, own in zip(moving, before, strict=True):
-                each.copy_(own)
+            for parameter, saved in zip(moving, before, strict=True):
+                parameter.copy_(saved)
 
 
 @contextmanager
@@ -41,16 +41,18 @@ def batch_norm_frozen(model: nn.Module) -> Iterator[None]:
     SAM's second pass sees weights that are not the model's; counted in, it would mix their
     statistics into those that evaluation uses.
     """
-    layers = [each for each in model.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
-    before = [each.momentum for each in layers]
-    tracked = [each.num_batches_tracked for each in layers]
-    saved = [None if count is None else count.clone() for count in tracked]
-    for each in layers:
-        each.momentum = 0.0
+    kind = nn.modules.batchnorm._BatchNorm
+    layers = [module for module in model.modules() if isinstance(module, kind)]
+    momenta = [layer.momentum for layer in layers]
+    counts = [layer.num_batches_tracked for layer in layers]
+    before = [None if count is None else count.clone() for count in counts]
+    for layer in layers:
+        layer.momentum = 0.0
     try:
         yield
     finally:
-        for each, momentum, count, own in zip(layers, before, tracked, saved, strict=True):
-            each.momentum = momentum
-            if count is not None and own is not None:
-                count.copy_(own)
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        for count, saved in zip(counts, before, strict=True):
+            if count is not None and saved is not None:
+                count.copy_(saved)

@@ -5,21 +5,14 @@ Axes everywhere: ``examples`` (n), ``classes`` (C), ``width`` (d). A head has fe
 ``[classes, width]``.
 """
 
+from grokscope.measures.class_distances import ncc
 from grokscope.measures.collapse import (
     nc1_pinv,
     nc4_agreement,
-    ncc,
     neural_collapse,
     simplex_angle,
 )
-from grokscope.measures.confidence import (
-    entropy,
-    gini,
-    logit_scale,
-    margin,
-    matched_temperature,
-    relative_flatness_at_temperature,
-)
+from grokscope.measures.confidence import entropy, gini, logit_scale, margin
 from grokscope.measures.curvature import (
     Eigenvalue,
     Estimate,
@@ -33,16 +26,16 @@ from grokscope.measures.flatness import (
     relative_flatness,
     relative_flatness_bound,
 )
-from grokscope.measures.moments import ClassMoments
-from grokscope.measures.robustness import (
+from grokscope.measures.gap import (
     GapDecomposition,
     decompose_gap,
-    feature_robustness,
-    kernel_robustness,
-    natural_delta,
     representativeness,
     representativeness_kde,
 )
+from grokscope.measures.matched import matched_temperature, relative_flatness_at_temperature
+from grokscope.measures.moments import ClassMoments
+from grokscope.measures.record import Batch, Measure, record_of, records
+from grokscope.measures.robustness import feature_robustness, kernel_robustness, natural_delta
 from grokscope.measures.theory import (
     CollapseAssumptions,
     collapse_assumptions,
@@ -51,11 +44,13 @@ from grokscope.measures.theory import (
 )
 
 __all__ = [
+    "Batch",
     "ClassMoments",
     "CollapseAssumptions",
     "Eigenvalue",
     "Estimate",
     "GapDecomposition",
+    "Measure",
     "collapse_assumptions",
     "collapse_flatness_bound",
     "collapsed_relative_flatness",
@@ -76,6 +71,8 @@ __all__ = [
     "ncc",
     "neural_collapse",
     "published_grokking_flatness",
+    "record_of",
+    "records",
     "relative_flatness",
     "relative_flatness_at_temperature",
     "relative_flatness_bound",

@@ -19,125 +19,11 @@ from grokscope.measures.checks import (
     check_labels,
     check_logits,
     reduce_examples,
-    values_are_readable,
 )
-from grokscope.measures.flatness import squared_distances
 from grokscope.measures.moments import ClassMoments
+from grokscope.measures.record import Batch, Measure
 
-NCC_REDUCTIONS = ("mean", "sum", "none")
-# An estimated squared distance between means is corrected down to this share of it, not further.
-LEAST_SHARE = 0.05
-# Above so many classes, distances between means always come from inner products (in float64).
-PAIRWISE_CLASSES = 1024
-# Elements of a float64 temporary for more classes: 32 MiB.
-PAIR_ELEMENTS = 2**22
-# Squared distances of means below this share of the largest square come from differences.
-CLOSE = 1e-3
-
-
-def ncc(moments: ClassMoments, reduction: str = "mean", unbiased: bool = False) -> Tensor:
-    r"""Class-distance normalised variance (CDNV), which the paper calls NCC; low is collapsed.
-
-    .. math:: \mathrm{NCC} = \operatorname{mean}_{c \ne c'}
-              \frac{V_c + V_{c'}}{2\, \|\mu_c - \mu_{c'}\|^2}, \qquad
-              V_c = \frac{1}{n_c} \sum_{i: y_i = c} \|\phi_i - \mu_c\|^2
-
-    Few examples per class make the plain value too low, twice over: deviations are taken from a
-    mean that was fitted to them, and fitted means lie further apart than the true ones.
-    ``unbiased`` divides by :math:`n_c - 1`, subtracts :math:`V_c / n_c + V_{c'} / n_{c'}` from the
-    squared distance (but leaves at least a twentieth of it: behind that there is only noise), and
-    leaves out classes with a single example. Numerator and denominator are then unbiased each;
-    their ratio is nearly so.
-
-    Args:
-        moments: Class moments of the features.
-        reduction: "mean" over ordered pairs, the value that is plotted in the paper; "sum", the
-            sum over ordered pairs with :math:`V_c` a sum, as Definition 3.1 is written; "none",
-            the matrix of pairs.
-        unbiased: Whether to correct for few examples per class; not with "sum".
-
-    Returns:
-        Scalar, or ``[classes, classes]`` with zeros on the diagonal and for classes left out;
-        no unit. Infinite if two class means coincide. Differentiable in the features.
-
-    Raises:
-        ValueError: If fewer than two classes have examples (two each when ``unbiased``), or for
-            an unknown reduction.
-
-    Cost: O(classes^2 * width), independent of the number of examples; above 1,024 classes pairs
-    are summed in pieces of 32 MiB (but for "none").
-    Source: Galanti et al., ICLR 2022; Han et al., NeurIPS 2025, Definition 3.1.
-    """
-    if reduction not in NCC_REDUCTIONS:
-        known = ", ".join(map(repr, NCC_REDUCTIONS))
-        raise ValueError(f"reduction must be one of {known}, got {reduction!r}.")
-    if unbiased and reduction == "sum":
-        raise ValueError(
-            'reduction "sum" is the literal Definition 3.1, which has no unbiased form; '
-            'use reduction="mean" with unbiased=True.'
-        )
-    least = 2 if unbiased else 1
-    counted = moments.count >= least
-    if values_are_readable(moments.count) and int(counted.sum()) < 2:
-        raise ValueError(
-            f"ncc needs at least two classes with {least} or more examples each, but there are "
-            f"{int(counted.sum())}; pass more examples, or moments of several batches added up."
-        )
-    variance = moments.within if reduction == "sum" else moments.within / moments.count.clamp(min=1)
-    excess = None
-    if unbiased:
-        variance = moments.within / (moments.count - 1).clamp(min=1)
-        excess = variance / moments.count.clamp(min=1)
-    if reduction == "none" or len(counted) <= PAIRWISE_CLASSES:
-        pairs = counted[:, None] & counted[None, :]
-        pairs = pairs & ~torch.eye(len(counted), dtype=torch.bool, device=pairs.device)
-        distances = _distances_of_means(moments.mean, pairs)
-        ratio = _ratios(distances, pairs, (variance, variance), (excess, excess))
-        if reduction == "none":
-            return ratio
-        total = ratio.sum()
-    else:
-        total = _sum_of_ratios(moments.mean, counted, variance, excess)
-    if reduction == "sum":
-        return total
-    number = counted.sum()
-    return total / (number * (number - 1))
-
-
-def _sum_of_ratios(
-    means: Tensor, counted: Tensor, variance: Tensor, excess: Tensor | None
-) -> Tensor:
-    """The sum over all pairs of many classes, some rows at a time."""
-    total = variance.new_zeros(())
-    centred = means - means.mean(dim=0)
-    square = centred.square().sum(dim=-1)
-    every = torch.arange(len(counted), device=counted.device)
-    for rows in every.split(max(1, PAIR_ELEMENTS // len(counted))):
-        squares = square.index_select(0, rows)[:, None] + square[None, :]
-        distances = torch.addmm(squares, centred.index_select(0, rows), centred.mT, alpha=-2)
-        pairs = counted.index_select(0, rows)[:, None] & counted[None, :]
-        pairs = pairs & (rows[:, None] != every[None, :])
-        own = None if excess is None else excess.index_select(0, rows)
-        variances = (variance.index_select(0, rows), variance)
-        total = total + _ratios(distances.clamp(min=0), pairs, variances, (own, excess)).sum()
-    return total
-
-
-def _ratios(
-    distances: Tensor,
-    pairs: Tensor,
-    variances: tuple[Tensor, Tensor],
-    excess: tuple[Tensor | None, Tensor | None],
-) -> Tensor:
-    """Variance over squared distance, 0 where there is no pair; of rows and of columns each."""
-    if excess[0] is not None and excess[1] is not None:
-        corrected = distances - (excess[0][:, None] + excess[1][None, :])
-        distances = torch.maximum(corrected, LEAST_SHARE * distances)
-    # Masked before the division: 0 / 0 would put NaN into the gradient.
-    apart = pairs & (distances > 0)
-    spread = 0.5 * variances[0][:, None] + 0.5 * variances[1][None, :]
-    ratio = spread / torch.where(apart, distances, math.inf)
-    return ratio.masked_fill(pairs ^ apart, math.inf)
+PAPYAN = "Papyan, Han and Donoho, PNAS 2020"
 
 
 def neural_collapse(
@@ -180,6 +66,12 @@ def neural_collapse(
     Cost: O(classes^2 * width) and, with a scatter matrix, O(classes * width^2).
     Source: Papyan, Han and Donoho, PNAS 2020 (NC1 to NC4); Zhu et al., NeurIPS 2021 (distance to
     the simplex's Gram matrix); Hui, Belkin and Nakkiran 2022 (the quotient).
+
+    Example:
+        >>> corners, labels = torch.eye(3), torch.arange(3)
+        >>> moments = ClassMoments.from_batch(corners, labels, num_classes=3)
+        >>> round(float(neural_collapse(moments, weight=corners)["mean_class_angle"]))
+        120
     """
     check_head_of_means(moments.mean, weight, bias)
     return collapse_of(*moments.of_present_classes(), weight, bias)
@@ -241,6 +133,12 @@ def nc1_pinv(features: Tensor, labels: Tensor, moments: ClassMoments) -> Tensor:
 
     Cost: O(examples * width * classes + classes^2 * width).
     Source: Papyan, Han and Donoho, PNAS 2020.
+
+    Example:
+        >>> features, labels = torch.eye(3).repeat(2, 1), torch.arange(3).repeat(2)
+        >>> moments = ClassMoments.from_batch(features, labels, num_classes=3)
+        >>> float(nc1_pinv(features, labels, moments))
+        0.0
     """
     check_features(features)
     check_labels(labels, len(moments.count), examples=features.shape[0])
@@ -275,6 +173,12 @@ def nc4_agreement(
         ValueError: If the arguments do not fit, or fewer than two classes have a mean.
 
     Cost: O(examples * classes * width). Source: Papyan, Han and Donoho, PNAS 2020.
+
+    Example:
+        >>> features, labels = torch.eye(3), torch.arange(3)
+        >>> moments = ClassMoments.from_batch(features, labels, num_classes=3)
+        >>> float(nc4_agreement(features, logits=features, moments=moments))
+        1.0
     """
     check_features(features)
     check_logits(logits)
@@ -289,12 +193,16 @@ def nc4_agreement(
 
 
 def agreement_of(features: Tensor, logits: Tensor, present: ClassMoments, index: Tensor) -> Tensor:
-    """`nc4_agreement` of each example, unchecked, with the means of the classes ``index``."""
+    """`nc4_agreement` of each example, unchecked, with the means of the classes ``index``.
+
+    Classes without examples are never the nearest.
+    """
     # argmin |phi - mu|^2 = argmin |mu|^2 - 2 phi mu, both seen from the mean of the means.
-    centre = present.mean.mean(dim=0)
+    counted = present.count > 0
+    centre = present.mean.sum(dim=0) / counted.sum()
     means = present.mean - centre
     score = means.square().sum(dim=-1) - 2 * (features.double() - centre) @ means.mT
-    nearest = index[score.argmin(dim=-1)]
+    nearest = index[score.masked_fill(~counted, math.inf).argmin(dim=-1)]
     return (nearest == logits.argmax(dim=-1)).double()
 
 
@@ -309,24 +217,14 @@ def simplex_angle(num_classes: int) -> float:
 
     Raises:
         ValueError: If there are fewer than two corners: there is no angle then.
+
+    Example:
+        >>> round(simplex_angle(3)), round(simplex_angle(2))
+        (120, 180)
     """
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes!r}.")
     return math.degrees(math.acos(-1 / (num_classes - 1)))
-
-
-def _distances_of_means(means: Tensor, pairs: Tensor) -> Tensor:
-    """Squared distances; from inner products where that costs no digits, else from differences."""
-    if len(means) <= PAIRWISE_CLASSES and not values_are_readable(means):
-        return squared_distances(means)
-    centred = means - means.mean(dim=0)
-    square = centred.square().sum(dim=-1)
-    distances = torch.addmm(square[:, None] + square[None, :], centred, centred.mT, alpha=-2)
-    if len(means) > PAIRWISE_CLASSES:
-        return distances.clamp(min=0)
-    # The relative error is about 1e-16 * |m|^2 / distance: below 1e-12 for pairs this far apart.
-    far = distances.detach() > CLOSE * square.detach().max()
-    return distances if bool((far | ~pairs).all()) else squared_distances(means)
 
 
 def _inverse_of_means(means: Tensor) -> Tensor:
@@ -346,3 +244,133 @@ def _inverse_of_means(means: Tensor) -> Tensor:
 
 def _norm(matrix: Tensor) -> Tensor:
     return torch.linalg.matrix_norm(matrix)
+
+
+def _collapse(batch: Batch) -> dict[str, Tensor]:
+    return collapse_of(*batch.present, batch.weight, batch.bias)
+
+
+def _nc1_pinv(batch: Batch) -> Tensor:
+    if batch.moments.scatter is not None:
+        return batch.shared(_collapse)["nc1_pinv"]
+    return nc1_of(batch.features, batch.labels, batch.moments, batch.present[0])
+
+
+def _nc4_agreement(batch: Batch) -> Tensor:
+    return agreement_of(batch.features, batch.logits, *(batch.training or batch.present))
+
+
+def _of_means(
+    name: str,
+    title: str,
+    *,
+    formula: str,
+    symbol: str = "",
+    unit: str = "",
+    direction: str = "low is collapsed",
+    range: str = "≥ 0",
+    source: str = PAPYAN,
+) -> Measure:
+    """The record of a measure of class means and the head; all of them are computed together."""
+    return Measure(
+        name,
+        title,
+        symbol,
+        unit,
+        direction=direction,
+        range=range,
+        formula=formula,
+        cost="O(n d + C² d)",
+        source=source,
+        needs=("classes",),
+        evaluate=lambda batch: batch.shared(_collapse)[name],
+        differentiable=name != "nc4_means",
+    )
+
+
+RECORDS = (
+    Measure(
+        name="nc1_pinv",
+        title="NC1, within-class scatter",
+        symbol="NC1",
+        direction="low is collapsed",
+        range="≥ 0",
+        formula="Tr(Σ_W Σ_B⁺) / C",
+        cost="O(n C d + C² d), streamed O(n d²)",
+        source=PAPYAN,
+        needs=("classes",),
+        evaluate=_nc1_pinv,
+        differentiable=True,
+    ),
+    _of_means(
+        "nc1_quotient",
+        "NC1, quotient of traces",
+        symbol="NC1",
+        formula="Tr Σ_W / Tr Σ_B",
+        source="Hui, Belkin and Nakkiran 2022",
+    ),
+    _of_means(
+        "nc2_equinorm",
+        "NC2, equinorm",
+        symbol="NC2",
+        formula="std |m_c| / mean |m_c|, m_c = μ_c − mean μ",
+    ),
+    _of_means(
+        "nc2_equiangularity",
+        "NC2, equiangularity",
+        symbol="NC2",
+        formula="std_{c≠c′} cos(m_c, m_c′)",
+    ),
+    _of_means(
+        "nc2_etf_distance",
+        "NC2, distance to the simplex",
+        symbol="NC2",
+        formula="‖M Mᵀ / ‖M Mᵀ‖ − S / ‖S‖‖, S = I − 11ᵀ / C",
+        source="Zhu et al., NeurIPS 2021",
+    ),
+    _of_means(
+        "nc3_self_duality",
+        "NC3, self-duality",
+        symbol="NC3",
+        range="0 to 2",
+        formula="‖W / ‖W‖ − M / ‖M‖‖, both centred",
+    ),
+    _of_means(
+        "nc4_means",
+        "NC4, means on the wrong side",
+        symbol="NC4",
+        unit="share",
+        range="0 to 1",
+        formula="share of class means that the head does not assign to their class",
+    ),
+    Measure(
+        name="nc4_agreement",
+        title="NC4, agreement",
+        symbol="NC4",
+        unit="share",
+        direction="high is collapsed",
+        range="0 to 1",
+        formula="mean [argmax z = argmin_c |φ − μ_c|]",
+        cost="O(n C d)",
+        source=PAPYAN,
+        note="On held-out data with the class means of the training data.",
+        needs=("training classes",),
+        evaluate=_nc4_agreement,
+    ),
+    _of_means(
+        "mean_class_angle",
+        "mean angle between class means",
+        unit="degrees",
+        direction="arccos(−1 / (C − 1)) is collapsed",
+        range="0 to 180",
+        formula="mean_{c≠c′} ∠(m_c, m_c′)",
+    ),
+    _of_means(
+        "angle_deviation",
+        "deviation from the simplex angle",
+        unit="degrees",
+        range="0 to 180",
+        formula="mean_{c≠c′} |∠(m_c, m_c′) − arccos(−1 / (C − 1))|",
+        source="Han et al., NeurIPS 2025, Figure 3",
+    ),
+)

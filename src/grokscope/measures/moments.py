@@ -61,6 +61,12 @@ class ClassMoments:
         within: Sum of squared distances to the class mean, ``[classes]``.
         scatter: Sum over all examples of the outer product of the deviation from the class mean
             with itself, ``[width, width]``; None unless asked for.
+
+    Example:
+        >>> features, labels = torch.tensor([[0.0], [2.0], [5.0]]), torch.tensor([0, 0, 1])
+        >>> moments = ClassMoments.from_batch(features, labels, num_classes=2)
+        >>> moments.mean.flatten().tolist(), moments.within.tolist()
+        ([1.0, 5.0], [2.0, 0.0])
     """
 
     count: Tensor
@@ -204,5 +210,6 @@ class ClassMoments:
 
     def of_classes(self, index: Tensor) -> ClassMoments:
         """Moments of some classes, by their indices, ``[chosen]``; a scatter stays that of all."""
-        count, mean, within = (each[index] for each in (self.count, self.mean, self.within))
-        return replace(self, count=count, mean=mean, within=within)
+        return replace(
+            self, count=self.count[index], mean=self.mean[index], within=self.within[index]
+        )

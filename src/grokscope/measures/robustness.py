@@ -1,4 +1,4 @@
-r"""Feature robustness, representativeness, and the generalisation gap as their sum.
+r"""Feature robustness: how much the loss rises when features move a little.
 
 Petzka et al. (2021) put a small cloud around each training example's features and read the
 generalisation gap off in two steps: from the examples to their clouds (*feature robustness*: how
@@ -18,7 +18,6 @@ precision is computed in float32.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,15 +25,16 @@ from torch import Tensor
 from grokscope.measures.checks import (
     check_head,
     check_labels,
-    check_logits,
     check_positive,
     check_reduction,
     common_dtype,
     reduce_examples,
 )
 from grokscope.measures.confidence import cross_entropy_of
+from grokscope.measures.record import Batch, Measure
 
 KDE_BANDWIDTH = 1.0  # of the paper, appendix D
+DIRECTIONS = 2  # pairs for each example at a look; seeded, the same at every look
 
 
 def natural_delta(examples: int, width: int) -> float:
@@ -49,6 +49,10 @@ def natural_delta(examples: int, width: int) -> float:
 
     Returns:
         A share of the features' length. Cost: O(1).
+
+    Example:
+        >>> natural_delta(examples=32, width=1)
+        0.5
     """
     return float(examples ** (-1.0 / (4.0 + width)))
 
@@ -90,6 +94,12 @@ def feature_robustness(
         ValueError: If the arguments do not describe one linear head, or a setting is not positive.
 
     Cost: O(samples * examples * width * classes). Source: Petzka et al., NeurIPS 2021.
+
+    Example:
+        >>> features, labels = torch.eye(2), torch.arange(2)
+        >>> value = feature_robustness(features, features, labels, weight=torch.eye(2))
+        >>> bool(value > 0)
+        True
     """
     check_reduction(reduction)
     check_head(features, logits, weight)
@@ -104,7 +114,8 @@ def feature_robustness(
         direction = direction / torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
         return radius * length * direction
 
-    return reduce_examples(_loss_increase(cloud, logits, labels, weight, samples), reduction)
+    increase = _loss_increase(cloud, logits, labels, weight, samples=samples)
+    return reduce_examples(increase, reduction)
 
 
 def kernel_robustness(
@@ -139,6 +150,12 @@ def kernel_robustness(
 
     Cost: O(samples * examples * width * classes).
     Source: Han et al., NeurIPS 2025, appendix D, which gives bandwidth 1.0.
+
+    Example:
+        >>> features, labels = torch.eye(2), torch.arange(2)
+        >>> value = kernel_robustness(features, features, labels, weight=torch.eye(2))
+        >>> bool(value > 0)
+        True
     """
     check_reduction(reduction)
     check_head(features, logits, weight)
@@ -149,124 +166,12 @@ def kernel_robustness(
     def cloud() -> Tensor:
         return bandwidth * _normal(features, generator)
 
-    return reduce_examples(_loss_increase(cloud, logits, labels, weight, samples), reduction)
-
-
-def representativeness(
-    features: Tensor,
-    logits: Tensor,
-    labels: Tensor,
-    weight: Tensor,
-    held_out_loss: Tensor | float,
-    delta: float | None = None,
-    samples: int = 4,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Held-out loss minus the loss over clouds around the training features; 0 is best.
-
-    Args:
-        features: Inputs of the head on training data, ``[examples, width]``.
-        logits: Outputs of the head there, bias included, ``[examples, classes]``.
-        labels: Class indices, ``[examples]``.
-        weight: Rows of the head, ``[classes, width]``.
-        held_out_loss: Mean cross-entropy on held-out data, in nats.
-        delta: As in `feature_robustness`.
-        samples: As in `feature_robustness`.
-        generator: As in `feature_robustness`.
-
-    Returns:
-        Scalar in nats: what the clouds around the training features miss of the distribution.
-
-    Raises:
-        ValueError: As `feature_robustness`.
-
-    Cost: that of `feature_robustness`. Source: Petzka et al., NeurIPS 2021, equation 2.
-    """
-    robustness = feature_robustness(features, logits, labels, weight, delta, samples, generator)
-    return decompose_gap(logits, labels, held_out_loss, robustness).representativeness
-
-
-def representativeness_kde(
-    features: Tensor,
-    logits: Tensor,
-    labels: Tensor,
-    weight: Tensor,
-    held_out_loss: Tensor | float,
-    bandwidth: float = KDE_BANDWIDTH,
-    samples: int = 4,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """The same with a Gaussian kernel density of the training features, as the paper has it.
-
-    The paper gives bandwidth 1.0 and a weight of 0.02 per sample, which is 1/n for n = 50, and not
-    the estimator. Here every training example has weight 1/n and keeps its label throughout its
-    kernel. The bandwidth is in the unit of the features, so rescaling them changes the value.
-
-    Args:
-        features: Inputs of the head on training data, ``[examples, width]``.
-        logits: Outputs of the head there, bias included, ``[examples, classes]``.
-        labels: Class indices, ``[examples]``.
-        weight: Rows of the head, ``[classes, width]``.
-        held_out_loss: Mean cross-entropy on held-out data, in nats.
-        bandwidth: As in `kernel_robustness`.
-        samples: As in `kernel_robustness`.
-        generator: As in `kernel_robustness`.
-
-    Returns:
-        Scalar in nats.
-
-    Raises:
-        ValueError: As `kernel_robustness`.
-
-    Cost: that of `kernel_robustness`. Source: Han et al., NeurIPS 2025, appendix D.
-    """
-    robustness = kernel_robustness(features, logits, labels, weight, bandwidth, samples, generator)
-    return decompose_gap(logits, labels, held_out_loss, robustness).representativeness
-
-
-class GapDecomposition(NamedTuple):
-    """The generalisation gap and its two parts, in nats: the first is the sum of the others.
-
-    Attributes:
-        gap: Held-out loss minus training loss.
-        robustness: Loss over the clouds minus training loss.
-        representativeness: Held-out loss minus loss over the clouds.
-    """
-
-    gap: Tensor
-    robustness: Tensor
-    representativeness: Tensor
-
-
-def decompose_gap(
-    logits: Tensor, labels: Tensor, held_out_loss: Tensor | float, robustness: Tensor
-) -> GapDecomposition:
-    """Split the generalisation gap at the clouds around the training features.
-
-    Args:
-        logits: Outputs of the head on training data, bias included, ``[examples, classes]``.
-        labels: Class indices, ``[examples]``.
-        held_out_loss: Mean cross-entropy on held-out data, in nats.
-        robustness: Of `feature_robustness` or `kernel_robustness` on the training data.
-
-    Returns:
-        Gap, robustness and representativeness, scalars in nats.
-
-    Raises:
-        ValueError: If logits and labels do not fit.
-
-    Cost: O(examples * classes). Source: Petzka et al., NeurIPS 2021.
-    """
-    check_logits(logits)
-    check_labels(labels, logits.shape[1], examples=len(logits))
-    train_loss = cross_entropy_of(logits.to(robustness.dtype), labels).mean()
-    held_out = torch.as_tensor(held_out_loss, dtype=robustness.dtype, device=robustness.device)
-    gap = held_out - train_loss
-    return GapDecomposition(gap, robustness, gap - robustness)
+    increase = _loss_increase(cloud, logits, labels, weight, samples=samples)
+    return reduce_examples(increase, reduction)
 
 
 def _loss_increase(
-    cloud: Callable[[], Tensor], logits: Tensor, labels: Tensor, weight: Tensor, samples: int
+    cloud: Callable[[], Tensor], logits: Tensor, labels: Tensor, weight: Tensor, *, samples: int
 ) -> Tensor:
     """Mean of loss(phi +- cloud) - loss(phi) over pairs of displacements, ``[examples]``."""
     check_positive("samples", samples)
@@ -287,3 +192,52 @@ def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
     device = like.device if generator is None else generator.device
     noise = torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype)
     return noise.to(like.device)
+
+
+def _sphere(batch: Batch) -> tuple[Tensor, torch.Generator]:
+    """Robustness on spheres, and the generator as it leaves it."""
+    generator = torch.Generator(batch.features.device).manual_seed(0)
+    arguments = _head_of(batch)
+    value = feature_robustness(*arguments, samples=DIRECTIONS, generator=generator)
+    return value, generator
+
+
+def _head_of(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    features, logits = common_dtype(batch.features, batch.logits)
+    return features, logits, batch.labels, batch.weight.to(features)
+
+
+def _feature_robustness(batch: Batch) -> Tensor:
+    known = batch.reference.get("feature_robustness")  # that of the training data
+    return batch.shared(_sphere)[0] if known is None else known
+
+
+def _kernel_robustness(batch: Batch) -> Tensor:
+    if "kernel_robustness" in batch.reference:
+        return batch.reference["kernel_robustness"]
+    _, generator = batch.shared(_sphere)
+    return kernel_robustness(*_head_of(batch), samples=DIRECTIONS, generator=generator)
+
+
+FEATURE_ROBUSTNESS = Measure(
+    name="feature_robustness",
+    title="feature robustness",
+    unit="nats",
+    direction="low is robust",
+    range="≥ 0, but for the noise of two pairs of directions",
+    formula="mean E_A ℓ(φ + δ A φ) − ℓ(φ), δ = n^(−1 / (4 + d))",
+    cost="O(n C d)",
+    source="Petzka et al., NeurIPS 2021",
+    note="Of the training data, also on held-out data. About δ² κ / (2 d) for small δ.",
+    needs=("training memory",),
+    evaluate=_feature_robustness,
+)
+# A part of the KDE form alone: no measure of its own.
+KERNEL_ROBUSTNESS = Measure(
+    name="kernel_robustness",
+    unit="nats",
+    needs=("training memory",),
+    evaluate=_kernel_robustness,
+    parts=(FEATURE_ROBUSTNESS,),
+)
+RECORDS = (FEATURE_ROBUSTNESS,)

@@ -16,7 +16,7 @@ The first equation is exact. For centred features the bound exceeds it by a fact
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from grokscope.measures.checks import check_at_least_two_classes, check_head_of_means
 from grokscope.measures.moments import ClassMoments
+from grokscope.measures.record import Batch, Measure
 
 
 def collapse_flatness_bound(
@@ -43,11 +44,14 @@ def collapse_flatness_bound(
         ValueError: For a negative or non-finite scale or radius, or fewer than two classes.
 
     Cost: O(1). Source: Han et al., NeurIPS 2025, Proposition 5.3.
+
+    Example:
+        >>> scales = torch.tensor([1.0, 4.0])
+        >>> bounds = collapse_flatness_bound(scales, radius=2.0, num_classes=3)
+        >>> bool(bounds[1] < bounds[0])
+        True
     """
-    scale, radius = _checked(scale, radius, num_classes)
-    decay = torch.exp(-_gap(scale, radius, num_classes))
-    front = scale.square() * radius.pow(4) * num_classes**3
-    return front * decay / (1 + (num_classes - 1) * decay).square()
+    return _bound(*_checked(scale, radius, num_classes), num_classes)
 
 
 def collapsed_relative_flatness(
@@ -72,6 +76,11 @@ def collapsed_relative_flatness(
         ValueError: For a negative or non-finite argument, or fewer than two classes.
 
     Cost: O(1). Source: the formula above.
+
+    Example:
+        >>> kappa = collapsed_relative_flatness(scale=1.0, radius=2.0, num_classes=3)
+        >>> bool(kappa <= collapse_flatness_bound(scale=1.0, radius=2.0, num_classes=3))
+        True
     """
     scale, radius = _checked(scale, radius, num_classes)
     offset = _not_negative("offset", offset)
@@ -156,6 +165,12 @@ def collapse_assumptions(
             examples.
 
     Cost: O(classes^2 * width). Source: Han et al., NeurIPS 2025, Proposition 5.3 and Lemma A.1.
+
+    Example:
+        >>> corners, labels = torch.eye(3), torch.arange(3)
+        >>> moments = ClassMoments.from_batch(corners, labels, num_classes=3)
+        >>> round(collapse_assumptions(moments, weight=2 * corners).scale, 4)
+        2.0
     """
     check_head_of_means(moments.mean, weight, bias)
     present, index = moments.of_present_classes()
@@ -194,6 +209,13 @@ def assumptions_of(
     )
 
 
+def _bound(scale: Tensor, radius: Tensor, num_classes: int) -> Tensor:
+    """`collapse_flatness_bound`, unchecked."""
+    decay = torch.exp(-_gap(scale, radius, num_classes))
+    front = scale.square() * radius.pow(4) * num_classes**3
+    return front * decay / (1 + (num_classes - 1) * decay).square()
+
+
 def _gap(scale: Tensor, radius: Tensor, num_classes: int) -> Tensor:
     return scale * radius.square() * num_classes / (num_classes - 1)
 
@@ -210,3 +232,88 @@ def _not_negative(name: str, value: Tensor | float) -> Tensor:
     if not bool((tensor.isfinite() & (tensor >= 0)).all()):
         raise ValueError(f"{name} must be finite and not negative, got {value!r}.")
     return tensor
+
+
+def _assumptions(batch: Batch) -> Tensor:
+    return assumptions_of(*batch.present, batch.weight, batch.bias)
+
+
+def _residual(batch: Batch) -> Tensor:
+    return batch.shared(_assumptions)[2:-1].amax()  # NaN if one is undefined
+
+
+def _bound_of_head(batch: Batch) -> Tensor:
+    scale, radius = batch.shared(_assumptions)[:2]
+    return _bound(scale.clamp(min=0), radius, len(batch.present[1]))
+
+
+def _assumption(
+    name: str,
+    title: str,
+    evaluate: Callable[[Batch], Tensor],
+    *,
+    formula: str,
+    symbol: str = "",
+    unit: str = "",
+    direction: str = "",
+    range: str = "≥ 0",
+    note: str = "",
+) -> Measure:
+    """The record of a part of Proposition 5.3; all of them are computed together."""
+    return Measure(
+        name,
+        title,
+        symbol,
+        unit,
+        direction=direction,
+        range=range,
+        formula=formula,
+        cost="O(n d + C² d)",
+        source="Han et al., NeurIPS 2025, Proposition 5.3",
+        note=note,
+        needs=("classes",),
+        evaluate=evaluate,
+    )
+
+
+RECORDS = (
+    _assumption(
+        "collapse_scale",
+        "collapse scale",
+        lambda batch: batch.shared(_assumptions)[0],
+        symbol="λ",
+        range="any",
+        formula="λ of the least squares fit W ≈ λ M, both centred",
+    ),
+    _assumption(
+        "collapse_radius",
+        "collapse radius",
+        lambda batch: batch.shared(_assumptions)[1],
+        symbol="M",
+        formula="√ mean |m_c|², m_c = μ_c − mean μ",
+    ),
+    _assumption(
+        "collapse_offset",
+        "collapse offset",
+        lambda batch: batch.shared(_assumptions)[-1],
+        formula="|mean μ| / M",
+        note="The proposition holds up to √(C − 1).",
+    ),
+    _assumption(
+        "collapse_residual",
+        "collapse residual",
+        _residual,
+        direction="low is collapsed",
+        formula="the largest relative residual of NC1 to NC3 and Lemma A.1",
+        note="Where it is 0, the bound of Proposition 5.3 holds.",
+    ),
+    _assumption(
+        "collapse_flatness_bound",
+        "bound on κ of Proposition 5.3",
+        _bound_of_head,
+        unit="nats",
+        direction="low is flat",
+        formula="λ² C³ M⁴ e⁻ˣ / (1 + (C − 1) e⁻ˣ)², x = λ M² C / (C − 1)",
+        note="Of an exactly collapsed head with this λ and M.",
+    ),
+)

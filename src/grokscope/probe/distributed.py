@@ -7,6 +7,7 @@ travel on the device of the head, as NCCL needs it, and through the host for glo
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import warnings
@@ -22,9 +23,9 @@ from torch.utils.data.distributed import DistributedSampler
 
 from grokscope.measures.checks import NotFiniteError
 from grokscope.measures.moments import ClassMoments
-from grokscope.probe.collector import Collector
+from grokscope.probe.assembly import Assembly
 from grokscope.probe.measurement import Measurement
-from grokscope.probe.values import Block
+from grokscope.probe.networks import Block
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -34,11 +35,11 @@ KINDS: dict[str, type[Exception]] = {"NotFiniteError": NotFiniteError, "ValueErr
 
 
 @contextmanager
-def added_up(collector: Collector, group: ProcessGroup | None) -> Iterator[None]:
-    """Fill a collector within; on leaving, it holds what those of all processes hold together.
+def added_up(assembly: Assembly, group: ProcessGroup | None) -> Iterator[None]:
+    """Fill an assembly within; on leaving, it holds what those of all processes hold together.
 
     Without a group nothing happens. With one, no process may stay away, and none does because of
-    an error: it is told to the others first.
+    an error: the others hear of it first.
 
     Raises:
         ValueError: If this process is not in the group, a process failed with a ValueError, or
@@ -55,11 +56,11 @@ def added_up(collector: Collector, group: ProcessGroup | None) -> Iterator[None]
         yield
     except Exception as caught:
         error = caught
-    _Processes(group, collector.weight.device).add_up(collector, error)
+    _Processes(group, assembly.heads.weight.device).add_up(assembly, error)
 
 
 def warn_of_one_share(batches: object) -> None:
-    """Warn that a process measures a share of the data alone, where the loader tells so."""
+    """Warn if a process measures only its share of the data, by the loader's sampler."""
     sampler = getattr(batches, "sampler", None)
     if isinstance(sampler, DistributedSampler) and sampler.num_replicas > 1:
         warnings.warn(
@@ -72,7 +73,7 @@ def warn_of_one_share(batches: object) -> None:
 
 @dataclass(frozen=True)
 class _Share:
-    """What a process tells the others before anything is added up."""
+    """What a process shares with the others before anything is added up."""
 
     kind: str  # of its error, empty without one
     error: str
@@ -85,18 +86,18 @@ class _Share:
     memory: int
 
     @classmethod
-    def of(cls, collector: Collector, error: Exception | None) -> _Share:
-        kept = list(zip(*collector.kept, strict=True))[:2]
+    def of(cls, assembly: Assembly, error: Exception | None) -> _Share:
+        kept = list(zip(*assembly.kept, strict=True))[:2]
         return cls(
             kind="" if error is None else type(error).__name__,
             error="" if error is None else str(error),
-            head=tuple(collector.weight.shape),
-            reference=_digest(collector.reference),
-            names=tuple(collector.sums),
-            dtypes=tuple(str(_common(each.dtype for each in every))[6:] for every in kept),
-            examples=collector.examples,
-            bytes=collector.bytes,
-            memory=collector.memory,
+            head=tuple(assembly.heads.weight.shape),
+            reference=_digest(assembly.references),
+            names=tuple(assembly.sums),
+            dtypes=tuple(str(_common(part.dtype for part in parts))[6:] for parts in kept),
+            examples=assembly.examples,
+            bytes=assembly.bytes,
+            memory=assembly.memory,
         )
 
 
@@ -105,43 +106,47 @@ class _Processes:
 
     def __init__(self, group: ProcessGroup, device: torch.device) -> None:
         self.group, self.size = group, dist.get_world_size(group)
-        backends = dict(each.split(":") for each in dist.get_backend_config(group).split(","))
+        backends = dict(pair.split(":") for pair in dist.get_backend_config(group).split(","))
         self.device = torch.device("cpu") if backends.get(device.type) == "gloo" else device
 
-    def add_up(self, collector: Collector, error: Exception | None) -> None:
-        """Give a collector what those of all processes hold."""
-        shares = self.told(_Share.of(collector, error))
+    def add_up(self, assembly: Assembly, error: Exception | None) -> None:
+        """Give an assembly what those of all processes hold."""
+        shares = self.shares(_Share.of(assembly, error))
         _check_shares(shares, error)
         names = next((share.names for share in shares if share.examples), ())
         if not names:
             return
-        zero = collector.weight.new_zeros(())
-        own = torch.stack([collector.sums.get(name, zero).double() for name in names])
-        collector.sums = dict(zip(names, self.summed(own), strict=True))
-        collector.examples = sum(share.examples for share in shares)
-        collector.bytes = sum(share.bytes for share in shares)
-        if collector.bytes <= min(share.memory for share in shares):
-            collector.kept = self.blocks(collector, shares)
+        zero = assembly.heads.weight.new_zeros(1)
+        sums = torch.stack([assembly.sums.get(name, zero) for name in names])
+        assembly.sums = dict(zip(names, self.summed(sums), strict=True))
+        assembly.examples = sum(share.examples for share in shares)
+        assembly.bytes = sum(share.bytes for share in shares)
+        if not assembly.keeps:
+            return
+        if assembly.bytes <= min(share.memory for share in shares):
+            assembly.kept = self.blocks(assembly, shares)
         else:
-            collector.stream()
-            collector.streamed = self.moments(collector)
+            assembly.stream()
+            assembly.streamed = self.moments(assembly)
 
-    def told(self, share: _Share) -> list[_Share]:
+    def shares(self, share: _Share) -> list[_Share]:
         """The shares of all processes, rank by rank."""
         text = torch.tensor(list(json.dumps(asdict(share)).encode()), dtype=torch.uint8)
         lengths = self.gathered(torch.tensor([len(text)]))
         padded = text.new_zeros(max(map(int, lengths)))
         padded[: len(text)] = text
         texts = self.gathered(padded)
-        read = [bytes(each[: int(n)].tolist()) for each, n in zip(texts, lengths, strict=True)]
-        return [_read(each) for each in read]
+        return [
+            _read(bytes(text[: int(length)].tolist()))
+            for text, length in zip(texts, lengths, strict=True)
+        ]
 
     def gathered(self, tensor: Tensor) -> list[Tensor]:
         """A tensor of every process, all of one shape, rank by rank, on the host."""
         tensor = tensor.to(self.device)
-        every = [torch.empty_like(tensor) for _ in range(self.size)]
-        dist.all_gather(every, tensor, group=self.group)
-        return [each.cpu() for each in every]
+        found = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(found, tensor, group=self.group)
+        return [part.cpu() for part in found]
 
     def summed(self, tensor: Tensor) -> Tensor:
         """The sum over the processes, where the tensor was."""
@@ -149,43 +154,44 @@ class _Processes:
         dist.all_reduce(total, group=self.group)
         return total.to(tensor.device)
 
-    def blocks(self, collector: Collector, shares: Sequence[_Share]) -> list[Block]:
+    def blocks(self, assembly: Assembly, shares: Sequence[_Share]) -> list[Block]:
         """What all processes have kept: a block of each that has examples, rank by rank."""
-        classes, width = collector.weight.shape
-        every = [share.dtypes for share in shares if share.examples]
-        dtypes = [_common(getattr(torch, each) for each in own) for own in zip(*every, strict=True)]
-        shapes = [(width,), (classes,), ()]
-        own = [torch.cat(tensors) for tensors in zip(*collector.kept, strict=True)]
+        names = [share.dtypes for share in shares if share.examples]
+        dtypes = [
+            _common(getattr(torch, name) for name in column) for column in zip(*names, strict=True)
+        ]
+        shapes = [(assembly.width,), (assembly.classes,), ()]
+        kept = [torch.cat(tensors, dim=1) for tensors in zip(*assembly.kept, strict=True)]
         blocks = []
         for rank, share in enumerate(shares):
             if not share.examples:
                 continue
             tensors = [
-                torch.empty(share.examples, *shape, dtype=dtype, device=self.device)
+                torch.empty(1, share.examples, *shape, dtype=dtype, device=self.device)
                 for shape, dtype in zip(shapes, [*dtypes, torch.int64], strict=True)
             ]
             for index, tensor in enumerate(tensors):
                 if rank == dist.get_rank(self.group):
-                    tensor.copy_(own[index])
+                    tensor.copy_(kept[index])
                 # As bytes: not every backend knows every dtype.
                 source = dist.get_global_rank(self.group, rank)
                 dist.broadcast(tensor.view(torch.uint8), src=source, group=self.group)
-            blocks.append(Block(*(tensor.to(collector.weight.device) for tensor in tensors)))
+            blocks.append(Block(*(tensor.to(assembly.heads.weight.device) for tensor in tensors)))
         return blocks
 
-    def moments(self, collector: Collector) -> ClassMoments:
+    def moments(self, assembly: Assembly) -> ClassMoments:
         """Moments of all processes: as `ClassMoments` add up, of many at once."""
-        own = collector.streamed
-        if own is None:
-            mean = torch.zeros_like(collector.weight)
+        here = assembly.streamed
+        if here is None:  # this process has no examples
+            mean = torch.zeros_like(assembly.heads.weight[0])
             square = mean.new_zeros(mean.shape[1], mean.shape[1])
-            own = ClassMoments(mean[:, 0].clone(), mean, mean[:, 0].clone(), square)
-        assert own.scatter is not None
-        count = self.summed(own.count)
-        mean = self.summed(own.count[:, None] * own.mean) / count.clamp(min=1)[:, None]
-        shift = own.mean - mean
-        within = self.summed(own.within + own.count * shift.square().sum(dim=-1))
-        scatter = self.summed(own.scatter + (own.count[:, None] * shift).mT @ shift)
+            here = ClassMoments(mean[:, 0].clone(), mean, mean[:, 0].clone(), square)
+        assert here.scatter is not None
+        count = self.summed(here.count)
+        mean = self.summed(here.count[:, None] * here.mean) / count.clamp(min=1)[:, None]
+        shift = here.mean - mean
+        within = self.summed(here.within + here.count * shift.square().sum(dim=-1))
+        scatter = self.summed(here.scatter + (here.count[:, None] * shift).mT @ shift)
         return ClassMoments(count, mean, within, scatter)
 
 
@@ -202,16 +208,18 @@ def _check_shares(shares: Sequence[_Share], error: Exception | None) -> None:
         names = share.names if share.examples else first.names
         if (share.head, share.reference, names) != (first.head, first.reference, first.names):
             raise ValueError(
-                f"the process of rank {rank} measures something else than the others: a head "
-                f"{share.head}, not {first.head}, other extra=... or another reference=...; give "
-                "every process the same."
+                f"the process of rank {rank} measures something else than the others: another head "
+                f"({share.head}, not {first.head}), other measures=... or extra=..., or another "
+                "reference=...; give every process the same."
             )
 
 
-def _digest(reference: Measurement | None) -> str:
-    if reference is None:
+def _digest(references: Sequence[Measurement] | None) -> str:
+    if references is None:
         return ""
-    numbers = json.dumps([reference.examples, sorted(reference.items())])
+    numbers = json.dumps(
+        [(reference.examples, sorted(reference.items())) for reference in references]
+    )
     return hashlib.sha256(numbers.encode()).hexdigest()
 
 
@@ -222,7 +230,4 @@ def _read(text: bytes) -> _Share:
 
 
 def _common(dtypes: Iterator[torch.dtype]) -> torch.dtype:
-    first, *others = dtypes
-    for each in others:
-        first = torch.promote_types(first, each)
-    return first
+    return functools.reduce(torch.promote_types, dtypes)

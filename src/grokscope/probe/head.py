@@ -31,7 +31,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def find_head(model: nn.Module, name: str | None = None) -> tuple[str, nn.Linear]:
-    """The head of a model: the one named, else the one its library names, else the last linear.
+    """The head of a model: by name, else where libraries keep it, else the last linear layer.
 
     Args:
         model: Any module; wrappers are looked through.
@@ -43,11 +43,11 @@ def find_head(model: nn.Module, name: str | None = None) -> tuple[str, nn.Linear
     Raises:
         ValueError: If there is no such layer, or no linear layer at all.
     """
-    linears = {key: each for key, each in model.named_modules() if isinstance(each, nn.Linear)}
+    linears = {key: layer for key, layer in model.named_modules() if isinstance(layer, nn.Linear)}
     if name is not None:
         if name not in linears:
             raise ValueError(
-                f"head {name!r} is no nn.Linear of this model; it has {_listed(linears)}."
+                f"head {name!r} is not an nn.Linear of this model; it has {_listed(linears)}."
             )
         return name, linears[name]
     if not linears:
@@ -57,9 +57,9 @@ def find_head(model: nn.Module, name: str | None = None) -> tuple[str, nn.Linear
         )
     timm = getattr(model, "get_classifier", None)
     chosen = timm() if callable(timm) else None
-    for key, each in linears.items():
-        if each is chosen:
-            return key, each
+    for key, layer in linears.items():
+        if layer is chosen:
+            return key, layer
     for attribute in NAMES:
         inside = [key for key in linears if key == attribute or key.startswith(f"{attribute}.")]
         if inside:
@@ -70,10 +70,9 @@ def find_head(model: nn.Module, name: str | None = None) -> tuple[str, nn.Linear
 
 @contextmanager
 def recorded(head: nn.Linear) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """What goes into the head and comes out of it, call by call, while this is open.
+    """The inputs and outputs of the head, call by call, while this is open.
 
-    Copies: what a model does to its features or logits in place afterwards is not what the head
-    saw and said.
+    Copies: a model may change its features or logits in place afterwards.
     """
     calls: list[tuple[Tensor, Tensor]] = []
 
@@ -105,7 +104,7 @@ def logits_of(output: Any) -> Tensor:
         found = output[0]
     if not isinstance(found, Tensor):
         raise ValueError(
-            f"the model returned {type(output).__name__}, in which there are no logits; it must "
+            f"the model returned {type(output).__name__}, which holds no logits; it must "
             "return a tensor, an object with .logits, or a tuple that starts with the logits."
         )
     return found
@@ -116,17 +115,17 @@ def aligned(
 ) -> tuple[Tensor, Tensor]:
     """Features and logits position by position.
 
-    A model may ask its head at every position and return one of them for each example (GPT-2's
-    classifier does, at the last token): then the positions are found that gave what it returned.
+    A model may apply its head at every position and return one of them for each example (GPT-2's
+    classifier does, at the last token): then the positions that gave what it returned are found.
 
     Args:
-        calls: Of `recorded`.
+        calls: What `recorded` has collected.
         logits: What the model returned, ``[n, c]``, ``[n, t, c]`` or flattened ``[n * t, c]``.
-        name: Of the head, for messages.
-        attended: Which positions hold no padding, ``[n, t]``, where that is known.
+        name: Name of the head, for messages.
+        attended: Which positions hold no padding, ``[n, t]``, if that is known.
 
     Returns:
-        Features, row by row those of ``logits``, and the head's output there.
+        The features of each row of ``logits``, and the head's output there.
 
     Raises:
         ValueError: If the head was not called once, or its output is not what the model returned.
@@ -140,7 +139,7 @@ def aligned(
     if output.dim() == 3 and output.shape[::2] == logits.shape:
         same = _equal(output, logits.unsqueeze(1)).all(dim=-1)  # [n, t]
         if attended is not None and attended.shape == same.shape:
-            # A head of zeros says the same everywhere, but is asked where a token is.
+            # The logits of a head of zeros are equal everywhere, but counted where a token is.
             there = same & attended.to(same.device).bool()
             same = torch.where(there.any(dim=1, keepdim=True), there, same)
         position = same.shape[1] - 1 - same.flip(1).to(torch.uint8).argmax(dim=1)

@@ -1,4 +1,4 @@
-"""`Measurement`: every measure of a head by name, with units, and why some are missing."""
+"""`Measurement`: measures of a head by name, with units, and why the others are missing."""
 
 from __future__ import annotations
 
@@ -8,94 +8,54 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from grokscope.measures.moments import ClassMoments
+from grokscope.measures.record import Measure, record_of
 
-# What can't be added up block by block, and the parts of the gap that come from it.
-NEED_ALL = (
-    "feature_robustness",
-    "matched_temperature",
-    "nc4_agreement",
-    "relative_flatness_matched",
-)
-GAP_NEEDS_ALL = ("feature_robustness", "representativeness", "representativeness_kde")
 # Why measures are missing.
 NOT_KEPT = "features did not all fit in memory; give the Probe more memory=... (bytes)."
 ONE_CLASS = "fewer than two classes have examples; pass data of several classes."
 SINGLE = "fewer than two classes have two examples or more; pass more data."
-
-# Every measure of the probe; the empty ones have no unit, or that of the features.
-UNITS = {
-    "accuracy": "share",
-    "angle_deviation": "degrees",
-    "collapse_flatness_bound": "nats",
-    "collapse_offset": "",
-    "collapse_radius": "",
-    "collapse_residual": "",
-    "collapse_scale": "",
-    "entropy": "nats",
-    "feature_norm": "",
-    "feature_robustness": "nats",
-    "generalisation_gap": "nats",
-    "gini": "probability",
-    "logit_scale": "nats",
-    "loss": "nats",
-    "margin": "nats",
-    "matched_temperature": "",
-    "mean_class_angle": "degrees",
-    "nc1_pinv": "",
-    "nc1_quotient": "",
-    "nc2_equiangularity": "",
-    "nc2_equinorm": "",
-    "nc2_etf_distance": "",
-    "nc3_self_duality": "",
-    "nc4_agreement": "share",
-    "nc4_means": "share",
-    "ncc": "",
-    "ncc_unbiased": "",
-    "published_penalty": "",
-    "relative_flatness": "nats",
-    "relative_flatness_bound": "nats",
-    "relative_flatness_matched": "nats",
-    "representativeness": "nats",
-    "representativeness_kde": "nats",
-    "weight_norm": "",
-}
-NEED_CLASSES = tuple(each for each in UNITS if each.startswith(("nc", "coll")) or "angle" in each)
+NO_REFERENCE = "needs reference=, the measurement of the training data."
+NO_TEMPERATURE = "no temperature reaches a loss of 0.1 nats."
+NO_POSITIONS = "needs all positions of an example, which only the look of a task keeps."
 
 
 @dataclass(frozen=True, eq=False)
 class Measurement(Mapping[str, float]):
-    """Every measure by name, as plain numbers; prints as a table.
+    """Measures by name, as plain numbers; prints as a table.
 
     Attributes:
         numbers: Name -> value.
         examples: How many examples counted.
-        moments: Class moments of the features, float64, on the CPU.
-        kernel_robustness: As `measures.kernel_robustness`, for the gap of held-out data.
-        left_out: Why, by name, measures are missing: features that did not fit in memory, or data
-            of fewer than two classes.
+        moments: Class moments of the features, float64, on the CPU; None if no measure that was
+            asked for needs them.
+        left_out: Why, by name, a measure that was asked for is missing.
+        parts: Values that the measures of held-out data are made of, if they were not asked for.
+        units: Units of measures that have no record of their own.
     """
 
     numbers: Mapping[str, float] = field(repr=False)
     examples: int
-    moments: ClassMoments = field(repr=False)
-    kernel_robustness: float = field(default=math.nan, repr=False)
+    moments: ClassMoments | None = field(repr=False)
     left_out: Mapping[str, str] = field(default_factory=dict, repr=False)
+    parts: Mapping[str, float] = field(default_factory=dict, repr=False)
+    units: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "numbers", MappingProxyType(dict(self.numbers)))
-        object.__setattr__(self, "left_out", MappingProxyType(dict(self.left_out)))
+        for name in ("numbers", "left_out", "parts", "units"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     def __reduce__(self) -> tuple[type[Measurement], tuple[object, ...]]:
         # A read-only view of a dict can't be pickled, a dict can.
-        views = {"numbers": dict(self.numbers), "left_out": dict(self.left_out)}
-        values = vars(self) | views
-        return Measurement, tuple(values.values())
+        values = vars(self).values()
+        return Measurement, tuple(
+            dict(value) if isinstance(value, MappingProxyType) else value for value in values
+        )
 
     def __getitem__(self, name: str) -> float:
         if name in self.numbers:
             return self.numbers[name]
-        there = f"; there are {', '.join(self)}"
-        why = f": {self.left_out[name]}" if name in self.left_out else there
+        present = f"; there are {', '.join(self)}"
+        why = f": {self.left_out[name]}" if name in self.left_out else present
         raise KeyError(f"{name!r} was not measured{why}")
 
     def __iter__(self) -> Iterator[str]:
@@ -108,12 +68,35 @@ class Measurement(Mapping[str, float]):
         return hash(frozenset(self.numbers.items()))
 
     def including(self, **more: float) -> Measurement:
-        """This measurement with more values."""
+        """This measurement with more values.
+
+        Args:
+            more: Values by name; they replace those of the same name.
+
+        Returns:
+            A new measurement; this one stays as it is.
+        """
         return replace(self, numbers={**self.numbers, **more})
 
     def unit(self, name: str) -> str:
-        """Unit of a measure; empty where it has none."""
-        return UNITS.get(name, "")
+        """Unit of a measure.
+
+        Args:
+            name: Of the measure.
+
+        Returns:
+            As in its record; empty if it has none.
+        """
+        return self.units.get(name) or record_of(name).unit
+
+    def known(self) -> dict[str, float]:
+        """All values, also those that were computed only as parts of others."""
+        return {**self.parts, **self.numbers}
+
+    @property
+    def kernel_robustness(self) -> float:
+        """As `measures.kernel_robustness`, for the gap of held-out data; NaN if not computed."""
+        return self.parts.get("kernel_robustness", math.nan)
 
     def __str__(self) -> str:
         wide = max(map(len, self), default=0)
@@ -121,57 +104,70 @@ class Measurement(Mapping[str, float]):
             f"{name:<{wide}}  {value:>12.6g}  {self.unit(name)}" for name, value in self.items()
         ]
         for why in dict.fromkeys(self.left_out.values()):
-            names = ", ".join(name for name, own in self.left_out.items() if own == why)
+            names = ", ".join(name for name, reason in self.left_out.items() if reason == why)
             rows.append(f"not measured: {names}; {why}")
         return "\n".join([f"{self.examples:,} examples", *(row.rstrip() for row in rows)])
 
 
-def gap_measures(train: Measurement, held_out_loss: float) -> dict[str, float]:
-    """The generalisation gap and its parts; those that training was measured for."""
-    gap = held_out_loss - train["loss"]
-    values = {"generalisation_gap": gap}
-    if "feature_robustness" in train:
-        values["feature_robustness"] = train["feature_robustness"]
-        values["representativeness"] = gap - train["feature_robustness"]
-        values["representativeness_kde"] = gap - train.kernel_robustness
-    return values
+@dataclass(frozen=True)
+class Circumstances:
+    """What decides which measures there can be.
 
-
-def reasons_of(
-    present: int, several: int, reference: Measurement | None, streaming: bool = False
-) -> dict[str, str]:
-    """Why measures may be missing, by name.
-
-    Args:
-        present: Classes with examples.
-        several: Classes with two examples or more.
-        reference: As in `Probe.measure`.
-        streaming: Whether the examples did not fit in memory.
+    Attributes:
+        present: How many classes have examples.
+        repeated: How many classes have two examples or more.
+        kept: Whether the features of all examples are in memory.
+        reference: The measurement of the training data, for held-out data.
+        matched: Whether a temperature reaches the matched loss.
+        positions: Whether all positions of an example are known.
     """
-    reasons = dict.fromkeys(NEED_ALL if streaming else (), NOT_KEPT)
-    if reference is not None:
-        if "feature_robustness" in reference.left_out:
-            reasons |= dict.fromkeys(GAP_NEEDS_ALL, NOT_KEPT)
-        if int((reference.moments.count > 0).sum()) < 2:
-            reasons["nc4_agreement"] = f"of the training data {ONE_CLASS}"
-    if present < 2:
-        reasons |= dict.fromkeys(NEED_CLASSES, ONE_CLASS)
-    elif several < 2:
-        reasons["ncc_unbiased"] = SINGLE
-    return reasons
+
+    present: int = 2
+    repeated: int = 2
+    kept: bool = True
+    reference: Measurement | None = None
+    matched: bool = True
+    positions: bool = True
+
+    def why_not(self, measure: Measure) -> str:
+        """Why there is no such measure here; empty if there is one."""
+        return next(filter(None, (self._lacks(need, measure) for need in measure.needs)), "")
+
+    def _lacks(self, need: str, measure: Measure) -> str:
+        reference = self.reference
+        if need == "classes" or (need == "training classes" and reference is None):
+            if self.present < 2:
+                return ONE_CLASS
+            return NOT_KEPT if need == "training classes" and not self.kept else ""
+        if need == "repeated classes":
+            return ONE_CLASS if self.present < 2 else SINGLE if self.repeated < 2 else ""
+        if need == "memory" or (need == "training memory" and reference is None):
+            return "" if self.kept else NOT_KEPT
+        if need == "matched loss":
+            return "" if self.matched else NO_TEMPERATURE
+        if need == "positions":
+            return "" if self.positions else NO_POSITIONS
+        if reference is None:
+            return NO_REFERENCE
+        if need == "training classes":
+            return _classes_of(reference)
+        return _parts_of(reference, measure)
 
 
-def assembled(
-    numbers: Mapping[str, float],
-    kernel: float,
-    moments: ClassMoments,
-    examples: int,
-    reference: Measurement | None,
-    reasons: Mapping[str, str],
-) -> Measurement:
-    """A measurement of its numbers; with a reference, the gap and its parts are added."""
-    values = dict(numbers)
-    if reference is not None:
-        values |= gap_measures(reference, values["loss"])
-    left_out = {name: why for name, why in sorted(reasons.items()) if name not in values}
-    return Measurement(values, examples, moments, kernel, left_out)
+def _classes_of(reference: Measurement) -> str:
+    if reference.moments is None:
+        return "reference= was measured without class means."
+    few = int((reference.moments.count > 0).sum()) < 2
+    return f"of the training data {ONE_CLASS}" if few else ""
+
+
+def _parts_of(reference: Measurement, measure: Measure) -> str:
+    known = reference.known()
+    wanted = [part.name for part in measure.parts]
+    if "reference" not in measure.needs:  # then it is the training data's
+        wanted.append(measure.name)
+    missing = [name for name in wanted if name not in known]
+    if not missing:
+        return ""
+    without = f"reference= was measured without {missing[0]}."
+    return reference.left_out.get(missing[0], without)

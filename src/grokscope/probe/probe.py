@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from grokscope.measures.checks import NotFiniteError, check_all_finite, check_labels
-from grokscope.measures.curvature import modes_kept
-from grokscope.probe.collector import MEMORY, Collector, Extra
+from grokscope.measures.checks import NotFiniteError, check_all_finite, check_head, check_labels
+from grokscope.measures.curvature import as_arguments, modes_kept
+from grokscope.probe.assembly import MEMORY, Assembly
+from grokscope.probe.choice import Extra, choose
 from grokscope.probe.distributed import added_up, warn_of_one_share
 from grokscope.probe.head import aligned, find_head, logits_of, recorded, unwrapped
+from grokscope.probe.inputs import map_tensors
 from grokscope.probe.measurement import Measurement
-from grokscope.probe.values import Block
+from grokscope.probe.networks import Block, Heads
+from grokscope.probe.rows import IGNORED, Rows, select
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-IGNORED = -100  # label of positions that do not count, as in PyTorch's cross-entropy
 LABELS = ("labels", "label", "targets", "target")
 
 
@@ -36,9 +38,13 @@ class Probe:
             DistributedDataParallel and torch.compile are looked through.
         head: Name of the layer that makes the logits; found by itself where libraries name it
             (torchvision, timm, Hugging Face) or where it is the last linear layer.
+        measures: Names of the measures to take, as in a `Measurement`, and of your own; the cost of
+            the others is saved. None: all.
         extra: Your own measures by name: functions of (features, logits, labels, weight),
-            float64 but for the labels, that return a scalar, the mean over the examples given:
-            it is averaged over all batches.
+            float64 except for the labels, that return a scalar, the mean over these examples, which
+            is averaged over all batches; or a `measures.Measure`.
+        rows: Chooses the rows that count: a function of features ``[n, ..., d]``, logits
+            ``[n, ..., c]`` and labels ``[n, ...]`` that returns its choice of each. None: all.
         shift_labels: Whether labels are the tokens themselves, so that position t is asked for
             label t + 1. None: where the model is a causal language model of ``transformers``.
         memory: Bytes of features and logits to keep. Beyond it everything streams, and what needs
@@ -51,7 +57,7 @@ class Probe:
             measures alone, so that rank 0 can do so by itself.
 
     Raises:
-        ValueError: If the head cannot be found.
+        ValueError: If the head cannot be found, or there is no measure of a name.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -66,14 +72,16 @@ class Probe:
         model: nn.Module,
         head: str | None = None,
         *,
+        measures: Iterable[str] | None = None,
         extra: Mapping[str, Extra] | None = None,
+        rows: Rows | None = None,
         shift_labels: bool | None = None,
         memory: int = MEMORY,
         group: ProcessGroup | None = None,
     ) -> None:
         self.model = unwrapped(model)
         self.name, self.head = find_head(self.model, head)
-        self.extra = dict(extra or {})
+        self.measures, self.rows = choose(measures, extra or {}), rows
         causal = type(self.model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
         self.shift_labels = causal if shift_labels is None else shift_labels
         self.memory = memory
@@ -91,7 +99,7 @@ class Probe:
                 generalisation gap and its parts, and takes NC4 against the training means.
 
         Returns:
-            All measures by name.
+            The measures by name.
 
         Raises:
             ValueError: If a batch has another form, labels are out of range, or the head's output
@@ -106,25 +114,29 @@ class Probe:
             warn_of_one_share(batches)
         with self._undisturbed():
             # Inside: a parametrised weight is computed whenever it is looked at.
-            collector = Collector(
-                self.head, extra=self.extra, reference=reference, memory=self.memory
+            references = None if reference is None else [reference]
+            assembly = Assembly(
+                Heads.of(self.head), self.measures, references=references, memory=self.memory
             )
-            with added_up(collector, self.group):
+            with added_up(assembly, self.group):
                 for count, batch in enumerate(batches, 1):
                     try:
-                        collector.add(self._block(batch))
+                        assembly.add(*self._blocks(batch))
                     except ValueError as error:
                         kind = NotFiniteError if isinstance(error, NotFiniteError) else ValueError
                         raise kind(f"batch {count}: {error}") from error
-            if not collector.examples:
+            if not assembly.examples:
                 raise ValueError(
                     "there are no batches to measure: the loader is empty, or a generator that was "
                     "read before; pass at least one batch."
                 )
-            return collector.finish()
+            return _only(assembly)
 
     def capture(self, inputs: Any) -> tuple[Tensor, Tensor]:
-        """What the head sees and says on one batch of inputs.
+        """The inputs and outputs of the head on one batch.
+
+        Args:
+            inputs: A tensor, a tuple of positional or a mapping of keyword arguments.
 
         Returns:
             Features ``[n, d]`` or ``[n, t, d]`` and logits ``[n, c]`` or ``[n, t, c]``, detached.
@@ -134,7 +146,7 @@ class Probe:
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
-        devices = {each.device for each in self.model.parameters() if each.device.type == "cuda"}
+        devices = {tensor.device for tensor in self.model.parameters() if tensor.is_cuda}
         with (
             torch.random.fork_rng(devices=devices),
             torch.no_grad(),
@@ -143,28 +155,23 @@ class Probe:
         ):
             yield
 
-    def _device(self) -> torch.device:
-        return self.head.weight.device
-
     def _forward(self, inputs: Any) -> tuple[Tensor, Tensor]:
-        inputs, attended = _moved(inputs, self._device()), None
+        device = self.head.weight.device
+        inputs = map_tensors(lambda tensor: tensor.to(device, non_blocking=True), inputs)
+        attended = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+        positional, keywords = as_arguments(inputs)
         with recorded(self.head) as calls:
-            if isinstance(inputs, Mapping):
-                attended = inputs.get("attention_mask")
-                output = self.model(**inputs)
-            elif isinstance(inputs, (tuple, list)):
-                output = self.model(*inputs)
-            else:
-                output = self.model(inputs)
+            output = self.model(*positional, **keywords)
         return aligned(calls, logits_of(output), self.name, attended)
 
-    def _block(self, batch: Any) -> Block:
+    def _blocks(self, batch: Any) -> tuple[Block, Block | None]:
+        """The rows of a batch that count, and all positions if there are more."""
         inputs, labels, mask = _parts(batch)
         features, logits = self._forward(inputs)
         if labels.shape != logits.shape[:-1]:
             raise ValueError(
-                f"labels have shape {tuple(labels.shape)}, but the model answers "
-                f"{tuple(logits.shape[:-1])} questions; pass one label for each."
+                f"labels have shape {tuple(labels.shape)}, but the model returned logits for "
+                f"{tuple(logits.shape[:-1])} positions; pass one label for each."
             )
         if mask is not None and mask.shape != labels.shape:
             raise ValueError(
@@ -179,20 +186,77 @@ class Probe:
                 )
             features, logits, labels = features[:, :-1], logits[:, :-1], labels[:, 1:]
             mask = None if mask is None else mask[:, 1:]
-        counted = labels.long() != IGNORED
+        if labels.is_floating_point() or labels.dtype == torch.bool:
+            check_labels(labels.flatten(), logits.shape[-1])
+        every, labels = labels.long(), labels.long()
         if mask is not None:
-            counted = counted & mask.to(labels.device).bool()
-        kept = labels[counted]
+            labels = labels.masked_fill(~mask.to(labels.device).bool(), IGNORED)
+        rows = select(self.rows, features, logits, labels)
+        counted = rows[2] != IGNORED
+        kept = rows[2][counted]
         if not len(kept):
             raise ValueError(
                 "no label counts: all are -100 or masked; leave this batch out, or check the mask."
             )
         # Checked where they come from, usually the host: no wait for the device.
         check_labels(kept, logits.shape[-1])
-        counted = counted.to(logits.device)
-        block = Block(features[counted], logits[counted], kept.to(logits.device))
-        check_all_finite(features=block.features, logits=block.logits)
-        return block
+        device, counted = logits.device, counted.to(logits.device)
+        chosen = rows[0][counted], rows[1][counted]
+        check_all_finite(features=chosen[0], logits=chosen[1])
+        block = Block(chosen[0][None], chosen[1][None], kept.to(device)[None])
+        if logits.dim() == 2:
+            return block, None
+        return block, Block(features[None], logits[None], every.to(device)[None])
+
+
+def measure_tensors(
+    features: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    head: nn.Linear,
+    *,
+    measures: Iterable[str] | None = None,
+    extra: Mapping[str, Extra] | None = None,
+    reference: Measurement | None = None,
+) -> Measurement:
+    """The probe's measures of features and logits that were computed before.
+
+    Args:
+        features: Inputs of the head, ``[examples, width]``.
+        logits: Outputs of the head, bias included, ``[examples, classes]``.
+        labels: Class indices, ``[examples]``.
+        head: The head itself: weight ``[classes, width]`` and bias.
+        measures: As in `Probe`.
+        extra: As in `Probe`.
+        reference: As in `Probe.measure`.
+
+    Returns:
+        The measures by name.
+
+    Raises:
+        ValueError: If the arguments do not describe one linear head with finite values.
+
+    Cost: O(n * c * (c + d)).
+    """
+    check_head(features, logits, head.weight)
+    check_labels(labels, logits.shape[1], examples=len(features))
+    with torch.no_grad():
+        assembly = Assembly(
+            Heads.of(head),
+            choose(measures, extra or {}),
+            references=None if reference is None else [reference],
+            memory=sys.maxsize,
+        )
+        assembly.add(Block(features[None], logits[None], labels[None]))
+        return _only(assembly)
+
+
+def _only(assembly: Assembly) -> Measurement:
+    """The measurement of the only network."""
+    (measurement,) = assembly.finish()
+    if isinstance(measurement, NotFiniteError):
+        raise measurement
+    return measurement
 
 
 def _uncompiled() -> AbstractContextManager[object]:
@@ -220,13 +284,3 @@ def _parts(batch: Any) -> tuple[Any, Tensor, Tensor | None]:
         f"it is {type(batch).__name__}; pass (inputs, labels), (inputs, labels, mask) or a "
         "mapping with labels."
     )
-
-
-def _moved(inputs: Any, device: torch.device) -> Any:
-    if isinstance(inputs, Tensor):
-        return inputs.to(device, non_blocking=True)
-    if isinstance(inputs, Mapping):
-        return {name: _moved(value, device) for name, value in inputs.items()}
-    if isinstance(inputs, (tuple, list)):
-        return tuple(_moved(value, device) for value in inputs)
-    return inputs

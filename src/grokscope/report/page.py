@@ -84,7 +84,7 @@ def draw_figures(study: Study, folder: Path) -> tuple[list[Shown], list[str]]:
             notes.append(f"The figure {reference} is left out: another one is called {name}, too.")
             continue
         try:
-            figure = find_figure(reference, results=folder)
+            figure = find_figure(reference, outside=folder)
             wide, vector = _draw(study, figure, f"{name}-wide", narrow=False)
             _, small = _draw(study, figure, f"{name}-narrow", narrow=True)
         except (MissingMeasureError, ValueError) as error:

@@ -1,1 +1,1 @@
-"""Runs on disk: which segments exist, which are missing, and how the missing ones get done."""
+"""Runs on disk: which segments exist, which are missing, and who runs the missing ones."""

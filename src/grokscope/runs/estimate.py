@@ -1,12 +1,11 @@
-"""What a plan will take in time and disk, by the finished segments of its store."""
+"""How long the rest of a plan takes and how much disk it needs, computed in this one place."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 from grokscope.runs.plan import Plan
-from grokscope.runs.store import Finished, Store
+from grokscope.runs.store import SegmentCost
 
 
 @dataclass(frozen=True)
@@ -14,64 +13,58 @@ class Estimate:
     """What is left to do.
 
     Attributes:
-        seconds: By the clock, with so many workers; None if a kind of task has not finished any
-            segment in this store.
+        seconds: Wall-clock seconds with so many workers; None if nothing is known of a kind of
+            task.
         disk: Bytes of the segments that are missing; None likewise.
-        unknown: The kinds of task that nothing is known of.
+        unknown: The kinds of task of which no segment has finished in the folder.
     """
 
     seconds: float | None
     disk: float | None
-    unknown: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
 
 
-def estimate(plan: Plan, store: Store, workers: int) -> Estimate:
-    """Time and disk of what is missing, each kind of task by its own finished segments.
+def estimate(plan: Plan, workers: int = 1) -> Estimate:
+    """Time and disk of what is missing, estimated from the segments that have finished.
 
-    A chain of phases is never faster than its phases one after the other.
+    Each kind of task is judged by its finished segments in the plan or, where there are none, by
+    those of other experiments in the folder. A chain of phases takes at least as long as its
+    phases one after another.
+
+    Args:
+        plan: What is finished and what is missing.
+        workers: How many segments run at the same time.
     """
-    past: dict[str, list[Finished]] = {}
-    for each in store.finished():
-        past.setdefault(each.kind, []).append(each)
     missing = plan.missing()
-    unknown = sorted({each.run.task.kind for each in missing} - past.keys())
+    kinds: set[str] = {segment.run.task.kind for segment in missing}
+    finished = _finished(plan, kinds)
+    unknown = sorted(kinds - finished.keys())
     if unknown:
         return Estimate(None, None, tuple(unknown))
-    chains: dict[str, float] = {}
+    chains: dict[str, float] = {}  # seconds from the first missing segment to the end of this one
     work = disk = 0.0
     for segment in missing:  # parents before children
-        known = past[segment.run.task.kind]
-        pace = sum(each.seconds for each in known) / sum(each.steps for each in known)
-        own = (segment.phase.until - plan.entries[segment.id].step) * pace
+        costs = finished[segment.run.task.kind]
+        per_step = sum(cost.seconds for cost in costs) / sum(cost.steps for cost in costs)
+        seconds = plan.entries[segment.id].steps_left * per_step
         parent = segment.parent
-        chains[segment.id] = own + (chains.get(parent.id, 0.0) if parent else 0.0)
-        work += own
-        disk += sum(each.bytes for each in known) / len(known)
-    return Estimate(max(work / workers, *chains.values()) if chains else 0.0, disk, ())
+        chains[segment.id] = seconds + (chains.get(parent.id, 0.0) if parent else 0.0)
+        work += seconds
+        disk += sum(cost.disk for cost in costs) / len(costs)
+    return Estimate(max(work / workers, *chains.values()) if chains else 0.0, disk)
 
 
-def runs_summary(plan: Plan) -> str:
-    """``240 runs: 180 finished, 3 to resume, 57 new``; a run is an arm with a seed."""
-    states = Counter(state for _, _, state in run_states(plan))
-    order = ("finished", "diverged", "to resume", "new")
-    noun = "run" if states.total() == 1 else "runs"
-    return f"{states.total():,} {noun}: " + ", ".join(
-        f"{states[each]:,} {each}" for each in order if states[each]
-    )
-
-
-def run_states(plan: Plan) -> list[tuple[str, int, str]]:
-    """Arm, seed and state of every run."""
-    return [
-        (arm, seed, _state([plan.entries[each.id].status for each in chain]))
-        for arm, seed, chain in plan.experiment.runs()
-    ]
-
-
-def _state(statuses: list[str]) -> str:
-    if "diverged" in statuses:
-        return "diverged"
-    kinds = set(statuses)
-    if kinds == {"finished"}:
-        return "finished"
-    return "new" if kinds == {"new"} else "to resume"
+def _finished(plan: Plan, kinds: set[str]) -> dict[str, list[SegmentCost]]:
+    """What finished segments took, by the kind of their task; empty when no kind is asked for."""
+    found: dict[str, list[SegmentCost]] = {}
+    for entry in plan.entries.values():
+        if entry.segment.run.task.kind in kinds and not entry.is_missing:
+            cost = plan.store.cost(entry.segment)
+            if cost is not None:
+                found.setdefault(cost.task_kind, []).append(cost)
+    unknown = kinds - found.keys()
+    if unknown:
+        for cost in plan.store.other_costs(plan.entries.keys()):
+            if cost.task_kind in unknown:
+                found.setdefault(cost.task_kind, []).append(cost)
+    return found

@@ -1,7 +1,7 @@
-"""Who runs a segment: a lease that its holder renews and that runs out when the holder is gone.
+"""Who runs a segment: a lease that its holder renews and that expires when the holder is gone.
 
 The lease is a file beside the segment, so it works between machines that share a folder. Expiry is
-timed by the one who waits, on its own clock; the clocks of two machines never meet.
+timed by the process that waits, on its own clock; clocks of two machines are never compared.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
 
-EXPIRY = 30.0  # seconds without a renewal; all who share a store must agree on it
+EXPIRY = 30.0  # seconds without a renewal; all processes on a store must agree on it
 RENEWAL = 5.0  # seconds between renewals
 
 
@@ -21,7 +21,7 @@ class SegmentBusyError(RuntimeError):
 
 
 def busy_error(segment: str, folder: Path) -> SegmentBusyError:
-    """Of a segment that was asked for and is another's."""
+    """The error for a segment that was asked for and is held by another process."""
     return SegmentBusyError(
         f"segment {segment} in {folder} is being run by another process; "
         "wait for it, or choose another folder with --out"
@@ -36,7 +36,7 @@ class Lease:
     """The right to run one segment.
 
     The lease of a process that has ended is free at once on its own machine, and after ``expiry``
-    seconds on others. To see that, keep one object and ask it again: a new one begins to count.
+    seconds on others. To see that, keep one object and ask it repeatedly: a new one starts anew.
 
     Args:
         path: The file; its folder must exist.
@@ -52,7 +52,7 @@ class Lease:
         self._seen: tuple[tuple[int, int, int], float] | None = None
 
     def take(self) -> bool:
-        """Take the lease if it is free or has run out; returns whether it is ours now."""
+        """Take the lease if it is free or has expired; returns whether that succeeded."""
         try:
             self._file.acquire()
         except Timeout:
@@ -61,14 +61,14 @@ class Lease:
         return True
 
     def free(self) -> None:
-        """Give the lease back; what a successor holds stays."""
+        """Give the lease back; one that a successor holds is left alone."""
         self._file.release()
 
     def held(self) -> bool:
-        """Whether it is still ours, by the file itself: a process that slept has not renewed it."""
+        """Whether this process still holds it, by the file: one that slept has not renewed it."""
         owner = self._file.owner
-        ours = owner is not None and owner.token == self._file.token
-        return ours and self._file.compromise is None
+        is_owner = owner is not None and owner.token == self._file.token
+        return is_owner and self._file.compromise is None
 
     def _remove_abandoned(self) -> None:
         """Remove a file that nobody has renewed for twice the expiry.

@@ -1,7 +1,9 @@
-"""Which segments of an experiment are there, which can go on, which are missing."""
+"""Which segments of an experiment are finished, which can resume, which are missing."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,21 +11,34 @@ from grokscope.runs.store import Store
 from grokscope.spec import Experiment, Segment
 
 Status = Literal["finished", "diverged", "stopped", "new"]
+STATES = ("finished", "diverged", "to resume", "new")  # of a run, or of a segment to be run
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One segment of the plan; several arms may use it."""
+class PlannedSegment:
+    """One segment of the plan; several arms may use it.
+
+    Attributes:
+        segment: What is to be run.
+        users: (arm, seed) of every run that uses it.
+        status: What the store has of it.
+        step: The step that it has come to.
+        seconds: Seconds of work; 0 until it has ended.
+    """
 
     segment: Segment
-    users: tuple[tuple[str, int], ...]  # (arm, seed)
+    users: tuple[tuple[str, int], ...]
     status: Status
     step: int
-    seconds: float
+    seconds: float = 0.0
 
     @property
-    def missing(self) -> bool:
+    def is_missing(self) -> bool:
         return self.status in ("stopped", "new")
+
+    @property
+    def steps_left(self) -> int:
+        return self.segment.phase.until - self.step
 
     @property
     def label(self) -> str:
@@ -40,11 +55,11 @@ class Plan:
 
     Args:
         experiment: What is asked for.
-        store: What is there.
+        store: What has been run.
     """
 
     def __init__(self, experiment: Experiment, store: Store) -> None:
-        self.experiment = experiment
+        self.experiment, self.store = experiment, store
         users: dict[str, list[tuple[str, int]]] = {}
         segments: dict[str, Segment] = {}
         for arm, seed, chain in experiment.runs():
@@ -52,7 +67,7 @@ class Plan:
                 segments[segment.id] = segment
                 users.setdefault(segment.id, []).append((arm, seed))
         self.entries = {
-            key: _entry(segment, tuple(users[key]), store) for key, segment in segments.items()
+            name: _planned(segment, tuple(users[name]), store) for name, segment in segments.items()
         }
 
     def missing(self) -> list[Segment]:
@@ -60,7 +75,7 @@ class Plan:
         return [
             entry.segment
             for entry in self.entries.values()
-            if entry.missing and not self.is_cut_off(entry.segment)
+            if entry.is_missing and not self.is_cut_off(entry.segment)
         ]
 
     def is_cut_off(self, segment: Segment) -> bool:
@@ -71,40 +86,47 @@ class Plan:
         return self.entries[parent.id].status == "diverged" or self.is_cut_off(parent)
 
     def summary(self) -> str:
-        """One line: how many segments are finished, to resume, new."""
-        missing = {segment.id for segment in self.missing()}
-        counts = {
-            "finished": sum(entry.status == "finished" for entry in self.entries.values()),
-            "diverged": sum(entry.status == "diverged" for entry in self.entries.values()),
-            "to resume": sum(
-                entry.status == "stopped" and key in missing for key, entry in self.entries.items()
-            ),
-            "new": sum(
-                entry.status == "new" and key in missing for key, entry in self.entries.items()
-            ),
-        }
-        parts = [f"{count} {what}" for what, count in counts.items() if count]
-        noun = "segment" if len(self.entries) == 1 else "segments"
-        return f"{len(self.entries)} {noun}: {', '.join(parts)}"
-
-    def seconds_left(self) -> float | None:
-        """Work still to be done in seconds of one process; None before anything has finished."""
-        done = [entry for entry in self.entries.values() if entry.seconds and not entry.missing]
-        steps = sum(entry.step - entry.segment.start for entry in done)
-        if not steps or not self.missing():
-            return None
-        left = sum(
-            segment.phase.until - self.entries[segment.id].step for segment in self.missing()
+        """``4 segments: 2 finished, 1 to resume, 1 new``."""
+        states = Counter(
+            "to resume" if entry.status == "stopped" else entry.status
+            for entry in self.entries.values()
+            if not (entry.is_missing and self.is_cut_off(entry.segment))
         )
-        return left * sum(entry.seconds for entry in done) / steps
+        return _counted("segment", len(self.entries), states)
+
+    def runs_summary(self) -> str:
+        """``240 runs: 180 finished, 3 to resume, 57 new``; a run is an arm with a seed."""
+        states = Counter(state for _, _, state in self.run_states())
+        return _counted("run", states.total(), states)
+
+    def run_states(self) -> list[tuple[str, int, str]]:
+        """Arm, seed and state of every run."""
+        return [
+            (arm, seed, _run_state(self.entries[segment.id].status for segment in chain))
+            for arm, seed, chain in self.experiment.runs()
+        ]
 
 
-def _entry(segment: Segment, users: tuple[tuple[str, int], ...], store: Store) -> Entry:
-    outcome = store.outcome(segment)
-    if outcome is not None:
-        status: Status = "diverged" if outcome.diverged else "finished"
-        return Entry(segment, users, status, outcome.step, outcome.seconds)
+def _planned(segment: Segment, users: tuple[tuple[str, int], ...], store: Store) -> PlannedSegment:
+    end = store.outcome(segment)
+    if end is not None:
+        status: Status = "diverged" if end.diverged else "finished"
+        return PlannedSegment(segment, users, status, step=end.step, seconds=end.seconds)
     step = store.checkpoint_step(segment)
     if step is not None:
-        return Entry(segment, users, "stopped", step, 0.0)
-    return Entry(segment, users, "new", segment.start, 0.0)
+        return PlannedSegment(segment, users, "stopped", step=step)
+    return PlannedSegment(segment, users, "new", step=segment.start)
+
+
+def _run_state(statuses: Iterable[Status]) -> str:
+    kinds = set(statuses)
+    if "diverged" in kinds:
+        return "diverged"
+    if kinds == {"finished"}:
+        return "finished"
+    return "new" if kinds == {"new"} else "to resume"
+
+
+def _counted(noun: str, total: int, states: Mapping[str, int]) -> str:
+    parts = [f"{states[state]:,} {state}" for state in STATES if states.get(state)]
+    return f"{total:,} {noun if total == 1 else f'{noun}s'}: {', '.join(parts)}"

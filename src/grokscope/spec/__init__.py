@@ -1,7 +1,7 @@
 """What a run is, as data: frozen, validated, hashable, written as YAML.
 
 An `Experiment` asks a question of several *arms*; an arm is a `Run`: a task, seeds and a list of
-*phases*. A phase says until which step training goes on and with which optimiser. Run and seed
+*phases*. A phase says until which step training continues and with which optimiser. Run and seed
 together make a chain of `Segment`, one for each phase; a segment's id is the hash of everything
 that precedes it and of itself, so arms that begin alike share their first segments.
 """

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -13,7 +15,7 @@ from grokscope.interventions import Constraint, Penalty, SharpnessAware
 from grokscope.settings import Settings
 from grokscope.spec.tasks import ModularArithmetic, Task
 
-FORMAT = 1  # in every segment id: raise it when the same settings, or a default, change meaning
+FORMAT = 1  # in every segment id: raise it when settings or defaults change their meaning
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what every generator takes
 
@@ -51,7 +53,7 @@ class Phase(Settings):
     until: int = Field(ge=1, description="last optimiser step of the phase")
     optimizer: Optimizer = Optimizer()
     penalties: tuple[Penalty, ...] = ()
-    constraints: tuple[Constraint, ...] = Field((), description="met after every step")
+    constraints: tuple[Constraint, ...] = Field((), description="enforced after every step")
     sharpness_aware: SharpnessAware | None = Field(None, description="SAM")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     temperature: float = Field(1.0, gt=0, description="divides the logits in the training loss")
@@ -61,7 +63,7 @@ class Phase(Settings):
 
 
 class Observation(Settings):
-    """When and on how much the probe measures. Steps are log-spaced, then at most a gap apart."""
+    """When, and on how many examples, the probe measures. Steps are log-spaced up to a gap."""
 
     per_decade: int = Field(10, ge=1, le=1_000, description="measuring points per decade")
     max_gap: int = Field(50, ge=1, description="steps between points, at most")
@@ -81,15 +83,15 @@ class Observation(Settings):
 
 
 class Seeds(Settings):
-    """Where randomness enters, apart; ``None`` follows the run's seed."""
+    """A seed for each source of randomness; ``None`` stands for the seed of the run."""
 
     split: Seed | None = Field(None, description="which examples are held out")
     initialisation: Seed | None = None
     order: Seed | None = Field(None, description="order of the batches")
 
     def resolve(self, seed: int) -> Seeds:
-        """These seeds with ``seed`` wherever none is set."""
-        return Seeds(**{name: seed if own is None else own for name, own in self})
+        """These seeds, with ``seed`` wherever none is set."""
+        return Seeds(**{name: seed if value is None else value for name, value in self})
 
 
 class Run(Settings):
@@ -119,12 +121,17 @@ class Run(Settings):
         ]
 
 
-class Segment(Settings):
-    """The last phase of ``run``, together with all that leads to it."""
+@dataclass(frozen=True)
+class Segment:
+    """The last phase of a run, together with all that leads to it.
+
+    Attributes:
+        run: The run up to the end of this phase, with its seeds resolved.
+    """
 
     run: Run
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Twelve hexadecimal digits of the hash of everything that decides the outcome.
 
@@ -135,7 +142,7 @@ class Segment(Settings):
         content = json.dumps([FORMAT, self.run.task.kind, settings], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
-    @property
+    @cached_property
     def parent(self) -> Segment | None:
         """The segment from whose end this one starts; None for the first."""
         if len(self.run.phases) == 1:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import Any
 
@@ -17,8 +17,8 @@ from grokscope.spec.experiment import Contrast, Experiment
 from grokscope.spec.run import Run
 from grokscope.spec.text import assign, check_kind, explain, keys_of, parse
 
-MOST_RUNS = 10_000  # more are a slip of the pen
-SWEEP = "-sweep"  # ends the name of what was made here
+MOST_RUNS = 10_000  # more are a typing error
+SWEEP = "-sweep"  # ends the name of every sweep
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Axis:
     label: str = ""
 
     def starts(self, arm: str) -> list[str] | None:
-        """The whole path within an experiment for this arm; None if it names another one."""
+        """The whole path within an experiment for this arm; None if it names another arm."""
         if self.keys[0] != "arms":
             return ["arms", arm, *self.keys]
         return list(self.keys) if self.keys[1:2] == (arm,) else None
@@ -40,7 +40,7 @@ class Axis:
         return f"{self.label}={_shown(value)}"
 
 
-FEW_ARMS = 3  # of more, each of which has a column in some figures, too little would be seen
+FEW_ARMS = 3  # with more, figures that give each arm a column would show too little
 BY_ARM = ("accuracies", "flatness_by_arm", "outcomes", "collapse_by_arm", "losses_by_arm")
 
 Point = tuple[tuple[Axis, Any], ...]
@@ -49,42 +49,43 @@ Point = tuple[tuple[Axis, Any], ...]
 def sweep(experiment: Experiment, grid: Sequence[str]) -> Experiment:
     """The experiment with every arm crossed with the grid.
 
-    An arm is crossed with the settings that it has; one that has none of them stays as it is, once.
-    A contrast is drawn at every point of its arm, against the other arm at the same values, and
-    goes where that one varies in something more. Claims that rest on no contrast are left out, and
-    so are the paper's values: they are those of the settings before.
+    An arm is crossed with the settings that it has; an arm that has none of them is kept once,
+    unchanged. A contrast is drawn at every point of its arm, against the other arm at the same
+    values, and left out where that one varies in something more. Claims that rest on no contrast
+    are left out, and so are the paper's values, which belong to the unchanged settings.
 
     Args:
         experiment: What is varied.
         grid: Axes as ``path=a,b,c``; paths as in `override`, values YAML.
 
     Raises:
-        ValueError: If an axis is no such text, is given twice, has a path that is nowhere or a
-            value that does not fit (names the point), or if there are too many runs.
+        ValueError: If an axis is malformed or repeated, if its path does not exist or a value does
+            not fit (the message names the point), or if there are too many runs.
     """
     axes = _labelled([_axis(text, experiment) for text in grid])
     if not axes:
         raise ValueError("a sweep needs a grid, e.g. --grid phases.0.optimizer.lr=1e-3,1e-2")
     data = experiment.model_dump(mode="json")
-    own = {arm: [axis for axis in axes if _has(data, axis, arm)] for arm in experiment.arms}
+    axes_of = {arm: [axis for axis in axes if _has(data, axis, arm)] for arm in experiment.arms}
     for axis in axes:
-        if not any(axis in each for each in own.values()):
+        if not any(axis in arm_axes for arm_axes in axes_of.values()):
             raise ValueError(f"--grid {axis.text}: {_why_nowhere(data, axis)}")
-    for arm, its in own.items():
-        _check_apart(data, arm, its)
-    _check_number(own, len(experiment.seeds))
+    for arm, arm_axes in axes_of.items():
+        _check_apart(data, arm, arm_axes)
+    _check_number(axes_of, len(experiment.seeds))
     arms = {
         _name(arm, point): _run(data, arm, point)
-        for arm, its in own.items()
-        for point in _points(its)
+        for arm, arm_axes in axes_of.items()
+        for point in _points(arm_axes)
     }
-    contrasts = tuple(_contrasts(experiment, own))
+    contrasts = tuple(_contrasts(experiment, axes_of))
+    compared = {contrast.claim for contrast in contrasts}
     changes = {
         "name": f"{experiment.name}{SWEEP}",
         "title": f"{experiment.title}: sweep of {', '.join(axis.label for axis in axes)}",
         "arms": arms,
         "contrasts": contrasts,
-        "claims": [each for each in experiment.claims if each in {of.claim for of in contrasts}],
+        "claims": [claim for claim in experiment.claims if claim in compared],
         "paper": (),
         "figures": experiment.figures if len(arms) <= FEW_ARMS else BY_ARM,
     }
@@ -105,19 +106,19 @@ def _axis(text: str, experiment: Experiment) -> Axis:
     if not isinstance(values, list) or not values:
         raise ValueError(f"--grid {text}: write its values with commas between them: a,b,c")
     shown = [_shown(value) for value in values]
-    twice = next((each for each in shown if shown.count(each) > 1), None)
-    if twice is not None:
-        raise ValueError(f"--grid {text}: the value {twice} is there twice")
+    repeated = next((value for value in shown if shown.count(value) > 1), None)
+    if repeated is not None:
+        raise ValueError(f"--grid {text}: the value {repeated} appears twice")
     return Axis(text, tuple(keys_of(path.strip(), experiment.arms)), tuple(values))
 
 
 def _labelled(axes: Sequence[Axis]) -> list[Axis]:
-    """The axes with the shortest ends of their paths that tell them apart."""
+    """The axes, labelled with the shortest ends of their paths that distinguish them."""
     paths = [axis.keys for axis in axes]
     for axis in axes:
         if paths.count(axis.keys) > 1:
-            raise ValueError(f"--grid {axis.text}: {'.'.join(axis.keys)} is given twice")
-    return [Axis(each.text, each.keys, each.values, _label(each.keys, paths)) for each in axes]
+            raise ValueError(f"--grid {axis.text}: {'.'.join(axis.keys)} appears twice")
+    return [replace(axis, label=_label(axis.keys, paths)) for axis in axes]
 
 
 def _label(keys: tuple[str, ...], paths: Sequence[tuple[str, ...]]) -> str:
@@ -146,7 +147,7 @@ def _why_nowhere(data: Any, axis: Axis) -> str:
         assign(deepcopy(data), keys or [], axis.values[0])
     except ValueError as error:
         return str(error)
-    return "names no setting of an arm"
+    return "this is not a setting of any arm"
 
 
 def _check_apart(data: Any, arm: str, axes: Sequence[Axis]) -> None:
@@ -174,13 +175,13 @@ def _place(data: Any, keys: Sequence[str]) -> list[str]:
     return place
 
 
-def _check_number(own: Mapping[str, Sequence[Axis]], seeds: int) -> None:
-    points = [math.prod(len(axis.values) for axis in axes) for axes in own.values()]
+def _check_number(axes_of: Mapping[str, Sequence[Axis]], seeds: int) -> None:
+    points = [math.prod(len(axis.values) for axis in axes) for axes in axes_of.values()]
     runs = sum(points) * seeds
     if runs > MOST_RUNS:
         raise ValueError(
-            f"the grid makes {runs:,} runs ({sum(points):,} arms, {seeds} seeds); at most "
-            f"{MOST_RUNS:,} are taken for meant, so give --grid fewer values"
+            f"the grid makes {runs:,} runs ({sum(points):,} arms, {seeds} seeds), more than the "
+            f"limit of {MOST_RUNS:,}; give --grid fewer values"
         )
 
 
@@ -205,14 +206,15 @@ def _run(data: Any, arm: str, point: Point) -> Run:
         raise ValueError(f"--grid, at {_name(arm, point)}: {explain(error)}") from error
 
 
-def _contrasts(experiment: Experiment, own: Mapping[str, Sequence[Axis]]) -> Iterator[Contrast]:
-    for each in experiment.contrasts:
-        shared = own[each.against]
-        if all(axis in own[each.arm] for axis in shared):
-            for point in _points(own[each.arm]):
+def _contrasts(experiment: Experiment, axes_of: Mapping[str, Sequence[Axis]]) -> Iterator[Contrast]:
+    for contrast in experiment.contrasts:
+        arm, against = contrast.arm, contrast.against
+        shared = axes_of[against]
+        if all(axis in axes_of[arm] for axis in shared):
+            for point in _points(axes_of[arm]):
                 same = tuple((axis, value) for axis, value in point if axis in shared)
-                names = {"arm": _name(each.arm, point), "against": _name(each.against, same)}
-                yield each.model_copy(update=names)
+                names = {"arm": _name(arm, point), "against": _name(against, same)}
+                yield contrast.model_copy(update=names)
 
 
 def _shown(value: Any) -> str:

@@ -26,10 +26,12 @@ class ModularArithmetic(Settings):
 
     kind: Literal["modular"] = "modular"
     operation: Operation = "addition"
-    modulus: int = Field(97, ge=2, le=1_000, description="p; without effect for S5 composition")
+    modulus: int = Field(97, ge=2, le=1_000, description="p; not used for S5 composition")
     train_fraction: float = Field(0.4, gt=0, lt=1, description="share of all equations")
     answers: Literal[1, 2] = Field(2, description="1: c alone; 2: c and <eos>, as in the paper")
-    vocabulary: int | None = Field(None, description="padded up to this; None: only used tokens")
+    vocabulary: int | None = Field(
+        None, description="padded up to this; None: only the tokens in use"
+    )
     width: int = Field(128, ge=2, multiple_of=2)
     heads: int = Field(4, ge=1)
     layers: int = Field(2, ge=1, le=16)
@@ -78,21 +80,21 @@ class Images(Settings):
     """Labelled images and a ResNet-18."""
 
     kind: Literal["images"] = "images"
-    # Which data, not where they lie: results are found again on another machine.
+    # Which data, not where they are stored: results are found again on another machine.
     source: str = Field(
         "uoft-cs/cifar10", description="digits; owner/name, in $GROKSCOPE_DATA or the hub; a folder"
     )
-    size: int | None = Field(None, ge=4, description="height and width; None: as they are")
-    train_examples: int | None = Field(None, ge=4, description="stratified; None: all there are")
+    size: int | None = Field(None, ge=4, description="height and width; None: unchanged")
+    train_examples: int | None = Field(None, ge=4, description="stratified; None: all of them")
     validation_examples: int | None = Field(None, ge=2, description="stratified; None: all of test")
     validation_from: Literal["test", "train"] = Field(
         "test",
-        description="test: as in the paper; train: the test set is reported, decides nothing",
+        description="test: as in the paper; train: the test set is reported but decides nothing",
     )
     normalisation: Literal["half", "cifar10", "data"] = Field(
         "half", description="mean and std 0.5; the published ones; those of the training data"
     )
-    crop_padding: int = Field(0, ge=0, description="random crops after so much padding; 0: none")
+    crop_padding: int = Field(0, ge=0, description="random crops after this much padding; 0: none")
     flip: bool = Field(False, description="random horizontal flips")
     stem: Literal["imagenet", "cifar"] = Field("imagenet", description="7x7 and max-pool, or 3x3")
     initialisation: Literal["pytorch", "torchvision"] = "pytorch"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from grokscope.interventions import Constraint
+from grokscope.reference import did_you_mean
 from grokscope.settings import Settings
 from grokscope.spec.experiment import Experiment
 from grokscope.spec.run import Run
@@ -19,15 +19,15 @@ from grokscope.spec.tasks import Task
 
 
 def _kinds(union: Any) -> tuple[str, ...]:
-    """What tells the members of a union apart."""
+    """What distinguishes the members of a union."""
     members = get_args(get_args(union)[0])
-    return tuple(each.model_fields["kind"].default for each in members)
+    return tuple(member.model_fields["kind"].default for member in members)
 
 
 TASK_KINDS, CONSTRAINT_KINDS = _kinds(Task), _kinds(Constraint)
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """YAML in which ``1e-3`` is a number, as everywhere else."""
 
 
@@ -35,8 +35,8 @@ class _Dumper(yaml.SafeDumper):
     """Quotes the text ``1e-3``, so that it is read as text again."""
 
 
-for _each in (_Loader, _Dumper):
-    _each.add_implicit_resolver(
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), [*"-+0123456789"]
     )
 
@@ -71,7 +71,7 @@ def read_run(path: Path) -> Run:
     try:
         return Run.model_validate(parse(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} holds no settings of a run: {explain(error)}") from error
+        raise ValueError(f"{path} does not hold the settings of a run: {explain(error)}") from error
 
 
 def override(experiment: Experiment, assignments: Sequence[str]) -> Experiment:
@@ -80,9 +80,13 @@ def override(experiment: Experiment, assignments: Sequence[str]) -> Experiment:
     A path is relative to every arm (``task.modulus``, ``phases.0.optimizer.lr``), or names one
     (``arms.NAME.task.modulus``). Values are YAML: ``3``, ``1e-3``, ``null``, ``[0.9, 0.98]``.
 
+    Args:
+        experiment: What is changed.
+        assignments: Texts ``path=value``, applied in order.
+
     Raises:
-        ValueError: For a path that does not exist or a value that does not fit; says which
-            assignment, and what would be possible.
+        ValueError: For a path that does not exist or a value that does not fit; the message names
+            the assignment and the alternatives.
     """
     data = experiment.model_dump(mode="json")
     for assignment in assignments:
@@ -100,12 +104,12 @@ def override(experiment: Experiment, assignments: Sequence[str]) -> Experiment:
     try:
         return Experiment.model_validate(data)
     except ValidationError as error:
-        given = ", ".join(f"--set {assignment}" for assignment in assignments)
-        raise ValueError(f"{given}: {explain(error)}") from error
+        options = ", ".join(f"--set {assignment}" for assignment in assignments)
+        raise ValueError(f"{options}: {explain(error)}") from error
 
 
 def with_seeds(experiment: Experiment, text: str) -> Experiment:
-    """The experiment with other seeds, given as ``1,42,15213``.
+    """The experiment with other seeds, written as ``1,42,15213``.
 
     Raises:
         ValueError: If the text is something else, or seeds are negative or repeated.
@@ -137,7 +141,7 @@ def explain(error: Exception) -> str:
 
 
 def _is_kind(above: Any, part: Any) -> bool:
-    """Whether a part of a location is a kind: it stands in the place of a name, but is none."""
+    """Whether a part of a location is a kind, which stands where a name would."""
     if above == "task":
         return part in TASK_KINDS
     return isinstance(above, int) and part in CONSTRAINT_KINDS
@@ -149,7 +153,7 @@ def parse(text: str) -> Any:
 
 
 def keys_of(path: str, arms: Iterable[str]) -> list[str]:
-    """The names of a path; that of an arm may itself hold dots, as in ``strength 0.1``."""
+    """The names in a path; the name of an arm may itself contain dots, as in ``strength 0.1``."""
     for arm in sorted(arms, key=len, reverse=True):
         if f"{path}.".startswith(f"arms.{arm}."):
             return ["arms", arm, *path.split(".")[2 + arm.count(".") :]]
@@ -157,7 +161,7 @@ def keys_of(path: str, arms: Iterable[str]) -> list[str]:
 
 
 def check_kind(data: Any, keys: Sequence[str], value: Any) -> None:
-    """Refuse another kind of task beside the settings of the one that is there."""
+    """Refuse to change a task's kind while its other settings are those of another kind."""
     if len(keys) != 4 or keys[2:] != ["task", "kind"] or value not in TASK_KINDS:
         return
     task = data["arms"].get(keys[1], {}).get("task", {})
@@ -169,7 +173,7 @@ def check_kind(data: Any, keys: Sequence[str], value: Any) -> None:
 
 
 def assign(data: Any, keys: Sequence[str], value: Any) -> None:
-    """Set one leaf of nested dicts and lists; complain about a key that is not there."""
+    """Set one leaf of nested dicts and lists; raise for a key that does not exist."""
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
         free = last and keys[depth - 1] == "arguments"  # a custom task's own arguments
@@ -181,12 +185,10 @@ def assign(data: Any, keys: Sequence[str], value: Any) -> None:
         else:
             names = list(data) if isinstance(data, dict) else []
             names = [str(i) for i in range(len(data))] if isinstance(data, list) else names
-            close = difflib.get_close_matches(key, names, n=1)
-            hint = f"Did you mean {close[0]}? " if close else ""
             where = ".".join(keys[:depth]) or "the experiment"
             nothing = "It is empty" if isinstance(data, dict | list) else "It is a value"
             there = f"It has: {', '.join(names)}" if names else nothing
-            raise ValueError(f"{where} has no {key!r}. {hint}{there}")
+            raise ValueError(f"{where} has no {key!r}. {did_you_mean(key, names)}{there}")
         if last:
             data[place] = value
         data = data[place]

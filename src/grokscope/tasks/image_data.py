@@ -103,9 +103,9 @@ def find_images(source: str) -> Path | None:
 
 def cache_folder() -> Path:
     """Where decoded images are kept: ``$GROKSCOPE_CACHE``, else the user's cache folder."""
-    own = os.environ.get("GROKSCOPE_CACHE")
+    chosen = os.environ.get("GROKSCOPE_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(own) if own else Path(base) / "grokscope"
+    return Path(chosen) if chosen else Path(base) / "grokscope"
 
 
 def _digits(split: str, size: int | None) -> ImageSet:
@@ -119,7 +119,7 @@ def _digits(split: str, size: int | None) -> ImageSet:
         ) from error
     raw = load_digits()
     part = slice(0, 1437) if split == "train" else slice(1437, None)
-    images = [_fitted(each, size)[None] for each in (raw.images[part] * 15.9375).round()]
+    images = [_fitted(image, size)[None] for image in (raw.images[part] * 15.9375).round()]
     return ImageSet(_stacked(images), torch.as_tensor(raw.target[part]).long())
 
 
@@ -145,18 +145,18 @@ def _cached(files: tuple[Path, ...], labels: Any, size: int | None, decode: Any)
         try:
             tensors = load_file(path)
             return ImageSet(tensors["images"], tensors["labels"])
-        except Exception:  # an unreadable cache is made anew
+        except Exception:  # an unreadable cache is written again
             path.unlink(missing_ok=True)
-    made: ImageSet = decode()
+    decoded: ImageSet = decode()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"images": made.images, "labels": made.labels}, temporary)
+        save_file({"images": decoded.images, "labels": decoded.labels}, temporary)
         os.replace(temporary, path)
     except (OSError, SafetensorError):  # no place to keep it: decoded again the next time
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-    return made
+    return decoded
 
 
 def _decode_parquet(split: ParquetSplit, size: int | None) -> ImageSet:
@@ -186,7 +186,7 @@ def _read_folder(folder: Path, split: str, size: int | None) -> ImageSet:
     place = folder / split
     names = _class_folders(place)
     if len(names) < 2:
-        held = ", ".join(sorted(each.name for each in folder.iterdir())[:12]) or "nothing"
+        held = ", ".join(sorted(path.name for path in folder.iterdir())[:12]) or "nothing"
         raise ValueError(
             f"{place} has no class folders, and {folder} no Parquet files; it holds {held}. Write "
             f"{split}/CLASS/*.png, with two classes or more"
@@ -196,12 +196,12 @@ def _read_folder(folder: Path, split: str, size: int | None) -> ImageSet:
     numbers = {name: number for number, name in enumerate(everywhere)}
     files = []
     for name in names:
-        own = [path for path in (place / name).iterdir() if path.suffix.lower() in SUFFIXES]
-        if not own:
+        paths = [path for path in (place / name).iterdir() if path.suffix.lower() in SUFFIXES]
+        if not paths:
             raise ValueError(
                 f"the class folder {place / name} holds no images ({', '.join(SUFFIXES)})"
             )
-        files += [(path, numbers[name]) for path in sorted(own)]
+        files += [(path, numbers[name]) for path in sorted(paths)]
     labels = [label for _, label in files]
 
     def decode() -> ImageSet:
@@ -216,8 +216,8 @@ def _read_folder(folder: Path, split: str, size: int | None) -> ImageSet:
 
 def _class_folders(*places: Path) -> list[str]:
     """Names of the folders within some places, without hidden ones, such as a notebook's."""
-    folders = (each for place in places if place.is_dir() for each in place.iterdir())
-    return sorted({each.name for each in folders if each.is_dir() and each.name[0] != "."})
+    paths = (path for place in places if place.is_dir() for path in place.iterdir())
+    return sorted({path.name for path in paths if path.is_dir() and path.name[0] != "."})
 
 
 def _decode(content: Any, where: str, size: int | None) -> np.ndarray[Any, Any]:
@@ -228,7 +228,7 @@ def _decode(content: Any, where: str, size: int | None) -> np.ndarray[Any, Any]:
         with Image.open(io.BytesIO(content)) as opened:
             pixels = _pixels(opened)
     except Exception as error:  # of whatever kind a parser stumbles with
-        raise ValueError(f"{where} is no image that can be read: {error}") from error
+        raise ValueError(f"{where} cannot be read as an image: {error}") from error
     pixels = _fitted(pixels, size)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
@@ -266,11 +266,11 @@ def _check_shape(images: list[np.ndarray[Any, Any]], where: str) -> None:
 
 def _stacked(images: list[np.ndarray[Any, Any]]) -> Tensor:
     """All images as one tensor; grey ones among colour ones become colour."""
-    channels = max(len(each) for each in images)
-    made = np.empty((len(images), channels, *images[0].shape[1:]), dtype=np.uint8)
-    for place, each in zip(made, images, strict=True):
-        place[:] = each
-    return torch.from_numpy(made)
+    channels = max(len(image) for image in images)
+    stacked = np.empty((len(images), channels, *images[0].shape[1:]), dtype=np.uint8)
+    for place, image in zip(stacked, images, strict=True):
+        place[:] = image
+    return torch.from_numpy(stacked)
 
 
 def stratified(labels: Tensor, count: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -287,7 +287,7 @@ def stratified(labels: Tensor, count: int, generator: torch.Generator) -> Iterat
         quota[place] += 1
     taken = torch.zeros(len(labels), dtype=torch.bool)
     for label, number in zip(classes, quota, strict=True):
-        own = order[labels[order] == label]
-        taken[own[:number]] = True
+        of_class = order[labels[order] == label]
+        taken[of_class[:number]] = True
     yield order[taken[order]]
     yield order[~taken[order]]

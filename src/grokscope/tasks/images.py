@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from grokscope.probe import Look
 from grokscope.spec import Images
-from grokscope.tasks import Look, Split, Task
 from grokscope.tasks.image_data import ImageSet, read_images, stratified
 from grokscope.tasks.models.resnet import ResNet18
+from grokscope.tasks.task import Split, Task
 
 # Mean and standard deviation of each channel; cifar10: as published with the paper's code.
 NORMALISATIONS = {
@@ -115,14 +116,18 @@ def images(settings: Images, split_seed: int) -> Task:
     train, _ = _drawn(rest, settings.train_examples, "train", generator)
     mean, std = _normalisation(settings, train)
     network = ResNet18(
-        classes, settings.stem, settings.initialisation, settings.width, train.images.shape[1]
+        classes,
+        settings.stem,
+        settings.initialisation,
+        settings.width,
+        channels=train.images.shape[1],
     )
     augments = settings.crop_padding or settings.flip
     return Task(
         model=nn.Sequential(Normalise(mean, std), network),
         train=_split(train),
         validation=_split(held_out),
-        measure=Look(at_once=MEASURED_AT_ONCE),
+        look=Look(batch_size=MEASURED_AT_ONCE),
         test=third,
         augment=CropAndFlip(settings.crop_padding, settings.flip) if augments else None,
     )
@@ -158,7 +163,7 @@ def _normalisation(settings: Images, train: ImageSet) -> tuple[tuple[float, ...]
     # Sums of whole numbers: exact, and without a float copy of all images.
     values = torch.arange(256, dtype=torch.float64) / 255
     flat = train.images.transpose(0, 1).reshape(channels, -1)
-    counts = torch.stack([each.bincount(minlength=256) for each in flat.int()]).double()
+    counts = torch.stack([channel.bincount(minlength=256) for channel in flat.int()]).double()
     share = counts / counts.sum(1, keepdim=True)
     means = share @ values
     spread = (share @ values.square() - means.square()).clamp(min=1e-12).sqrt()

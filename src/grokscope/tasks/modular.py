@@ -7,20 +7,16 @@ Operands are the tokens below m (the modulus, or 120 for S5), then the operator,
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from grokscope.measures.checks import NotFiniteError
-from grokscope.measures.flatness import published_grokking_flatness
-from grokscope.probe import Measurement, Probe, measure_tensors
-from grokscope.probe.together import Heads
-from grokscope.probe.values import Block
+from grokscope.measures.record import record_of
+from grokscope.probe import Look
 from grokscope.spec import ModularArithmetic, Operation
-from grokscope.tasks import Split, Task
-from grokscope.tasks.looks import Forward, Look
 from grokscope.tasks.models.equations import EquationTransformer
+from grokscope.tasks.task import Split, Task
 
 
 def _division(a: Tensor, b: Tensor, p: int) -> Tensor:
@@ -79,67 +75,30 @@ def modular_arithmetic(settings: ModularArithmetic, split_seed: int) -> Task:
         settings.answers,
         settings.vocabulary or settings.operands + 3,
         settings.width,
-        settings.heads,
-        settings.layers,
+        heads=settings.heads,
+        layers=settings.layers,
     )
     train, validation = order[:count], order[count:]
     return Task(
         model=model,
         train=Split(tokens[train], labels[train]),
         validation=Split(tokens[validation], labels[validation]),
-        measure=AnswerLook(),
+        look=answer_look(settings.answers),
     )
 
 
-class AnswerLook(Look):
-    """Measures at the token that states the result; ``<eos>`` is no question.
+def answer_look(answers: int) -> Look:
+    """The look at the token that states the result; ``<eos>`` is not measured.
 
-    Where ``<eos>`` is predicted too, the value that the paper's grokking figure plots is added as
+    If ``<eos>`` is predicted too, the value that the paper's grokking figure plots is added as
     ``published_flatness``: it multiplies the logits of both tokens.
+
+    Args:
+        answers: How many tokens are predicted: the result, or the result and ``<eos>``.
     """
-
-    def __init__(self) -> None:
-        super().__init__(head="head")
-
-    def __call__(
-        self, model: nn.Module, split: Split, reference: Measurement | None = None
-    ) -> Measurement:
-        probe = Probe(model, head=self.head)
-        features, logits = probe.capture(split.inputs)
-        measurement = measure_tensors(
-            features[:, 0], logits[:, 0], split.labels[:, 0], probe.head, reference=reference
-        )
-        if features.shape[1] == 1:
-            return measurement
-        published = _published(features, logits, probe.head.weight.detach())
-        return measurement.including(published_flatness=float(published))
-
-    def together(
-        self,
-        forward: Forward,
-        heads: Heads,
-        splits: Sequence[Split],
-        references: Sequence[Measurement] | None = None,
-    ) -> list[Measurement | NotFiniteError]:
-        passes: list[tuple[Tensor, Tensor]] = []
-
-        def kept(inputs: Tensor) -> tuple[Tensor, Tensor]:
-            passes.append(forward(inputs))
-            return passes[-1]
-
-        measured = super().together(kept, heads, splits, references)
-        features, logits = (torch.cat(each, dim=1) for each in zip(*passes, strict=True))
-        if features.shape[2] == 1:
-            return measured
-        values = torch.func.vmap(_published)(features, logits, heads.weight.detach()).tolist()
-        return [
-            own.including(published_flatness=value) if isinstance(own, Measurement) else own
-            for own, value in zip(measured, values, strict=True)
-        ]
-
-    def block(self, features: Tensor, logits: Tensor, labels: Tensor) -> Block:
-        return super().block(features[:, :, 0], logits[:, :, 0], labels[:, :, 0])
+    extra = {"published_flatness": record_of("published_flatness")} if answers == 2 else {}
+    return Look(head="head", rows=_result, extra=extra)
 
 
-def _published(features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
-    return published_grokking_flatness(features.double(), logits.double(), weight.double())
+def _result(features: Tensor, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return features[:, 0], logits[:, 0], labels[:, 0]

@@ -13,23 +13,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from grokscope.analysis.claims.finding import (
-    Finding,
-    Verdict,
+from grokscope.analysis.claims.finding import Finding, Verdict, Why, claim
+from grokscope.analysis.claims.rules import (
+    LEAST_SEEDS,
     between,
-    by_seed,
-    claim,
-    excluded,
+    clause,
+    finding,
     one_arm,
     undecided,
 )
 from grokscope.analysis.correlations import together
+from grokscope.analysis.quantities import Quantity
 from grokscope.analysis.run import Trajectory
-from grokscope.analysis.statistics import bootstrap_interval, mean_of
+from grokscope.analysis.statistics import Effect, over_seeds
 
 UNIT = "decades between bound and kappa"
 ASSUMED = 0.1  # collapse_residual up to which NC1 to NC4 and Lemma A.1 count as met
-LEAST_SEEDS = 2
 ROUNDING = 1e-9  # of kappa
 SMALLEST = 1e-300  # stands for values that underflow
 
@@ -87,45 +86,48 @@ def exact_slack(classes: int, radius: float, gap: float, offset: float = 0.0) ->
 
 
 def _exact() -> Finding:
-    grid = [(k, radius, gap) for k in CLASSES for radius in RADII for gap in GAPS]
-    slack = {head: exact_slack(*head) for head in grid}
-    tightest = min(slack, key=lambda head: slack[head])
-    low, high = slack[tightest], max(slack.values())
+    slack = {
+        (classes, gap, radius): exact_slack(classes, radius, gap)
+        for classes in CLASSES
+        for radius in RADII
+        for gap in GAPS
+    }
     broken = sum(value < -ROUNDING for value in slack.values())
-    k, radius, gap = tightest
+    classes, gap, radius = tightest = min(slack, key=lambda head: slack[head])
     reason = (
-        f"On {len(grid)} exactly collapsed heads with centred features ({CLASSES[0]} to "
+        f"On {len(slack)} exactly collapsed heads with centred features ({CLASSES[0]} to "
         f"{CLASSES[-1]} classes) {broken or 'none'} break the bound; it is tightest, at "
-        f"{10**low:.3g} times kappa, with {k} classes, radius {radius:g} and logit gap {gap:g}."
+        f"{10 ** slack[tightest]:.3g} times kappa, with {classes} classes, radius {radius:g} and "
+        f"logit gap {gap:g}."
     )
-    verdict: Verdict = "contradicted" if broken else "supported"
-    return _on_heads("exact simplex heads", verdict, (low, high), reason)
+    return _on_heads("exact simplex heads", [*slack.values()], reason)
 
 
 def _off_centre() -> Finding:
-    grid = [(k, 1.0, gap, offset) for k in CLASSES for gap in GAPS for offset in OFFSETS]
-    slack = {head: exact_slack(*head) for head in grid}
-    ends = min(slack.values()), max(slack.values())
+    slack = {
+        (offset, classes, gap): exact_slack(classes, 1.0, gap, offset)
+        for classes in CLASSES
+        for gap in GAPS
+        for offset in OFFSETS
+    }
     broken = [head for head, value in slack.items() if value < -ROUNDING]
-    basis = "exact simplex heads, off-centre"
-    if not broken:
-        reason = f"With a global mean of up to {OFFSETS[-1]:g} radii the bound holds throughout."
-        return _on_heads(basis, "supported", ends, reason)
-    k, _, gap, offset = min(broken, key=lambda head: (head[3], head[0]))
-    reason = (
-        "NC1 to NC4 say nothing about the length of the global mean. Kappa grows with it and the "
-        f"bound does not: {len(broken)} of {len(grid)} collapsed heads break the bound, the first "
-        f"at a global mean of {offset:g} radii ({k} classes, logit gap {gap:g})."
-    )
-    return _on_heads(basis, "contradicted", ends, reason)
+    reason = f"With a global mean of up to {OFFSETS[-1]:g} radii the bound holds throughout."
+    if broken:
+        offset, classes, gap = min(broken)
+        reason = (
+            "NC1 to NC4 say nothing about the length of the global mean. Kappa grows with it and "
+            f"the bound does not: {len(broken)} of {len(slack)} collapsed heads break the bound, "
+            f"the first at a global mean of {offset:g} radii ({classes} classes, logit gap {gap:g})."
+        )
+    return _on_heads("exact simplex heads, off-centre", [*slack.values()], reason)
 
 
-def _on_heads(basis: str, verdict: Verdict, ends: tuple[float, float], reason: str) -> Finding:
+def _on_heads(basis: str, slack: Sequence[float], reason: str) -> Finding:
     """A finding on a grid of heads: the least slack, with the least and the greatest."""
-    return Finding(
-        basis=basis, verdict=verdict, effect=ends[0], interval=ends, unit=UNIT,
-        reason=reason,
-    )  # fmt: skip
+    least, most = min(slack), max(slack)
+    verdict: Verdict = "contradicted" if least < -ROUNDING else "supported"
+    effect = Effect(least, (least, most))
+    return finding(effect, basis=basis, verdict=verdict, unit=UNIT, reason=reason)
 
 
 def _trained(runs: Sequence[Trajectory]) -> Finding:
@@ -134,55 +136,57 @@ def _trained(runs: Sequence[Trajectory]) -> Finding:
     if not measured:
         reason = "Kappa, the bound and the residual of its assumptions were not measured."
         return undecided(basis, reason, unit=UNIT)
-    without = {run.seed: _without_level(run) for run in measured if _without_level(run)}
-    ended = [run for run in measured if run.seed not in without]
-    if not ended:
-        reason = f"No run has a level at its end.{excluded(without)}"
-        return undecided(basis, reason, unit=UNIT)
-    slack, residual = {}, {}
-    for run in ended:
-        kappa, bound, residual[run.seed] = (run.level(name) for name in MEASURES)
-        slack[run.seed] = math.log10(max(bound, SMALLEST) / max(kappa, SMALLEST))
-    met = [seed for seed, value in residual.items() if value <= ASSUMED]
-    counted = {seed: slack[seed] for seed in met} if met else slack
-    effect = mean_of(list(counted.values()))
-    interval = bootstrap_interval(list(counted.values()))
-    below = sum(value >= 0 for value in counted.values())
+    reasons = {run.seed: [run.why_no_level(name) for name in MEASURES] for run in measured}
+    without = {seed: next(filter(None, whys)) for seed, whys in reasons.items() if any(whys)}
+    left_out = clause("Left out", without)
+    levels = {
+        run.seed: [run.level(name) for name in MEASURES]
+        for run in measured
+        if run.seed not in without
+    }
+    if not levels:
+        return undecided(basis, f"No run has a level at its end.{left_out}", unit=UNIT)
+    slack = {
+        seed: math.log10(max(bound, SMALLEST) / max(kappa, SMALLEST))
+        for seed, (kappa, bound, _) in levels.items()
+    }
+    met = [seed for seed, (*_, residual) in levels.items() if residual <= ASSUMED]
+    counted = over_seeds({seed: slack[seed] for seed in met or slack})
+    below = sum(value >= 0 for _, value in counted.per_seed)
     verdict: Verdict = "undecided"
+    why: Why = "underpowered" if met else "not tested"
+    if len(met) >= LEAST_SEEDS:
+        verdict = "supported" if below == len(met) else "undecided" if below else "contradicted"
+        why = "ambiguous"
     if met:
         reason = (
             f"The assumptions are met at the end in {len(met)} of {len(slack)} seeds; there kappa "
-            f"lies below the bound in {below}, at {10**-effect:.2g} times the bound"
-            f"{between(interval)}."
+            f"lies below the bound in {below}, at {10**-counted.effect:.2g} times the bound"
+            f"{between(counted.interval)}."
         )
-        if len(met) >= LEAST_SEEDS:
-            verdict = "supported" if below == len(met) else "undecided" if below else "contradicted"
     else:
-        typical = float(np.median(list(residual.values())))
+        typical = float(np.median([residual for *_, residual in levels.values()]))
         reason = (
             f"The assumptions are not met: their residual at the end is {typical:.2g}, where "
             f"{ASSUMED:g} or less is asked for, so the bound says nothing here. Kappa lies below "
             f"it in {below} of {len(slack)} seeds all the same."
         )
-    return Finding(
-        basis=basis, verdict=verdict, effect=effect, interval=interval, unit=UNIT,
-        seeds=len(counted), per_seed=by_seed(counted),
-        reason=f"{reason}{_throughout(measured)}{excluded(without)}",
-        why="" if verdict != "undecided" else "not tested" if not met else
-        "underpowered" if len(met) < LEAST_SEEDS else "ambiguous",
-    )  # fmt: skip
-
-
-def _without_level(run: Trajectory) -> str:
-    return next(filter(None, (run.why_no_level(name) for name in MEASURES)), "")
+    return finding(
+        counted,
+        basis=basis,
+        verdict=verdict,
+        unit=UNIT,
+        reason=f"{reason}{_throughout(measured)}{left_out}",
+        why=why,
+    )
 
 
 def _throughout(runs: Sequence[Trajectory]) -> str:
     """At how many looks the bound holds, of those at which its assumptions are met."""
     held = looks = 0
     for run in runs:
-        quantities = [(name, "train") for name in MEASURES]
-        kappa, bound, residual = together(run, quantities, "all steps").values
+        curves = together(run, [Quantity(name) for name in MEASURES], "all steps")
+        kappa, bound, residual = curves.values
         met = residual <= ASSUMED
         held += int((kappa[met] <= bound[met] * (1 + ROUNDING)).sum())
         looks += int(met.sum())

@@ -6,13 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from grokscope.analysis.claims.catalogue import find_claim
-from grokscope.analysis.claims.finding import (
-    Claim,
-    ClaimReport,
-    Finding,
-    SeveralArmsError,
-    undecided,
-)
+from grokscope.analysis.claims.finding import Claim, ClaimReport, Finding
+from grokscope.analysis.claims.rules import SeveralArmsError, undecided
 from grokscope.analysis.contrasts import comparisons
 from grokscope.analysis.run import Results
 from grokscope.reference import is_reference
@@ -52,7 +47,7 @@ def evaluate_claims(
 
 def _judged(name: str, results: Results) -> ClaimReport:
     try:
-        claim = find_claim(name)
+        claim = find_claim(name, outside=results.folder)
     except ValueError as error:
         headline = replace(undecided("", f"Not judged: {error}."), claim=name)
         return ClaimReport(claim=name, title=name, statement=name, headline=headline)
@@ -73,12 +68,13 @@ def _compared(claim: Claim, name: str, results: Results) -> list[Finding]:
     declared = comparisons(results, claim.id, name)
     if not declared:
         return [undecided("", "The experiment compares no arms for this claim.")]
-    tested = [pair for pair in declared if pair.comparable or pair.diverged]
-    missing = [
-        undecided(pair.name, pair.why_not_comparable)
-        for pair in declared
-        if not (pair.comparable or pair.diverged)
-    ]
+    tested, missing = [], []
+    for comparison in declared:
+        why = comparison.why_no_level("accuracy", "training accuracy")
+        if why and not comparison.diverged:
+            missing.append(undecided(comparison.name, f"{why[0].upper()}{why[1:]}."))
+        else:
+            tested.append(comparison)
     findings = [*(claim(tested) if tested else []), *missing]
     reason = "No contrast has the role that this claim asks for; its test says which."
     return findings or [undecided("", reason)]

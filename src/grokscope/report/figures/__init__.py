@@ -7,14 +7,13 @@ A figure is a function of a `Study` and a `Canvas` that returns a `Drawn`, or ra
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grokscope.reference import is_reference, load
+from grokscope.reference import did_you_mean, is_reference, load
 from grokscope.report.canvas import Canvas, Drawn
 from grokscope.report.contents import Study
 from grokscope.report.tables import extra_measures
@@ -37,43 +36,29 @@ def list_figures() -> dict[str, str]:
     return {name: (find_figure(name).__doc__ or "").split("\n")[0] for name in names}
 
 
-def find_figure(name: str, *, results: Path | None = None) -> FigureFunction:
+def find_figure(name: str, *, outside: Path | None = None) -> FigureFunction:
     """The figure of a name.
 
     Args:
         name: A figure of grokscope, or ``path/to/file.py:name`` relative to the current folder.
-        results: A folder of results, from which no code is ever run.
+        outside: The folder of results that it is drawn for, from which no code is run.
 
     Raises:
         ValueError: If there is none, or it cannot be imported; says what was meant.
     """
     if is_reference(name):
-        _refuse_inside(name, results)
-        found = load(name)
+        found = load(name, outside=outside)
         if not callable(found):
             raise ValueError(f"{name} is not a function of a study and a canvas")
         return found
     names = [module.name for module in pkgutil.iter_modules(__path__)]
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"Did you mean {close[0]}? " if close else ""
         raise ValueError(
-            f"there is no figure {name!r}. {hint}There are: {', '.join(sorted(names))}; a figure "
-            "of your own is path/to/file.py:name"
+            f"there is no figure {name!r}. {did_you_mean(name, names)}There are: "
+            f"{', '.join(sorted(names))}; a figure of your own is path/to/file.py:name"
         )
-    module = importlib.import_module(f"{__name__}.{name}")
-    figure: FigureFunction = getattr(module, name)
+    figure: FigureFunction = getattr(importlib.import_module(f"{__name__}.{name}"), name)
     return figure
-
-
-def _refuse_inside(name: str, results: Path | None) -> None:
-    """Run no code from a folder of results, wherever it came from."""
-    if results is None:
-        return
-    source = name.rpartition(":")[0]
-    file = Path(source).resolve() if source.endswith(".py") else Path.cwd()
-    if file.is_relative_to(results.resolve()):
-        raise ValueError(f"{source} lies in the folder of results, from which no code is run")
 
 
 def figures_of(experiment: Experiment, results: Results) -> tuple[str, ...]:

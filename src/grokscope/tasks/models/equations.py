@@ -51,10 +51,11 @@ class EquationTransformer(Transformer):
         answers: int,
         vocabulary: int,
         width: int = 128,
+        *,
         heads: int = 4,
         layers: int = 2,
     ) -> None:
-        super().__init__(vocabulary, 3 + answers, width, heads, layers)
+        super().__init__(vocabulary, 3 + answers, width, heads=heads, layers=layers)
         self.operands = operands
         self.answers = answers
 
@@ -113,13 +114,13 @@ class EquationTransformer(Transformer):
         keys, values = torch.cat([of_prefix.index_select(0, a), of_suffix], 1).chunk(2, -1)
         asking = queries.unbind(1)[-asked:]
         attended = [
-            attend(each, keys, values, self.heads, unseen=asked - 1 - i)
-            for i, each in enumerate(asking)
+            attend(query, keys, values, self.heads, unseen=asked - 1 - i)
+            for i, query in enumerate(asking)
         ]
         return torch.stack(attended, 1).flatten(0, 1)
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int, unseen: int = 0) -> Tensor:
+def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int, *, unseen: int = 0) -> Tensor:
     """One query per example over few keys: ``[n, d], [n, j, d], [n, j, d] -> [n, d]``.
 
     The last ``unseen`` keys are masked. With five keys, products and sums over whole rows beat

@@ -58,6 +58,7 @@ class ResNet18(nn.Module):
         stem: Stem = "imagenet",
         initialisation: Initialisation = "pytorch",
         width: int = 64,
+        *,
         channels: int = 3,
     ) -> None:
         super().__init__()

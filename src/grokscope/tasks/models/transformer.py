@@ -36,8 +36,8 @@ class DecoderBlock(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Map ``[n, t, d]`` to ``[n, t, d]``; position t sees positions up to t."""
         n, t, d = hidden.shape
-        projected = self.queries_keys_values(hidden).view(n, t, 3, self.heads, d // self.heads)
-        queries, keys, values = projected.permute(2, 0, 3, 1, 4)
+        projected = self.queries_keys_values(hidden).view((n, t, 3, self.heads, d // self.heads))
+        queries, keys, values = projected.permute((2, 0, 3, 1, 4))
         attended = functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
         return self.after_attention(hidden, attended.transpose(1, 2).reshape(n, t, d))
 
@@ -65,7 +65,7 @@ class Transformer(nn.Module):
     positions: Tensor
 
     def __init__(
-        self, vocabulary: int, length: int = 5, width: int = 128, heads: int = 4, layers: int = 2
+        self, vocabulary: int, length: int = 5, width: int = 128, *, heads: int = 4, layers: int = 2
     ) -> None:
         super().__init__()
         if width % heads:

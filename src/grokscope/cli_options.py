@@ -1,0 +1,206 @@
+"""The options of the command line, listed once; commands take them as objects.
+
+A command whose parameter is annotated with one of the dataclasses here has all of its fields as
+options, see `expand_options`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+import typer
+
+if TYPE_CHECKING:
+    from grokscope.runs.options import RunOptions
+    from grokscope.spec import Experiment
+
+WHAT, RESULTS, HOW, CLUSTER = "What to run", "Results", "How to run", "On a cluster"
+
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="An experiment of 'grokscope list', path/to/file.py:name, or a YAML file.",
+        show_default=False,
+    ),
+]
+Folder = Annotated[Path, typer.Argument(help="Folder of a run (its --out).", show_default=False)]
+Beside = Annotated[
+    Path | None,
+    typer.Option(
+        help="A second run to plot alongside; defaults to FOLDER-paper where that exists.",
+        rich_help_panel=RESULTS,
+    ),
+]
+Grid = Annotated[
+    list[str],
+    typer.Option(
+        metavar="PATH=A,B,C",
+        help="Values of a setting, with paths as in --set. Repeat it for more settings: every "
+        "combination is run.",
+        rich_help_panel=WHAT,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which experiment, and what to change in it."""
+
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="Variant of the experiment; defaults to the first one of 'grokscope list NAME'.",
+            show_default=False,
+            rich_help_panel=WHAT,
+        ),
+    ] = "default"
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="PATH=VALUE",
+            help="Change a setting, e.g. task.modulus=53; can be repeated. 'grokscope show NAME' "
+            "lists the settings.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="Seeds, separated by commas: 1,42,15213", rich_help_panel=WHAT),
+    ] = None
+
+    def experiment(self, name: str) -> Experiment:
+        """The experiment that a name and these options describe, validated."""
+        from grokscope.experiments import find_experiment
+        from grokscope.spec import override, with_seeds
+
+        experiment = override(find_experiment(name, self.preset), self.set_ or [])
+        return experiment if self.seeds is None else with_seeds(experiment, self.seeds)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where results go, and how the work is done."""
+
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the results; defaults to runs/NAME or runs/NAME-PRESET.",
+            rich_help_panel=RESULTS,
+        ),
+    ] = None
+    beside: Beside = None
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Show what would run, without running it.", rich_help_panel=RESULTS
+        ),
+    ] = False
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of worker processes; defaults to the number of cores.",
+            rich_help_panel=HOW,
+        ),
+    ] = None
+    threads: Annotated[
+        int, typer.Option(min=1, help="CPU threads per worker.", rich_help_panel=HOW)
+    ] = 1
+    checkpoint_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds between checkpoints: a killed process loses that much work at most.",
+            rich_help_panel=HOW,
+        ),
+    ] = 30.0
+    device: Annotated[
+        str,
+        typer.Option(
+            help="cpu, cuda, cuda:1, or auto, which uses CUDA where it is available.",
+            rich_help_panel=HOW,
+        ),
+    ] = "auto"
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            "--replicas",
+            min=1,
+            help="Most runs that one worker trains together; defaults to 1 on a CPU and to as "
+            "many as fit into memory on a GPU.",
+            rich_help_panel=HOW,
+        ),
+    ] = None
+    on: Annotated[
+        Literal["local", "ray"],
+        typer.Option(
+            help="Run on this machine, or on a Ray cluster whose nodes share the folder of the "
+            "results.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = "local"
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of the Ray cluster, host:port or auto; without it, Ray is started on "
+            "this machine.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None
+
+    def options(self) -> RunOptions:
+        """How to run."""
+        from grokscope.runs.options import RunOptions
+
+        return RunOptions(**{field.name: getattr(self, field.name) for field in fields(RunOptions)})
+
+    def folder(self, experiment: Experiment) -> Path:
+        """Where the results of the experiment go.
+
+        Raises:
+            ValueError: If that is a file.
+        """
+        variant = "" if experiment.preset == "default" else f"-{experiment.preset}"
+        folder = self.out or Path("runs") / f"{experiment.name}{variant}"
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is not a directory; choose another with --out")
+        return folder
+
+
+def expand_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose dataclass parameters are replaced by the fields of those dataclasses."""
+    hints = get_type_hints(command, include_extras=True)
+    signature = inspect.signature(command)
+    groups = {name: hints[name] for name in signature.parameters if is_dataclass(hints.get(name))}
+    parameters = [
+        parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in signature.parameters.items()
+        if name not in groups
+    ]
+    for group in groups.values():
+        annotations = get_type_hints(group, include_extras=True)
+        parameters += [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=annotations[field.name],
+            )
+            for field in fields(group)
+        ]
+
+    @functools.wraps(command)
+    def expanded(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        command(**values)
+
+    expanded.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    expanded.__annotations__ = {item.name: item.annotation for item in parameters}
+    return expanded

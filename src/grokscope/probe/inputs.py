@@ -1,0 +1,61 @@
+"""Trees of tensors: what models are given, and other nested tuples, lists and mappings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def map_tensors(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """A tree with a function of each tensor in its place.
+
+    Args:
+        function: Of a tensor, and of the tensors at the same place of the other trees.
+        tree: A tensor, a tuple, list or mapping of trees, or anything else, which stays.
+        others: Trees of the same form.
+
+    Returns:
+        A tree of the same form; mappings become dictionaries, lists tuples.
+    """
+    if isinstance(tree, Tensor):
+        return function(tree, *others)
+    if isinstance(tree, Mapping):
+        return {
+            key: map_tensors(function, value, *(other[key] for other in others))
+            for key, value in tree.items()
+        }
+    if isinstance(tree, (tuple, list)):
+        return tuple(map_tensors(function, *values) for values in zip(tree, *others, strict=True))
+    return tree
+
+
+def tensors_of(tree: Any) -> Iterator[Tensor]:
+    """The tensors of a tree, one after the other."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, Mapping):
+        for value in tree.values():
+            yield from tensors_of(value)
+    elif isinstance(tree, (tuple, list)):
+        for value in tree:
+            yield from tensors_of(value)
+
+
+def split(tree: Any, size: int) -> Iterator[Any]:
+    """Trees of consecutive examples, ``size`` at a time."""
+    total = len(next(tensors_of(tree)))
+    for first in range(0, total, size):
+        yield take(tree, slice(first, first + size))
+
+
+def take(tree: Any, index: Tensor | slice) -> Any:
+    """A tree of some examples."""
+    return map_tensors(lambda tensor: tensor[index], tree)
+
+
+def stack(*tensors: Tensor) -> Tensor:
+    """Tensors of several networks along a new first axis."""
+    return torch.stack(tensors)

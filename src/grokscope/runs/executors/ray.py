@@ -1,0 +1,363 @@
+"""Jobs on a Ray cluster: one task each, whose results lie on a file system that all nodes share.
+
+What matters about a job is its task's result. Mere steps go through an actor beside the driver,
+the `_ProgressActor`, which also tells workers to stop; nothing depends on its being alive. A job
+whose worker or node was lost is put back: its segments are retried elsewhere, from their
+checkpoints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import grokscope
+from grokscope.runs.executors.base import Job, RunFailedError
+from grokscope.runs.options import REPLICAS_ON_GPU, SHARE_OF_MEMORY, Place, RunOptions
+from grokscope.runs.progress import Progress
+from grokscope.runs.store import Store
+from grokscope.runs.worker import describe_failure, run_job
+
+ATTEMPTS = 3  # at a segment, in a row and without a new checkpoint, before we give up
+PAUSE = 0.3  # seconds between messages of a worker
+TIMEOUT = 15.0  # seconds within which a cluster that is just being started must answer
+OBJECTS = 100 * 2**20  # bytes of Ray's object store; results are kept in files
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What a task must know besides its job."""
+
+    folder: Path
+    working_directory: Path  # of the driver, where relative paths begin
+    options: RunOptions
+    version: str
+    traceback: str  # GROKSCOPE_TRACEBACK of the driver
+
+
+class RayExecutor:
+    """Tasks of a Ray cluster, one for each job under way.
+
+    Args:
+        store: Where results go; its folder must be shared by all nodes.
+        options: Threads, device and checkpoints; its ``address`` names the cluster, None starts
+            one on this machine.
+
+    Raises:
+        ValueError: If Ray is not installed, there is no such cluster, or no node of it can run
+            a job.
+    """
+
+    def __init__(self, store: Store, options: RunOptions) -> None:
+        self.ray = _import_ray()
+        self.connected_here = not self.ray.is_initialized()
+        if self.connected_here:
+            _connect(self.ray, options.address)
+        try:
+            self.options = _resolve(options, self.ray.cluster_resources())
+            self.actor = _on_this_node(self.ray, _ProgressActor)
+        except BaseException:
+            self._disconnect()
+            raise
+        self.context = _Context(
+            folder=store.folder.resolve(),
+            working_directory=Path.cwd(),
+            options=self.options,
+            version=grokscope.__version__,
+            traceback=os.environ.get("GROKSCOPE_TRACEBACK", ""),
+        )
+        needs = {"num_cpus": self.options.threads, "num_gpus": int(self.options.device == "cuda")}
+        # Ray itself must not retry: whether a segment is free again, only its lease can say.
+        self.task = self.ray.remote(max_retries=0, **needs)(_run_task)
+        self.store = store
+        self.jobs: dict[Any, Job] = {}  # by the reference of their result
+        # A job that is submitted again is another job, with another name.
+        self.submitted, self.names = 0, dict[str, str]()
+        self.ended: list[Job] = []
+        self.losses: Counter[str] = Counter()
+        self.checkpoints: dict[str, int | None] = {}  # step of the checkpoint at the last loss
+
+    @property
+    def free_slots(self) -> int:
+        resources = self.ray.cluster_resources()
+        slots = int(resources.get("CPU", 0) // self.options.threads)
+        if self.options.device == "cuda":
+            slots = min(slots, int(resources.get("GPU", 0)))
+        return max(0, (self.options.workers or slots) - len(self.jobs))
+
+    @property
+    def replicas_per_job(self) -> int:
+        return self.options.replicas_per_job
+
+    def submit(self, job: Job) -> None:
+        self.submitted += 1
+        name = f"{job[0].id}-{self.submitted}"
+        self.jobs[self.task.remote(self.context, name, job, self.actor)] = job
+        self.names[job[0].id] = name
+
+    def poll(self) -> list[Progress]:
+        news = self._steps()
+        if not self.jobs:
+            time.sleep(0.2)
+            return news
+        finished, _ = self.ray.wait(list(self.jobs), timeout=0.2)
+        for reference in finished:
+            job = self.jobs.pop(reference)
+            self.ended.append(job)
+            news += self._result(reference, job)
+        return news
+
+    def done(self) -> list[Job]:
+        ended, self.ended = self.ended, []
+        return ended
+
+    def shutdown(self) -> None:
+        begun = set(self.names.values())  # all count as begun unless the actor says otherwise
+        with contextlib.suppress(self.ray.exceptions.RayError):
+            begun = self.ray.get(self.actor.request_stop.remote(), timeout=TIMEOUT)
+        for reference, job in self.jobs.items():
+            if self.names[job[0].id] not in begun:  # it may wait in a queue for long
+                self.ray.cancel(reference)
+        pending = list(self.jobs)
+        while pending:
+            _, pending = self.ray.wait(pending, timeout=0.5)
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self.connected_here:
+            self.ray.shutdown()
+
+    def _steps(self) -> list[Progress]:
+        try:
+            return self.ray.get(self.actor.drain.remote(), timeout=5)
+        except self.ray.exceptions.RayError:
+            return []  # steps are only for the progress bars
+
+    def _result(self, reference: Any, job: Job) -> list[Progress]:
+        """What a task that ended reports of its job.
+
+        Raises:
+            RunFailedError: If it could not even begin, or was lost too often.
+        """
+        try:
+            return self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:
+            raise RunFailedError(
+                f"a worker of the cluster failed before it began ({_cause(error)}); every node "
+                f"needs grokscope {grokscope.__version__} and whatever your task imports"
+            ) from error
+        except self.ray.exceptions.RayError as error:
+            for segment in job:
+                self._count_loss(segment.id, self.store.checkpoint_step(segment), _cause(error))
+            # Until their leases run out, it is as if another process held them.
+            return [Progress(segment.id, segment.start, busy=True) for segment in job]
+
+    def _count_loss(self, segment: str, checkpoint: int | None, cause: str) -> None:
+        if checkpoint != self.checkpoints.get(segment):
+            self.losses[segment] = 0
+        self.checkpoints[segment] = checkpoint
+        self.losses[segment] += 1
+        if self.losses[segment] >= ATTEMPTS:
+            raise RunFailedError(
+                f"the worker of segment {segment} was lost {ATTEMPTS} times without a new "
+                f"checkpoint ({cause}); memory often runs out in this way. Run the same command "
+                "again to resume."
+            )
+
+
+class _ProgressActor:
+    """An actor beside the driver, with which workers leave their steps."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, Progress] = {}
+        self.begun: set[str] = set()
+        self.stopping = False
+
+    def publish(self, job: str, steps: Sequence[Progress]) -> bool:
+        """Take in steps; returns whether the worker is to stop."""
+        self.begun.add(job)
+        self.steps |= {progress.segment: progress for progress in steps}
+        return self.stopping
+
+    def drain(self) -> list[Progress]:
+        """The latest step of each segment that was published since the last call."""
+        steps, self.steps = self.steps, {}
+        return list(steps.values())
+
+    def request_stop(self) -> set[str]:
+        """Ask all workers to stop; returns the names of the jobs that have begun."""
+        self.stopping = True
+        return self.begun
+
+
+class _Publisher:
+    """Sends a worker's steps to the actor from a thread, so that training never waits for it."""
+
+    def __init__(self, actor: Any, job: str) -> None:
+        self.actor, self.job = actor, job
+        self.steps: dict[str, Progress] = {}
+        self.results: list[Progress] = []  # what matters, for the result of the task
+        self.stopping, self.closed = threading.Event(), threading.Event()
+        self.lock = threading.Lock()
+
+    def report(self, progress: Progress) -> None:
+        """Note progress; steps are sent, the rest is kept for the task's result."""
+        if not progress.is_mere_step:
+            self.results.append(progress)
+            return
+        with self.lock:
+            before = self.steps.get(progress.segment)
+            values = (before.values if before else {}) | progress.values
+            self.steps[progress.segment] = replace(progress, values=values)
+
+    def send(self) -> None:
+        """Send the steps noted so far, and learn whether to stop."""
+        with self.lock:
+            steps, self.steps = list(self.steps.values()), {}
+        ray = _import_ray()
+        with contextlib.suppress(ray.exceptions.RayError):
+            if ray.get(self.actor.publish.remote(self.job, steps), timeout=TIMEOUT):
+                self.stopping.set()
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Send regularly while the block runs."""
+        self.send()
+        thread = threading.Thread(target=self._keep_sending, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self.closed.set()
+            thread.join()
+
+    def _keep_sending(self) -> None:
+        while not self.closed.wait(PAUSE):
+            self.send()
+
+
+def _run_task(context: _Context, name: str, job: Job, actor: Any) -> list[Progress]:
+    """Body of a task; returns the progress that matters, failures included."""
+    publisher = _Publisher(actor, name)
+    node, directory = platform.node(), context.working_directory
+    if context.traceback:
+        os.environ["GROKSCOPE_TRACEBACK"] = context.traceback
+    try:
+        _check_node(context, node)
+        with publisher.open(), contextlib.chdir(directory if directory.is_dir() else Path.cwd()):
+            run_job(
+                Store(context.folder),
+                job,
+                publisher.report,
+                publisher.stopping.is_set,
+                options=context.options,
+                place=_place(context.options),
+            )
+    except Exception as error:
+        failure = describe_failure(error)
+        if not directory.is_dir():
+            failure += f" (node {node} has no folder {directory}, where relative paths begin)"
+        publisher.results.append(Progress(job[0].id, 0, failure=failure))
+    return publisher.results
+
+
+def _place(options: RunOptions) -> Place:
+    """Where a task computes: a GPU is its own, the main memory is shared by the cores."""
+    if options.device == "cuda":
+        return Place("cuda")
+    cores = os.cpu_count() or 1
+    return Place(options.device, SHARE_OF_MEMORY * min(1.0, options.threads / cores))
+
+
+def _check_node(context: _Context, node: str) -> None:
+    if grokscope.__version__ != context.version:
+        raise ValueError(
+            f"node {node} has grokscope {grokscope.__version__}, but this is {context.version}; "
+            "install the same version on every node"
+        )
+    if not (context.folder / "experiment.yaml").is_file():
+        raise ValueError(
+            f"node {node} does not see {context.folder}; with --out, choose a folder on a file "
+            "system that all nodes share"
+        )
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError("--on ray needs Ray: pip install 'grokscope[ray]'") from error
+    return ray
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    """Join the cluster at an address, or start one here."""
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init("local", include_dashboard=False, object_store_memory=OBJECTS, **quiet)
+        return
+    if address.startswith("ray://"):
+        raise ValueError(
+            f"--address {address}: results are also written from here; run this on a node of the "
+            "cluster, with --address auto"
+        )
+    try:
+        _await_answer(address)
+        ray.init(address, **quiet)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"there is no Ray cluster at {address} ({_cause(error)}); start one with "
+            "'ray start --head', or leave --address out to start one on this machine"
+        ) from error
+
+
+def _await_answer(address: str) -> None:
+    """Wait until something listens at HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + TIMEOUT
+    while host:
+        try:
+            socket.create_connection((host, int(port)), timeout=TIMEOUT).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return
+
+
+def _resolve(options: RunOptions, resources: dict[str, float]) -> RunOptions:
+    """Device and replicas by what the cluster has, which this machine may lack."""
+    has_gpu = resources.get("GPU", 0) >= 1
+    if options.device not in ("auto", "cpu", "cuda"):
+        raise ValueError(
+            f"--device {options.device}: Ray chooses which GPU; write cuda with --on ray"
+        )
+    if options.device == "cuda" and not has_gpu:
+        raise ValueError("--device cuda can't be used here (the cluster has no GPU); try cpu")
+    device = "cuda" if has_gpu and options.device != "cpu" else "cpu"
+    replicas = options.replicas or (REPLICAS_ON_GPU if device == "cuda" else 1)
+    return replace(options, device=device, replicas=replicas)
+
+
+def _on_this_node(ray: Any, actor: type) -> Any:
+    """An actor on this node, where it lives as long as the driver."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(actor).remote()
+
+
+def _cause(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__

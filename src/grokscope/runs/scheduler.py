@@ -1,0 +1,176 @@
+"""Which missing segments can be started now, and the loop that hands them to an executor."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from grokscope.runs.executors.base import Executor, Job, RunFailedError
+from grokscope.runs.progress import Progress
+from grokscope.runs.store import Store
+from grokscope.spec import Segment
+
+POLL = 0.5  # seconds between two looks at a segment that another process holds
+
+
+class Scheduler:
+    """Segments in the order of their tree: a child starts when its parent is finished.
+
+    A segment that another process on the same store is running is left to that process, and taken
+    over if its lease runs out.
+
+    Args:
+        segments: What is missing, parents before children.
+        store: Where results are.
+        replicas: The most segments of one shape that may make one job.
+    """
+
+    def __init__(self, segments: Iterable[Segment], store: Store, replicas: int = 1) -> None:
+        self.waiting = {segment.id: segment for segment in segments}
+        self.running: dict[str, Job] = {}
+        self.cut_off: set[str] = set()  # diverged, or after one that did: never to be waited for
+        self.store, self.replicas = store, replicas
+        self.checked: dict[str, float] = {}  # when a segment was last seen with another process
+
+    @property
+    def is_done(self) -> bool:
+        return not self.waiting and not self.running
+
+    @property
+    def busy_elsewhere(self) -> int:
+        """How many segments other processes are running."""
+        return len(self.checked)
+
+    def next(self, free_slots: int) -> tuple[list[Job], list[Progress]]:
+        """Jobs to start now, and the ends of segments that other processes have finished."""
+        ready: list[Segment] = []
+        news: list[Progress] = []
+        room = free_slots * max(self.replicas, 1)
+        for segment in list(self.waiting.values()):
+            parent = segment.parent
+            if parent is not None and (parent.id in self.waiting or parent.id in self.running):
+                continue
+            if parent is not None and parent.id in self.cut_off:
+                self._drop(segment)
+                self.cut_off.add(segment.id)
+                continue
+            if len(ready) < room and self._is_free(segment, news):
+                ready.append(segment)
+        jobs = self._jobs(ready, free_slots)
+        for job in jobs:
+            for segment in job:
+                self._drop(segment)
+                self.running[segment.id] = job
+        return jobs, news
+
+    def update(self, progress: Progress, segment: Segment | None = None) -> None:
+        """Take in the progress that a worker reports of a segment."""
+        if progress.diverged:
+            self.cut_off.add(progress.segment)
+        if progress.busy and segment is not None:
+            self.running.pop(segment.id, None)
+            self.waiting[segment.id] = segment
+            self.checked[segment.id] = time.monotonic()
+
+    def job_done(self, job: Job) -> None:
+        """A job has ended; a later job of the same segments, already under way, is kept."""
+        for segment in job:
+            if self.running.get(segment.id) is job:
+                del self.running[segment.id]
+
+    def _drop(self, segment: Segment) -> None:
+        del self.waiting[segment.id]
+        self.checked.pop(segment.id, None)
+
+    def _is_free(self, segment: Segment, news: list[Progress]) -> bool:
+        """Whether a segment that could start is free; adds what other processes made of it."""
+        now = time.monotonic()
+        if now - self.checked.get(segment.id, -POLL) < POLL:
+            return False
+        end = self.store.outcome(segment)
+        if end is not None:
+            self._drop(segment)
+            if end.diverged:
+                self.cut_off.add(segment.id)
+            news.append(Progress(segment.id, end.step, finished=True, diverged=end.diverged))
+            return False
+        if self.store.is_free(segment):
+            return True
+        self.checked[segment.id] = now
+        return False
+
+    def _jobs(self, ready: list[Segment], free_slots: int) -> list[Job]:
+        """Segments of one shape together, but rather one in every free slot than all in one."""
+        if self.replicas <= 1 or not ready:
+            return [(segment,) for segment in ready[:free_slots]]
+        from grokscope.engine.alike import shape_of
+
+        shapes: dict[str, list[Segment]] = {}
+        for segment in ready:
+            shapes.setdefault(shape_of(segment) or segment.id, []).append(segment)
+        size = min(self.replicas, -(-len(ready) // free_slots)) if free_slots else 1
+        jobs = [
+            tuple(alike[first : first + size])
+            for alike in shapes.values()
+            for first in range(0, len(alike), size)
+        ]
+        return jobs[:free_slots]
+
+
+@contextmanager
+def ignoring_interrupts() -> Iterator[None]:
+    """Let Ctrl-C pass without effect; possible in the main thread only."""
+    try:
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def run_all(
+    scheduler: Scheduler,
+    executor: Executor,
+    on_progress: Callable[[Progress], None],
+    notify: Callable[[str], None],
+) -> None:
+    """Run everything that a scheduler holds.
+
+    Args:
+        scheduler: What to run.
+        executor: Who runs it.
+        on_progress: Called with all progress, in this process.
+        notify: Called with a sentence when there is nothing left to do but to wait for others.
+
+    Raises:
+        RunFailedError: If a segment raised or its worker was lost.
+    """
+    submitted: dict[str, Segment] = {}
+    notified = False
+    while not scheduler.is_done:
+        jobs, news = scheduler.next(executor.free_slots)
+        for job in jobs:
+            submitted |= {segment.id: segment for segment in job}
+            executor.submit(job)
+        for progress in news:
+            on_progress(progress)
+        if scheduler.busy_elsewhere and not scheduler.running and not notified:
+            notified = True
+            noun = "segment" if scheduler.busy_elsewhere == 1 else "segments"
+            notify(
+                f"Waiting for {scheduler.busy_elsewhere} {noun} that another process is running "
+                "in this folder; if that process stops, its work is taken over."
+            )
+        for progress in executor.poll():
+            if progress.failure:
+                raise RunFailedError(progress.failure)
+            scheduler.update(progress, submitted.get(progress.segment))
+            if not progress.busy:
+                on_progress(progress)
+        for job in executor.done():
+            scheduler.job_done(job)
