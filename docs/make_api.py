@@ -58,8 +58,6 @@ def _module(package: Any, name: str) -> Iterator[str]:
             continue
         path = f"{home}.{target.__qualname__}".removeprefix("grokscope.")
         found = package[path]
-            f"{home.removeprefix('grokscope').lstrip('.')}.{target.__qualname__}".lstrip(".")
-        ]
         yield f"\n### {public}\n"
         yield from _object(found)
 
