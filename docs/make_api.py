@@ -29,9 +29,9 @@ MODULES = (
 )
 HEAD = """# API reference
 
-Made by `make docs` from the docstrings. The public names are those of these modules; everything else
-may move without notice. The measures as the probe names them, with formula, range, direction and
-cost, are in [measures.md](measures.md).
+Made by `make docs` from the docstrings. The public names are those of these modules; everything
+else may move without notice. The measures as the probe names them, with formula, range, direction
+and cost, are in [measures.md](measures.md).
 """
 
 
@@ -56,7 +56,8 @@ def _module(package: Any, name: str) -> Iterator[str]:
         home = getattr(target, "__module__", None)
         if not callable(target) or not str(home).startswith("grokscope"):
             continue
-        found = package[f"{home.removeprefix('grokscope').lstrip('.')}.{target.__qualname__}".lstrip(".")]
+        path = f"{home}.{target.__qualname__}".removeprefix("grokscope.")
+        found = package[path]
         yield f"\n### {public}\n"
         yield from _object(found)
 
@@ -101,9 +102,13 @@ def _signature(name: str, function: Any) -> str:
         text += f": {parameter.annotation}" if parameter.annotation is not None else ""
         plain = kind.startswith("variadic") or parameter.default is None
         parameters.append(text if plain else f"{text} = {parameter.default}")
-    result = f" -> {function.returns}" if function.returns is not None and function.name == name else ""
+    result = (
+        f" -> {function.returns}" if function.returns is not None and function.name == name else ""
+    )
     line = f"{name}({', '.join(parameters)}){result}"
-    return line if len(line) <= 96 else f"{name}(\n    " + ",\n    ".join(parameters) + f",\n){result}"
+    return (
+        line if len(line) <= 96 else f"{name}(\n    " + ",\n    ".join(parameters) + f",\n){result}"
+    )
 
 
 def _prose(text: str) -> str:

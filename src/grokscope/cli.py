@@ -88,7 +88,7 @@ def measures(
 ) -> None:
     """List the measures, or show everything about one."""
     from grokscope.console import measure_table, measures_table
-    from grokscope.measures import records  # type: ignore[attr-defined]
+    from grokscope.measures import records
     from grokscope.reference import did_you_mean
 
     known = records()

@@ -16,7 +16,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from grokscope.analysis.claims import ClaimReport
     from grokscope.experiments.catalogue import CatalogueEntry
-    from grokscope.measures.record import Measure  # type: ignore[import-not-found]
+    from grokscope.measures.record import Measure
     from grokscope.runs.options import RunOptions
     from grokscope.runs.plan import Plan
     from grokscope.runs.progress import Progress as SegmentProgress

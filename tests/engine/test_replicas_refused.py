@@ -199,3 +199,14 @@ def test_a_refusal_leaves_the_statistics_of_batch_norm_alone():
     for place in (0, 1):
         own = replicas.state(place).tensors
         assert all(torch.equal(own[f"model/{name}"], value) for name, value in fresh.items())
+
+
+def test_a_penalty_that_needs_to_know_the_classes_of_a_batch_is_refused_with_that_reason():
+    penalty = Penalty(measure="nc1_quotient", weight=0.1)
+    segments = [
+        of(Phase(until=20, optimizer=SGD, penalties=(penalty,)), seed=seed) for seed in (1, 2)
+    ]
+    with pytest.raises(UnlikeError, match="needs to know which classes a batch has"):
+        together(segments, lambda _: clusters())
+    ticks = alone(segments[0], lambda _: clusters())[1]
+    assert any(row.measure == "penalty_nc1_quotient" for tick in ticks for row in tick.rows)

@@ -210,12 +210,10 @@ def test_images_are_measured_as_their_pixels(processed, tmp_path, wrapped):
 def test_grey_images_are_shown_in_three_equal_colours(processed, tmp_path):
     grey = np.random.default_rng(2).integers(0, 256, (6, 16, 16), dtype=np.uint8)
     write(tmp_path / "test.parquet", image=[png(each) for each in grey], label=[0, 1, 2] * 2)
-    (batch,) = load_batches(
-        str(tmp_path), str(processed), split="test", max_examples=100, batch_size=64
-    )
-    mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.5, 0.2, 0.1])
-    expected = torch.tensor(grey)[:, None].expand(-1, 3, -1, -1) / 255
-    expected = (expected - mean[:, None, None]) / std[:, None, None]
+    rows = {"split": "test", "max_examples": 100, "batch_size": 64}
+    (batch,) = load_batches(str(tmp_path), str(processed), **rows)
+    mean, std = (torch.tensor(each)[:, None, None] for each in ([0.5, 0.4, 0.3], [0.5, 0.2, 0.1]))
+    expected = (torch.tensor(grey)[:, None].expand(-1, 3, -1, -1) / 255 - mean) / std
     torch.testing.assert_close(batch["pixel_values"], expected, atol=1e-5, rtol=1e-5)
 
 

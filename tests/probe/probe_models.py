@@ -221,7 +221,8 @@ CASES = [
     ),
     pytest.param(
         Case(lambda: EquationTransformer(5, 2, 9, 8, heads=2),
-             (EQUATIONS, integers(9, 8, 2, seed=6)), "head", lambda m, x: hidden_states(m, x)[:, -2:]), id="equations",
+             (EQUATIONS, integers(9, 8, 2, seed=6)), "head",
+             lambda m, x: hidden_states(m, x)[:, -2:]), id="equations",
     ),
     pytest.param(
         Case(vit, {"pixel_values": normal(5, 3, 8, 8), "labels": LABELS}, "classifier",

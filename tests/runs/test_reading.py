@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from benchmarks.large_store import cpu_seconds, large_experiment, write_large_store
 
 from grokscope.experiments import find_experiment
 from grokscope.runs.estimate import estimate
@@ -70,6 +71,20 @@ def test_a_run_is_read_as_a_table_of_all_its_phases(tmp_path):
     metrics = store.metrics(study)
     for arm, of_table in steps.items():
         assert of_table == metrics["step"][metrics["arm"] == arm].tolist()
+
+
+def test_a_hundred_runs_are_read_in_a_second(tmp_path):
+    """A thousand take about 1.1 s of CPU on the machine of docs/benchmarks.md."""
+    study = large_experiment(arms=20, seeds=5)
+    store, frames = write_large_store(tmp_path, study), []
+    unread = large_experiment(arms=20, seeds=5)
+    spent = cpu_seconds(lambda: frames.append(store.metrics(unread)))
+    spent += cpu_seconds(lambda: frames.append(Plan(unread, store).missing()))
+    metrics, missing = frames
+    assert not missing
+    assert len(metrics) == 100 * 60 * 33 * 2
+    assert not metrics.duplicated(["arm", "seed", "step", "split", "measure"]).any()
+    assert spent < 1.0
 
 
 def test_ids_are_kept_and_a_changed_copy_has_its_own():

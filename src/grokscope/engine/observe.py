@@ -227,4 +227,4 @@ def check_close(kind: str, together: Tensor, alone: Tensor, tolerance: float) ->
 def parameter_norm(model: nn.Module) -> float:
     """Euclidean norm of all trainable parameters together."""
     trained: list[Tensor] = [tensor for tensor in model.parameters() if tensor.requires_grad]
-    return float(torch.stack(torch._fortensor_norm(trained)).double().square().sum().sqrt())
+    return float(torch.stack(torch._foreach_norm(trained)).double().square().sum().sqrt())

@@ -17,6 +17,7 @@ from typing import TypeVar, cast
 
 from torch import Tensor
 
+from grokscope.measures.checks import values_are_readable
 from grokscope.measures.moments import ClassMoments
 
 # What a measure may need beside the examples and the head.
@@ -95,6 +96,8 @@ class Batch:
             ValueError: If fewer than two classes have examples.
         """
         if self.index is None:
+            if not values_are_readable(self.moments.count):
+                raise ValueError("the measure needs to know which classes a batch has")
             return self.moments.of_present_classes()
         if len(self.index) == len(self.weight):
             return self.moments, self.index

@@ -138,10 +138,9 @@ class Assembly:
 
     def finish(self) -> list[Measurement | NotFiniteError]:
         """A measurement for each network; an error for those that are not finite."""
-        means = dict(
-            zip(self.sums, torch.stack(list(self.sums.values())) / self.examples, strict=True)
-        )
-        columns = dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True))
+        averages = torch.stack(list(self.sums.values())) / self.examples
+        means = dict(zip(self.sums, averages, strict=True))
+        columns = dict(zip(self.sums, averages.tolist(), strict=True))
         finite = [math.isfinite(value) for value in columns.pop(FINITE)]
         found: list[Measurement | NotFiniteError] = [NotFiniteError(NOT_FINITE) for _ in finite]
         whole = self._whole()

@@ -86,6 +86,7 @@ class Store:
     # The experiment that was asked for last, and how.
 
     def save_experiment(self, experiment: Experiment) -> None:
+        """Write ``experiment.yaml``; the folder is created if need be."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "experiment.yaml", to_yaml(experiment))
 
