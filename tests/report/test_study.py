@@ -116,7 +116,7 @@ LEVELS = {1: 40.0, 42: 60.0, 7: 10.0}  # of NCC, by seed
 
 
 def ncc(level: float) -> list[float]:
-    """Twice the level at the start, with spikes of one and two points, a third in the last fifth."""
+    """Twice the level at the start, with spikes, and a third of it in the last fifth."""
     values = [2 * level] + [level] * 79 + [level / 3] * (len(POINTS) - 80)
     values[30] = values[60] = values[61] = 1000.0
     values[-2] = math.nan
@@ -136,7 +136,7 @@ PAPER = (
 
 
 def test_beside_the_papers_values_stand_medians_over_seeds_of_medians_over_points(tmp_path):
-    paper = tuple(PaperValue(what=ours or "else", value="?", ours=ours) for ours, _ in PAPER)
+    paper = tuple(PaperValue(what=asked or "else", value="?", measured=asked) for asked, _ in PAPER)
     asked = made_experiment(paper=paper, seeds=tuple(LEVELS))
     rows = {
         seed: [*accuracies(generalised=math.inf), *curve("train", "ncc", ncc(level))]
@@ -152,16 +152,18 @@ def test_beside_the_papers_values_stand_medians_over_seeds_of_medians_over_point
         windows = [known[max(0, at - 2) : at + 3] for at in range(len(known))]
         highest.append(max(statistics.median(window) for window in windows))
     naive[3] = statistics.median(highest)
-    for (ours, _), expected, (_, _, own) in zip(PAPER, naive, found, strict=True):
-        if ours == "memorised":
-            assert expected - 20 <= own <= expected
+    for (asked, _), expected, (_, _, found_here) in zip(PAPER, naive, found, strict=True):
+        if asked == "memorised":
+            assert expected - 20 <= found_here <= expected
         else:
-            assert own == (pytest.approx(expected) if isinstance(expected, float) else expected)
+            assert found_here == (
+                pytest.approx(expected) if isinstance(expected, float) else expected
+            )
 
 
 def test_a_spike_is_not_the_highest_level(tmp_path):
     asked = made_experiment(
-        paper=(PaperValue(what="w", value="v", ours="highest train/ncc"),), seeds=(1,)
+        paper=(PaperValue(what="w", value="v", measured="highest train/ncc"),), seeds=(1,)
     )
     values = [5.0] * len(POINTS)
     values[10] = values[50] = 1e6
@@ -183,8 +185,8 @@ def test_runs_that_are_not_whole_are_named(tmp_path):
     finish(store, diverged[0], early[:40], step=780, diverged=True)
     store.checkpoint(stopped[0], made_state(640), early[:33], 5.0)
     assert collect(store).notes == [
-        "grokking, seed 2 diverged at step 780 (features or logits were no longer finite); what was "
-        "measured until then is shown.",
+        "grokking, seed 2 diverged at step 780 (features or logits were no longer finite); what "
+        "was measured until then is shown.",
         "grokking, seed 2, phase 2 was not run, because a phase before it diverged.",
         "grokking, seed 3 is at step 640 of 1,000; it is shown up to there.",
         "grokking, seed 3, phase 2 has not started.",

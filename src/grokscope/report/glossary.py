@@ -47,9 +47,10 @@ TERMS = (
         "training loss, so that confidence is the same in all of them.", "matched",
     ),
     Term(
-        "Published value", "What has been published under the name of relative flatness. Computed "
-        "from tempered logits and normalised features, it measures how unsure the network is times "
-        "the size of its last layer; it is not κ.", "[Pp]ublished value",
+        "Published value, published penalty", "What has been published under the name of relative "
+        "flatness. Computed from tempered logits and normalised features, it measures how unsure "
+        "the network is times the size of its last layer; it is not κ.",
+        "[Pp]ublished (value|penalty)",
     ),
     Term(
         "NCC, neural collapse", "Class-distance normalised variance: how far the features of a "

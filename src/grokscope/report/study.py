@@ -35,7 +35,7 @@ def collect(store: Store, beside: Store | None = None) -> Study:
     """
     experiment = store.experiment()
     results = Results.read(store)
-    other = beside or _recorded(store, "beside")
+    other = beside or store.beside()
     return Study(
         results=results,
         name=experiment.name,
@@ -50,7 +50,7 @@ def collect(store: Store, beside: Store | None = None) -> Study:
         figures=figures_of(experiment, results),
         notes=[*notes_on(Plan(experiment, store)), *unstable(results)],
         command=command_of(experiment, store),
-        smoke_test=getattr(experiment, "smoke_test", False),
+        smoke_test=experiment.smoke_test,
     )
 
 
@@ -93,7 +93,7 @@ def command_of(experiment: Experiment, store: Store) -> str:
         experiment: What was run.
         store: Where.
     """
-    recorded = _recorded(store, "command")
+    recorded = store.command()
     if recorded and recorded["command"]:
         return str(recorded["command"])
     known = None
@@ -136,7 +136,7 @@ def value_here(row: PaperValue, results: Results) -> Any:
         row: What is asked for.
         results: The runs.
     """
-    asked, _, name = row.ours.partition(" of ")
+    asked, _, name = row.measured.partition(" of ")
     which, _, curve = asked.partition(" ")
     runs = [run for run in results.runs if name in ("", run.arm)]
     if not asked:
@@ -222,7 +222,3 @@ def unstable(results: Results) -> list[str]:
 def _median(values: Sequence[float], otherwise: Any = None) -> Any:
     known = [value for value in values if not math.isnan(value)]
     return float(np.median(known)) if known else otherwise
-
-
-def _recorded(store: Store, what: str) -> Any:  # until RUNS is merged
-    return getattr(store, what, lambda: None)()

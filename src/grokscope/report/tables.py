@@ -15,7 +15,7 @@ import numpy as np
 from grokscope.analysis.level import Span
 from grokscope.analysis.milestones import FELL_AGAIN, GENERALISED, MEMORISED
 from grokscope.analysis.run import MILESTONES, Arm, At
-from grokscope.analysis.statistics import Paired
+from grokscope.analysis.statistics import Effect
 from grokscope.report import words
 from grokscope.report.arms import reference_of
 from grokscope.report.overlays import reached
@@ -71,7 +71,7 @@ class Compared:
     split: str
     arm: Arm
     level: float
-    paired: Paired | None
+    paired: Effect | None
 
     @property
     def text(self) -> str:
@@ -155,9 +155,9 @@ def arms_table(rows: Sequence[Sequence[Compared]]) -> Table:
     reference = reference_of(arms)
     headings = [words.capital(words.name_of(cell.measure, cell.split)) for cell in rows[0]]
     note = (
-        f"Medians over seeds of each run's level at the end. Below them what sets the arm apart "
-        f"from {words.quoted(reference.name)}, seed by seed, with its 95 % interval: a difference, or "
-        "a ratio (×) of quantities that span orders of magnitude."
+        "Medians over seeds of each run's level at the end. In small print what sets the arm apart "
+        f"from {words.quoted(reference.name)}, seed by seed, with its 95 % interval: a difference, "
+        "or a ratio (×) of quantities that span orders of magnitude."
     )
     body = [
         (

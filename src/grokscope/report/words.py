@@ -33,47 +33,19 @@ PLAIN = {
     ("logit_scale", "train"): "size of the outputs (logit scale)",
 }
 
-# Until `grokscope.measures.record_of` is there, see `title_of` and `is_extra`.
-NAMES = {
-    "accuracy": "accuracy",
-    "angle_deviation": "deviation from the simplex angle",
-    "feature_robustness": "feature robustness",
-    "generalisation_gap": "generalisation gap",
-    "logit_scale": "logit scale",
-    "loss": "loss",
-    "nc1_pinv": "NC1, within-class scatter",
-    "nc1_quotient": "NC1, quotient of traces",
-    "nc2_equiangularity": "NC2, equiangularity",
-    "nc2_equinorm": "NC2, equinorm",
-    "nc2_etf_distance": "NC2, distance to the simplex",
-    "nc3_self_duality": "NC3, self-duality",
-    "nc4_agreement": "NC4, agreement",
-    "ncc": "NCC",
-    "ncc_unbiased": "NCC, unbiased",
-    "published_flatness": "published value",
-    "published_penalty": "published value",
-    "relative_flatness": "exact κ",
-    "relative_flatness_bound": "bound on κ",
-    "relative_flatness_matched": "exact κ at matched loss",
-    "representativeness": "representativeness",
-    "representativeness_kde": "representativeness (KDE)",
-}
-UNNAMED = (
-    "classes", "collapse_flatness_bound", "collapse_offset", "collapse_radius",
-    "collapse_residual", "collapse_scale", "diverged", "entropy", "feature_norm", "gini", "margin",
-    "matched_temperature", "mean_class_angle", "minibatch_loss", "nc4_means", "parameter_norm",
-    "weight_norm",
-)  # fmt: skip
-
 
 def title_of(measure: str) -> str:
     """What a measure is called in words; of a user's measure its name."""
-    return NAMES.get(measure, measure.replace("_", " "))
+    from grokscope.measures import record_of
+
+    return record_of(measure).title
 
 
 def is_extra(measure: str) -> bool:
     """Whether a measure is a user's, and none of grokscope's."""
-    return not (measure in NAMES or measure in UNNAMED or measure.startswith("penalty_"))
+    from grokscope.measures import records
+
+    return measure not in records() and not measure.startswith("penalty_")
 
 
 def by_ratio(measure: str) -> bool:

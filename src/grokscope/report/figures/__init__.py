@@ -30,10 +30,10 @@ GROKKING = (
 )  # fmt: skip
 
 
-def list_figures() -> dict[str, str]:
-    """The name of every figure of grokscope, with what it shows in a line."""
+def list_figures() -> dict[str, FigureFunction]:
+    """Every figure of grokscope by its name; the first line of its docstring says what it shows."""
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    return {name: (find_figure(name).__doc__ or "").split("\n")[0] for name in names}
+    return {name: find_figure(name) for name in names}
 
 
 def find_figure(name: str, *, outside: Path | None = None) -> FigureFunction:

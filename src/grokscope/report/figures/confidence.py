@@ -104,7 +104,7 @@ def _tables(columns: Sequence[Column]) -> Iterator[Table]:
         for seed in seeds
     ]
     means = [
-        correlation(known.rho)
+        correlation(known.effect)
         + "".join(f"\n{text}" for text in [interval(*known.interval, correlation)] if text)
         for known in found.values()
     ]

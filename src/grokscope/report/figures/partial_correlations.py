@@ -54,7 +54,8 @@ def partial_correlations(study: Study, canvas: Canvas) -> Drawn:
     margin = axes.get_position().x0 * canvas.width * 72  # points to the left of the axes
     for block, place in places.items():
         if len(block) == len(COLUMNS) - 1:
-            axes.annotate(f"With {name_of(str(block[0]))}, {block[1]}", (0, place), (8 - margin, -2),
+            heading = f"With {name_of(str(block[0]))}, {block[1]}"
+            axes.annotate(heading, (0, place), (8 - margin, -2),
                           xycoords=("axes fraction", "data"), textcoords="offset points",
                           weight="bold", va="center")  # fmt: skip
     which = (f"Shown is {arm}.",) if len(study.arms) > 1 else ()
