@@ -147,8 +147,7 @@ def test_an_image_experiment_runs_to_its_report(here, monkeypatch, capsys):
     assert set(penalty["arm"]) == {"suppressed", "suppressed, memory"}
     assert (penalty["value"] > 0).all()
     page = (folder / "report.html").read_text(encoding="utf-8")
-    for claim in store.experiment().claims:
-        assert f">{claim}<" in page
+    assert "so no claim is judged" in page  # the preset is a smoke test
     assert "accuracies" in {path.stem for path in (folder / "figures").glob("*.png")}
 
 
@@ -165,8 +164,9 @@ def test_your_own_task_is_trained_and_run_again_does_nothing_new(here, monkeypat
     assert grokscope("run my_study.py:experiment --out out", monkeypatch) == 0
     assert "(1 segment: 1 finished)" in capsys.readouterr().out
     assert stored_bytes(folder) == first
-    # The file of its settings says everything, too, and its report says so.
-    assert "grokscope run out/experiment.yaml" in (folder / "report.html").read_text()
+    # The report says how it was run; the file of its settings says everything, too.
+    page = (folder / "report.html").read_text()
+    assert "grokscope run my_study.py:experiment --out out" in page
     assert grokscope("run out/experiment.yaml --out out", monkeypatch) == 0
     assert stored_bytes(folder) == first
     assert grokscope("status out", monkeypatch) == 0
