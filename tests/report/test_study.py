@@ -268,7 +268,7 @@ def test_another_preset_beside_is_called_by_its_preset(tmp_path):
     other = stored(tmp_path / "other", asked, {1: accuracies()})
     shown = collect(store, other).counterpart
     assert shown is not None
-    assert shown.title == "A second run (preset two-tokens)"
+    assert shown.title == "a second run (preset two-tokens)"
 
 
 # Figures.

@@ -152,7 +152,7 @@ def by_arm(arms: Sequence[Arm], panels: Sequence[Panel], across: int) -> tuple[C
             marks = [mark for mark in panel.marks if mark.arm in {arm.name for arm in group}]
             over = partial(_over_arms, ends, marks, pace, x)
             row.append(Cell(panel, lines, x, y, over))
-        row[0] = replace(row[0], arms=arms_key(group))
+        row[0] = replace(row[0], arms=arms_key(group) if len(arms) > 1 else ())
         rows += _named(chunks(row, across), noted=bool(ends))
     return rows, remarks
 

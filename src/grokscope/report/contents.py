@@ -111,7 +111,7 @@ class Study:
         if self.counterpart is None:
             return columns
         if len(columns) == 1:
-            columns = [Column("This run", columns[0].subtitle, columns[0].arm)]
+            columns = [Column("this run", columns[0].subtitle, columns[0].arm)]
         others = [arm for arm in self.counterpart.results.arms.values() if arm.last_step > 0]
         title = self.counterpart.title
         for arm in others:

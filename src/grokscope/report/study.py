@@ -11,15 +11,17 @@ import numpy as np
 
 from grokscope.analysis.claims import ClaimReport, evaluate_claims, find_claim
 from grokscope.analysis.milestones import FELL_AGAIN, UNSTABLE
-from grokscope.analysis.run import Results
+from grokscope.analysis.run import Arm, Results
 from grokscope.experiments import EXPERIMENTS, find_experiment
 from grokscope.report.contents import Counterpart, Study
 from grokscope.report.curves import running_median
 from grokscope.report.figures import figures_of, find_figure
-from grokscope.report.words import listed
+from grokscope.report.words import count, listed
 from grokscope.runs.plan import Plan
 from grokscope.runs.store import Store
 from grokscope.spec import Experiment, PaperValue
+
+MOST_NAMED = 6  # runs that a note names one by one
 
 
 def collect(store: Store, beside: Store | None = None) -> Study:
@@ -119,7 +121,7 @@ def counterpart(store: Store) -> Counterpart | None:
     results = Results.read(store)
     if not any(arm.last_step for arm in results.arms.values()):
         return None
-    title = f"A second run (preset {experiment.preset})"
+    title = f"a second run (preset {experiment.preset})"
     if experiment.name in EXPERIMENTS and experiment.preset == "paper":
         title = "grokscope's run in the paper's setting"
     return Counterpart(title, results)
@@ -204,19 +206,32 @@ def unstable(results: Results) -> list[str]:
     Args:
         results: The runs.
     """
-    several = len(results.arms) > 1
-    lost = [
-        f"{f'{run.arm}, ' if several else ''}seed {run.seed} ({run.fell_again:.0%})"
-        for run in results.runs
-        if run.fell_again > UNSTABLE
+    lost = {arm.name: _lost_again(arm) for arm in results.arms.values()}
+    named = [
+        f"{f'{arm}, ' if len(results.arms) > 1 else ''}seed {seed} ({share:.0%})"
+        for arm, shares in lost.items()
+        for seed, share in shares.items()
     ]
-    if not lost:
+    if len(named) > MOST_NAMED:
+        named = [
+            f"{arm} ({len(shares)} of {count(len(results.arms[arm].runs), 'seed')}, "
+            f"up to {max(shares.values()):.0%})"
+            for arm, shares in lost.items()
+            if shares
+        ]
+    if not named:
         return []
     return [
         f"Unstable after generalising: held-out accuracy fell below {FELL_AGAIN} again at a share "
-        f"of the later looks in {listed(lost)}. These runs count all the same; effects rest on "
+        f"of the later looks in {listed(named)}. These runs count all the same; effects rest on "
         "medians."
     ]
+
+
+def _lost_again(arm: Arm) -> dict[int, float]:
+    """Seed -> the share of later looks at which a run that had generalised was lost."""
+    shares = {seed: run.fell_again for seed, run in arm.runs.items()}
+    return {seed: share for seed, share in shares.items() if share > UNSTABLE}
 
 
 def _median(values: Sequence[float], otherwise: Any = None) -> Any:

@@ -154,11 +154,13 @@ def arms_table(rows: Sequence[Sequence[Compared]]) -> Table:
     arms = [row[0].arm for row in rows]
     reference = reference_of(arms)
     headings = [words.capital(words.name_of(cell.measure, cell.split)) for cell in rows[0]]
-    note = (
-        "Medians over seeds of each run's level at the end. In small print what sets the arm apart "
-        f"from {words.quoted(reference.name)}, seed by seed, with its 95 % interval: a difference, "
-        "or a ratio (×) of quantities that span orders of magnitude."
-    )
+    note = "Medians over seeds of each run's level at the end."
+    if len(arms) > 1:
+        note += (
+            f" In small print what sets the arm apart from {words.quoted(reference.name)}, seed by "
+            "seed, with its 95 % interval: a difference, or a ratio (×) of quantities that span "
+            "orders of magnitude."
+        )
     body = [
         (
             arm.name,

@@ -20,8 +20,8 @@ def accuracies(study: Study, canvas: Canvas) -> Drawn:
         ("Held-out accuracy", "accuracy", "validation"),
     )
     tables = phases_tables("accuracies", study.arms, columns)
-    caption = "How well each arm fits its training data, and how it does on held-out data."
+    caption = "How well the training data are fitted, and how the network does on held-out data."
     return Drawn(
-        canvas.figure, "Accuracy, arm by arm", caption, tuple(tables),
+        canvas.figure, "Accuracy", caption, tuple(tables),
         ("The two vertical axes differ.", *remarks),
     )  # fmt: skip

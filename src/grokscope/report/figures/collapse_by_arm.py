@@ -22,7 +22,7 @@ def collapse_by_arm(study: Study, canvas: Canvas) -> Drawn:
     )
     table = levels_table("collapse_by_arm", "Collapse at the end", study.arms, columns)
     caption = (
-        "How tightly the features of a class lie together in each arm, and how far the class means "
-        "are from lying at equal angles."
+        "How tightly the features of a class lie together, and how far the class means are from "
+        "lying at equal angles."
     )
-    return Drawn(canvas.figure, "Collapse, arm by arm", caption, (table,), remarks)
+    return Drawn(canvas.figure, "Collapse", caption, (table,), remarks)

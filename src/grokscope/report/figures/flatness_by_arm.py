@@ -42,12 +42,12 @@ def flatness_by_arm(study: Study, canvas: Canvas) -> Drawn:
     rows = list(_ceiling_rows(arms))
     if rows:
         tables.append(_ceiling_table(rows, reference_of(arms)))
-    caption = "How sharp the last layer of each arm is: exactly, and by an upper bound."
+    caption = "How sharp the last layer is: exactly, and by an upper bound."
     if any(arm.has(VALUE) for arm in arms):
         caption += (
             " The published value is how unsure the network is, times the size of its last layer."
         )
-    return Drawn(canvas.figure, "Flatness, arm by arm", caption, tuple(tables), remarks)
+    return Drawn(canvas.figure, "Flatness", caption, tuple(tables), remarks)
 
 
 def ceilings(arm: Arm) -> list[tuple[Span, float]]:

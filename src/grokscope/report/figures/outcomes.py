@@ -30,13 +30,14 @@ from grokscope.report.curves import MissingMeasureError
 from grokscope.report.sheet import NOTE, Row, key_height, title_height
 from grokscope.report.style import FAINT, GENERALISED, INK, SMALL, LineStyle, shortened
 from grokscope.report.tables import Table
-from grokscope.report.words import capital, count, name_of, number, numeral, quoted, share
+from grokscope.report.words import capital, count, listed, name_of, number, numeral, quoted, share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MATCHED, EXACT = "relative_flatness_matched", "relative_flatness"
 TITLE = "Accuracy, held out"
+Lost = dict[tuple[str, str], list[int]]  # (arm, why it has no point) -> seeds
 HEIGHT = 3.0  # of a panel, in inches
 
 
@@ -101,20 +102,21 @@ def outcomes(study: Study, canvas: Canvas) -> Drawn:
     )  # fmt: skip
 
 
-def _endings(arms: Sequence[Arm], measure: str) -> tuple[list[Ending], list[str]]:
+def _endings(arms: Sequence[Arm], measure: str) -> tuple[list[Ending], Lost]:
     """Every run that came to its end, and those that have no point, with the reason."""
     axes = ((measure, "train"), ("accuracy", "validation"))
     for key in axes:
         if not any(arm.has(*key) for arm in arms):
             raise MissingMeasureError(f"{name_of(*key)} was not measured")
-    runs, lost = [], []
+    runs: list[Ending] = []
+    lost: Lost = {}
     for run in (run for arm in arms for run in arm.runs.values()):
         kappa, accuracy = (run.level(*key) for key in axes)
         why = next(filter(None, (run.why_no_level(*key) for key in axes)), "")
         if not why and kappa <= 0:
             why = f"κ is {number(kappa)}"
         if why:
-            lost.append(f"{quoted(run.arm)}, seed {run.seed} ({why})")
+            lost.setdefault((run.arm, why), []).append(run.seed)
         else:
             arm = next(arm for arm in arms if arm.name == run.arm)
             runs.append(Ending(arm, run.seed, kappa, accuracy, run.level("accuracy")))
@@ -204,7 +206,7 @@ def _table(
     return Table("outcomes", "How many runs", headings, tuple(rows), note)
 
 
-def _remarks(runs: Sequence[Ending], lost: Sequence[str], measure: str) -> Iterator[str]:
+def _remarks(runs: Sequence[Ending], lost: Lost, measure: str) -> Iterator[str]:
     if measure != MATCHED:
         yield (
             f"{capital(name_of(MATCHED))} was not measured: shown is {name_of(EXACT)}, which "
@@ -218,4 +220,8 @@ def _remarks(runs: Sequence[Ending], lost: Sequence[str], measure: str) -> Itera
             f"{does} not fit the training data."
         )
     if lost:
-        yield f"Not drawn: {'; '.join(lost)}."
+        named = [
+            f"{quoted(arm)}, seed {listed([*map(str, seeds)])} ({why})"
+            for (arm, why), seeds in lost.items()
+        ]
+        yield f"Not drawn: {'; '.join(named)}."
