@@ -238,14 +238,14 @@ def _spans(study: Study) -> Iterator[str]:
 def _shared(arms: Sequence[Arm]) -> Iterator[str]:
     if too_many(arms):
         return
-    told: dict[str, None] = {}
+    sentences: dict[str, None] = {}
     for group in blocks(arms):
         for step, alikes in alike(group):
             pace = alikes[0].steps_per_epoch
             where = f"step {step:,.0f}" if math.isnan(pace) else f"epoch {words.plain(step / pace)}"
             names = words.listed([words.quoted(arm.name) for arm in alikes])
-            told[f"Striped: {names}, which are one run until {where}."] = None
-    yield from told
+            sentences[f"Striped: {names}, which are one run until {where}."] = None
+    yield from sentences
 
 
 def _ended(arms: Sequence[Arm]) -> Iterator[str]:

@@ -204,7 +204,8 @@ def vertical_axis(
     if scale == "symlog":
         linear = float(np.median(np.abs(finite[finite != 0])))
         remarks.append(f"The axis is linear within ±{number(linear)} and logarithmic beyond.")
-        return Vertical(float(finite.min()), float(finite.max()), "symlog", linear, tuple(remarks))
+        low, high = float(finite.min()), float(finite.max())
+        return Vertical(low, high, "symlog", linear=linear, remarks=tuple(remarks))
     if not len(finite):
         return Vertical(0.0, 1.0, "linear")
     ends = [*medians, *np.quantile(finite, (0.005, 0.995)), *include]
@@ -273,7 +274,12 @@ def linear_ticks(low: float, high: float, most: int = MOST_TICKS) -> list[float]
 
 
 def decades(low: float, high: float) -> list[float]:
-    """Powers of ten within limits."""
+    """Powers of ten within limits.
+
+    Args:
+        low: Lower limit, positive.
+        high: Upper limit, above it.
+    """
     first = math.ceil(math.log10(low) - INSIDE)
     return [10.0**power for power in range(first, math.floor(math.log10(high) + INSIDE) + 1)]
 

@@ -8,7 +8,7 @@ Arms share their axes in all of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from grokscope.analysis.run import Arm
@@ -57,8 +57,8 @@ class Drawn:
     figure: Figure
     title: str
     caption: str
-    tables: tuple[Table, ...] = ()
-    remarks: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = field(default=(), kw_only=True)
+    remarks: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 class Canvas:
@@ -120,7 +120,13 @@ class Canvas:
         return axes
 
     def key(self, axes: Axes, entries: Sequence[Entry], raised: float) -> None:
-        """Write a key above axes, over the full width; arguments as of `Sheet.key`."""
+        """Write a key above axes, over the full width.
+
+        Args:
+            axes: Of the sheet.
+            entries: Of the key.
+            raised: How far above the axes its last line ends, in inches.
+        """
         assert self._sheet is not None
         self._sheet.key(axes, entries, raised)
 
@@ -216,7 +222,7 @@ class Canvas:
         above += NOTE * any(cell.noted for cell in cells)
         above += HEAD * any(any(cell.heading) for cell in cells)
         above += sum(key_height(cell.arms, self.width) for cell in cells if cell.arms)
-        own = any(cell.panel.draw is not None for cell in cells)
-        below = XLABEL if own or any(cell.labelled for cell in cells) else GAP
+        alone = any(cell.panel.draw is not None for cell in cells)
+        below = XLABEL if alone or any(cell.labelled for cell in cells) else GAP
         height = PANEL * tall * max(cell.panel.height for cell in cells)
         return Row(height, len(cells), above, below)

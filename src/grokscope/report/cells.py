@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -66,7 +66,7 @@ class Cell:
     strands: Sequence[Strand]
     x: Horizontal
     y: Vertical
-    over: Over
+    over: Over = field(kw_only=True)
     arm: Arm | None = None
     key: tuple[Entry, ...] = ()
     heading: tuple[str, str] = ("", "")
@@ -103,8 +103,9 @@ def by_column(
         y = axis_of(panel, [line.curves for line in lines])
         remarks += cut_off(panel, y, lines) if panel.draw is None else ()
         for column, x in horizontal.items():
-            over = partial(_over_column, column.arm, panel, x)
-            cell = Cell(panel, strands[column], x, y, over, column.arm, _key(panel, arms))
+            over = partial(_over_column, arm=column.arm, panel=panel, x=x)
+            key = _key(panel, arms)
+            cell = Cell(panel, strands[column], x, y, over=over, arm=column.arm, key=key)
             cells[column].append(cell)
     if wrap:
         return _named(chunks(cells[columns[0]], across)), remarks
@@ -150,8 +151,8 @@ def by_arm(arms: Sequence[Arm], panels: Sequence[Panel], across: int) -> tuple[C
         for panel, y, strands in zip(panels, vertical, found, strict=True):
             lines = [dress(strands[arm]) for arm, dress in dressed.items() if arm in strands]
             marks = [mark for mark in panel.marks if mark.arm in {arm.name for arm in group}]
-            over = partial(_over_arms, ends, marks, pace, x)
-            row.append(Cell(panel, lines, x, y, over))
+            over = partial(_over_arms, ends=ends, marks=marks, pace=pace, x=x)
+            row.append(Cell(panel, lines, x, y, over=over))
         row[0] = replace(row[0], arms=arms_key(group) if len(arms) > 1 else ())
         rows += _named(chunks(row, across), noted=bool(ends))
     return rows, remarks
@@ -193,7 +194,7 @@ def _named(rows: Cells, *, noted: bool = True, same: bool = False) -> Cells:
 
 
 def _over_column(
-    arm: Arm, panel: Panel, x: Horizontal, axes: Axes, width: float, *, named: bool
+    axes: Axes, width: float, *, arm: Arm, panel: Panel, x: Horizontal, named: bool
 ) -> None:
     shade(axes, arm, x, width, named=named)
     if panel.relative:
@@ -201,8 +202,8 @@ def _over_column(
 
 
 def _over_arms(
-    ends: Sequence[float], marks: Sequence[Mark], pace: Mapping[str, float], x: Horizontal,
-    axes: Axes, width: float, *, named: bool,
+    axes: Axes, width: float, *, ends: Sequence[float], marks: Sequence[Mark],
+    pace: Mapping[str, float], x: Horizontal, named: bool,
 ) -> None:  # fmt: skip
     mark_ends(axes, ends, x, width, named=named)
     draw_marks(axes, marks, pace)

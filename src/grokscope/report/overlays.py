@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from grokscope.analysis.level import Span
 from grokscope.analysis.run import MILESTONES, Arm
 from grokscope.report.axes import Horizontal
 from grokscope.report.style import FAINT, GENERALISED, GREY, INK, MEMORISED, SMALL, text_width
@@ -25,15 +26,13 @@ class Mark:
 
     Attributes:
         arm: Its name.
-        start: The step from which on it holds.
-        stop: The step up to which it holds.
+        span: The steps over which it holds.
         height: In the units of the vertical axis.
         text: Its label.
     """
 
     arm: str
-    start: float
-    stop: float
+    span: Span
     height: float
     text: str
 
@@ -125,7 +124,7 @@ def draw_marks(axes: Axes, marks: Sequence[Mark], pace: Mapping[str, float]) -> 
     """
     found: dict[tuple[float, str], tuple[float, float]] = {}
     for mark in marks:
-        span = mark.start / pace[mark.arm], mark.stop / pace[mark.arm]
+        span = tuple(step / pace[mark.arm] for step in mark.span)
         known = found.get((mark.height, mark.text), span)
         found[mark.height, mark.text] = min(known[0], span[0]), max(known[1], span[1])
     tall = axes.bbox.height / axes.figure.dpi

@@ -190,7 +190,7 @@ def _paper(study: Study) -> Table | None:
             "by side, but cannot be held against each other."
         )
     title = "The paper's values and those of this run"
-    return Table("paper", title, ("", "The paper", "This run"), rows, note)
+    return Table("paper", title, ("", "The paper", "This run"), rows, note=note)
 
 
 def _save(figure: Figure, stem: Path) -> None:

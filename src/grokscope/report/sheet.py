@@ -179,17 +179,34 @@ class Sheet:
 
 
 def panel_width(width: float, across: int, aside: float = RIGHT) -> float:
-    """How wide an axes is in a figure with so many across."""
+    """How wide an axes is.
+
+    Args:
+        width: Of the figure.
+        across: Axes in a row.
+        aside: To the right of each.
+    """
     return (width - across * (LEFT + aside)) / across
 
 
 def title_height(title: str, key: Sequence[Entry], width: float) -> float:
-    """What a title with its key takes above a panel of a width."""
+    """The room that a title with its key takes above a panel.
+
+    Args:
+        title: In bold.
+        key: Of the lines.
+        width: What they may take.
+    """
     return 0.1 + LINE * _lines(title, key, width)
 
 
 def key_height(key: Sequence[Entry], width: float) -> float:
-    """What the key of a block takes in a figure of a width."""
+    """The room that the key of a block takes.
+
+    Args:
+        key: Of the arms.
+        width: Of the figure.
+    """
     return 0.08 + LINE * _lines("", key, width - LEFT - RIGHT)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,7 +52,7 @@ class Table:
     title: str
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    note: str = ""
+    note: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -135,14 +135,17 @@ def compared(arms: Sequence[Arm]) -> list[list[Compared]]:
         arms: All arms.
     """
     reference = reference_of(arms)
-    measures = final_measures(arms)
+    return [
+        [_compared(arm, reference, measure, split) for measure, split in final_measures(arms)]
+        for arm in arms
+    ]
 
-    def one(arm: Arm, measure: str, split: str) -> Compared:
-        compare = arm.ratio if words.by_ratio(measure) else arm.difference
-        paired = None if arm is reference else compare(reference, measure, split)
-        return Compared(measure, split, arm, arm.level(measure, split), paired)
 
-    return [[one(arm, *key) for key in measures] for arm in arms]
+def _compared(arm: Arm, reference: Arm, measure: str, split: str) -> Compared:
+    compare = arm.ratio if words.by_ratio(measure) else arm.difference
+    paired = None if arm is reference else compare(reference, measure, split)
+    level = arm.level(measure, split)
+    return Compared(measure, split, arm, level=level, paired=paired)
 
 
 def arms_table(rows: Sequence[Sequence[Compared]]) -> Table:
@@ -170,7 +173,7 @@ def arms_table(rows: Sequence[Sequence[Compared]]) -> Table:
         for arm, row in zip(arms, rows, strict=True)
     ]
     title = "Arms at the end" if len(arms) > 1 else "At the end"
-    return Table("arms", title, ("Arm", *headings, "Seeds"), tuple(body), note)
+    return Table("arms", title, ("Arm", *headings, "Seeds"), tuple(body), note=note)
 
 
 def levels_table(
@@ -258,7 +261,7 @@ def course_tables(
             suffix = f"-{place + 1}" if len(columns) > 1 else ""
             small = any("\n" in cell for row in rows for cell in row)
             note = "In small print: times the level when memorised." if small else ""
-            tables.append(Table(f"{name}{suffix}", title, ("", *at), tuple(rows), note))
+            tables.append(Table(f"{name}{suffix}", title, ("", *at), tuple(rows), note=note))
     return tables
 
 
@@ -296,7 +299,7 @@ def milestones_table(arms: Sequence[Arm]) -> Table | None:
     )
     if len(arms) > 1 or runs > MOST_ROWS:
         rows = tuple((arm.name, *_summary(arm, words.steps_range)) for arm in arms)
-        return Table("milestones", "Milestones", ("Arm", *headings), rows, note)
+        return Table("milestones", "Milestones", ("Arm", *headings), rows, note=note)
     (arm,) = arms
     body = [
         (
@@ -308,7 +311,7 @@ def milestones_table(arms: Sequence[Arm]) -> Table | None:
     ]
     if len(body) > 1:
         body.append(("median", *_summary(arm, lambda steps: words.step(_median(steps)))))
-    return Table("milestones", "Milestones", ("", *headings), tuple(body), note)
+    return Table("milestones", "Milestones", ("", *headings), tuple(body), note=note)
 
 
 def _summary(arm: Arm, form: Callable[[Sequence[float]], str]) -> Iterator[str]:

@@ -67,7 +67,12 @@ def name_of(measure: str, split: str = "") -> str:
 
 
 def in_plain(measure: str, split: str) -> str:
-    """A measure in words that need no glossary; a user's by its name."""
+    """A measure in words that need no glossary; a user's by its name.
+
+    Args:
+        measure: As in the metrics.
+        split: On which data.
+    """
     return PLAIN.get((measure, split)) or name_of(measure, split)
 
 
@@ -80,6 +85,10 @@ def number(value: Any, digits: int = 3) -> str:
     """Three significant digits, thousands separators, a real minus sign; text stays text.
 
     ``331000`` is 331,000, ``-0.0123`` is −0.0123, ``4.2e-7`` is 4.2 × 10⁻⁷, NaN and None a dash.
+
+    Args:
+        value: What to write.
+        digits: Significant ones.
     """
     if value is None:
         return DASH
@@ -186,7 +195,13 @@ def steps_range(values: Iterable[float]) -> str:
 
 
 def count(amount: int, one: str, many: str = "") -> str:
-    """``1 seed``, ``3 seeds``."""
+    """``1 seed``, ``3 seeds``.
+
+    Args:
+        amount: How many.
+        one: The noun.
+        many: Its plural, where that is not made with an s.
+    """
     return f"{amount:,} {one if amount == 1 else many or one + 's'}"
 
 
@@ -199,7 +214,13 @@ NUMERALS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 
 def numeral(amount: int, one: str, many: str = "") -> str:
-    """``one seed``, ``five seeds``, ``12 seeds``: a count within a sentence."""
+    """``one seed``, ``five seeds``, ``12 seeds``: a count within a sentence.
+
+    Args:
+        amount: How many.
+        one: The noun.
+        many: Its plural, where that is not made with an s.
+    """
     word = NUMERALS[amount] if amount < len(NUMERALS) else f"{amount:,}"
     return f"{word} {one if amount == 1 else many or one + 's'}"
 

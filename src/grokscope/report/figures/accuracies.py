@@ -22,6 +22,6 @@ def accuracies(study: Study, canvas: Canvas) -> Drawn:
     tables = phases_tables("accuracies", study.arms, columns)
     caption = "How well the training data are fitted, and how the network does on held-out data."
     return Drawn(
-        canvas.figure, "Accuracy", caption, tuple(tables),
-        ("The two vertical axes differ.", *remarks),
+        canvas.figure, "Accuracy", caption,
+        tables=tuple(tables), remarks=("The two vertical axes differ.", *remarks),
     )  # fmt: skip

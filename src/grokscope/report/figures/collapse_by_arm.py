@@ -25,4 +25,4 @@ def collapse_by_arm(study: Study, canvas: Canvas) -> Drawn:
         "How tightly the features of a class lie together, and how far the class means are from "
         "lying at equal angles."
     )
-    return Drawn(canvas.figure, "Collapse", caption, (table,), remarks)
+    return Drawn(canvas.figure, "Collapse", caption, tables=(table,), remarks=remarks)

@@ -46,7 +46,7 @@ def confidence(study: Study, canvas: Canvas) -> Drawn:
     clouds = {column.arm: _cloud(column.arm) for column in columns}
     points = np.concatenate(list(clouds.values()), axis=1)
     if points.shape[1]:
-        draw = partial(_scatter, clouds, _loss_axis(points[1]), _kappa_axis(points[0]))
+        draw = partial(_scatter, clouds=clouds, x=_loss_axis(points[1]), y=_kappa_axis(points[0]))
         title = "κ against the loss, on the plateau (dark = late)"
         panels.insert(0, Panel(title, (EXACT,), height=1.2, draw=draw))
     remarks = canvas.columns(study, panels, wrap=True)
@@ -55,7 +55,11 @@ def confidence(study: Study, canvas: Canvas) -> Drawn:
         "confidence is the same everywhere, so what changes there is something else."
     )
     return Drawn(
-        canvas.figure, "Flatness and confidence", caption, tuple(_tables(columns)), remarks
+        canvas.figure,
+        "Flatness and confidence",
+        caption,
+        tables=tuple(_tables(columns)),
+        remarks=remarks,
     )
 
 
@@ -76,7 +80,7 @@ def _kappa_axis(kappa: Array) -> Vertical:
 
 
 def _scatter(
-    clouds: dict[Arm, Array], x: Horizontal, y: Vertical, axes: Axes, arm: Arm, width: float
+    axes: Axes, arm: Arm, width: float, *, clouds: dict[Arm, Array], x: Horizontal, y: Vertical
 ) -> None:
     """Kappa against the training loss on the plateau, coloured by step."""
     kappa, loss, steps = clouds[arm]
@@ -114,4 +118,4 @@ def _tables(columns: Sequence[Column]) -> Iterator[Table]:
     )
     headings = ("", *(found if len(found) > 1 else ["Rank correlation"]))
     title = "Rank correlation of κ and the training loss on the plateau"
-    yield Table("plateau", title, headings, (*rows, ("mean", *means)), note)
+    yield Table("plateau", title, headings, (*rows, ("mean", *means)), note=note)

@@ -24,7 +24,7 @@ def flatness_by_arm(study: Study, canvas: Canvas) -> Drawn:
     """Exact kappa, its bound and the published value of every arm, defined alike in all phases."""
     arms = study.arms
     marks = tuple(
-        Mark(arm.name, span.start, span.stop, height, f"ceiling\n{plain(height)}")
+        Mark(arm.name, span, height, f"ceiling\n{plain(height)}")
         for arm in arms
         for span, height in ceilings(arm)
     )
@@ -47,7 +47,7 @@ def flatness_by_arm(study: Study, canvas: Canvas) -> Drawn:
         caption += (
             " The published value is how unsure the network is, times the size of its last layer."
         )
-    return Drawn(canvas.figure, "Flatness", caption, tuple(tables), remarks)
+    return Drawn(canvas.figure, "Flatness", caption, tables=tuple(tables), remarks=remarks)
 
 
 def ceilings(arm: Arm) -> list[tuple[Span, float]]:
@@ -72,7 +72,7 @@ def _ceiling_table(rows: Sequence[tuple[str, ...]], reference: Arm) -> Table:
         "What that says",
     )  # fmt: skip
     title = "Where the penalty ends: the published value and its ceiling"
-    return Table("ceilings", title, headings, tuple(rows), note)
+    return Table("ceilings", title, headings, tuple(rows), note=note)
 
 
 def _ceiling_rows(arms: Sequence[Arm]) -> Iterator[tuple[str, ...]]:

@@ -42,7 +42,13 @@ def grokking(study: Study, canvas: Canvas) -> Drawn:
         "steps."
     )
     tables = course_tables("grokking", study.columns(), MEASURES)
-    return Drawn(canvas.figure, "Accuracy, flatness and collapse", caption, tuple(tables), remarks)
+    return Drawn(
+        canvas.figure,
+        "Accuracy, flatness and collapse",
+        caption,
+        tables=tuple(tables),
+        remarks=remarks,
+    )
 
 
 def _memorised(arm: Arm) -> bool:

@@ -28,4 +28,4 @@ def losses_by_arm(study: Study, canvas: Canvas) -> Drawn:
     columns = (("Loss, held out", "loss", "validation"),)
     table = levels_table("losses_by_arm", "Losses at the end", arms, columns)
     caption = "The loss, and how large the logits are: how confident the network is."
-    return Drawn(canvas.figure, "Losses and confidence", caption, (table,), remarks)
+    return Drawn(canvas.figure, "Losses and confidence", caption, tables=(table,), remarks=remarks)

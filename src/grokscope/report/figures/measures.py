@@ -24,4 +24,4 @@ def measures(study: Study, canvas: Canvas) -> Drawn:
     columns = [(capital(name_of(*key)), *key) for key in found]
     table = levels_table("measures", "Other measures at the end", arms, columns)
     caption = "Measures that were added to this experiment."
-    return Drawn(canvas.figure, "Other measures", caption, (table,), remarks)
+    return Drawn(canvas.figure, "Other measures", caption, tables=(table,), remarks=remarks)

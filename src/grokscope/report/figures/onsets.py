@@ -63,7 +63,7 @@ def onsets(study: Study, canvas: Canvas) -> Drawn:
     )
     which = (f"Shown is {arm.name}.",) if len(study.arms) > 1 else ()
     table = _table([(name, groups[name]) for name in order])
-    return Drawn(canvas.figure, "What moves first", caption, (table,), which)
+    return Drawn(canvas.figure, "What moves first", caption, tables=(table,), remarks=which)
 
 
 def _order(group: pd.DataFrame) -> float:

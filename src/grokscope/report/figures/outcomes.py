@@ -98,7 +98,8 @@ def outcomes(study: Study, canvas: Canvas) -> Drawn:
             _point(axes, run, styles[run.arm], size=4.0 if too_many(arms) else 6.5)
     return Drawn(
         canvas.figure, "Sharpness and accuracy at the end", _caption(runs, reference),
-        (_table(runs, arms, reference, measure),), tuple(_remarks(runs, lost, measure)),
+        tables=(_table(runs, arms, reference, measure),),
+        remarks=tuple(_remarks(runs, lost, measure)),
     )  # fmt: skip
 
 
@@ -119,7 +120,7 @@ def _endings(arms: Sequence[Arm], measure: str) -> tuple[list[Ending], Lost]:
             lost.setdefault((run.arm, why), []).append(run.seed)
         else:
             arm = next(arm for arm in arms if arm.name == run.arm)
-            runs.append(Ending(arm, run.seed, kappa, accuracy, run.level("accuracy")))
+            runs.append(Ending(arm, run.seed, kappa, accuracy, training=run.level("accuracy")))
     if not runs:
         raise MissingMeasureError("no run has come to its end")
     return runs, lost
@@ -203,7 +204,7 @@ def _table(
         fit = sum(run.fits for run in found)
         rows.append((arm.name, *map(str, [len(found), fit, *(counts if compared else ["", ""])])))
     headings = ("Arm", "Runs", "Fit", "Sharp", "Fit, sharp and as accurate")
-    return Table("outcomes", "How many runs", headings, tuple(rows), note)
+    return Table("outcomes", "How many runs", headings, tuple(rows), note=note)
 
 
 def _remarks(runs: Sequence[Ending], lost: Lost, measure: str) -> Iterator[str]:

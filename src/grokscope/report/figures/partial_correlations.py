@@ -64,7 +64,7 @@ def partial_correlations(study: Study, canvas: Canvas) -> Drawn:
         "each once the training loss is held fixed?"
     )
     title = "Is it more than the training loss?"
-    return Drawn(canvas.figure, title, caption, (_table(rows),), which)
+    return Drawn(canvas.figure, title, caption, tables=(_table(rows),), remarks=which)
 
 
 def _draw(axes: Axes, place: int, row: dict[Hashable, Any]) -> None:
