@@ -257,6 +257,9 @@ def test_each_arm_has_its_own_column_and_all_share_their_axes() -> None:
 def test_more_arms_than_columns_become_lines_and_none_is_lost() -> None:
     names = [f"arm {place}" for place in range(14)]
     figure = draw("grokking", arms(*names)).figure
+    assert {str(axes.get_label()) for axes in figure.axes} >= {
+        "Accuracy: training", "Accuracy: held out", "NCC (low = collapsed): training",
+    }  # fmt: skip
     labels = [str(each.get_label()) for axes in figure.axes for each in axes.lines]
     for name in names:
         assert f"{name}/train/ncc/median" in labels
