@@ -37,6 +37,11 @@ class Comparison:
         return f"{contrast.arm}{against}{', ' if contrast.label else ''}{contrast.label}"
 
     @property
+    def arms(self) -> str:
+        """Arm and reference, for a sentence."""
+        return f"{self.contrast.arm} against {self.contrast.against}"
+
+    @property
     def span(self) -> Span:
         """The phase at whose end the arms are compared, in steps."""
         return self.arm.phases[self.phase]

@@ -19,6 +19,7 @@ Array = NDArray[np.float64]
 Interval = tuple[float, float]
 
 CONFIDENCE = 0.95
+TAIL = (1 - CONFIDENCE) / 2
 RESAMPLES = 4_000
 UNKNOWN: Interval = (math.nan, math.nan)
 TIED = 1e-9  # of the values: seeds that scatter by no more do not scatter at all
@@ -28,9 +29,8 @@ LEAST_PAIRS = 6  # fewer, and the interval of a rank correlation is far too narr
 
 def bootstrap_interval(
     values: ArrayLike,
-    draws: Sequence[ArrayLike] | None = None,
+    draws: Sequence[ArrayLike] = (),
     *,
-    confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
@@ -54,7 +54,6 @@ def bootstrap_interval(
     Args:
         values: A value per seed, ``[seeds]``; those that are not finite are left out.
         draws: For each seed draws of its uncertainty; they are centred on its value. Empty: none.
-        confidence: In (0, 1).
         resamples: Bootstrap samples.
         seed: Of the resampling.
 
@@ -68,20 +67,17 @@ def bootstrap_interval(
         return UNKNOWN
     rng = np.random.default_rng(seed)
     mean = float(known.mean())
-    tail = (1 - confidence) / 2
+    tails = [TAIL, 1 - TAIL]
     drawn = known[rng.integers(count, size=(resamples, count))].mean(axis=1)
-    z, t = float(special.ndtri(1 - tail)), float(special.stdtrit(count - 1, 1 - tail))
+    z, t = float(special.ndtri(1 - TAIL)), float(special.stdtrit(count - 1, 1 - TAIL))
     widen = t / z * math.sqrt(count / (count - 1))
     noise = np.zeros(resamples)
-    for which in kept if draws is not None else ():
-        inner = np.asarray(draws[which] if draws is not None else (), dtype=np.float64)
+    for which in kept if len(draws) else ():
+        inner = np.asarray(draws[which], dtype=np.float64)
         inner = inner[np.isfinite(inner)]
         if len(inner):
             noise += rng.choice(inner - np.median(inner), size=resamples) / count
-    between, within = (
-        np.quantile(drawn - mean, [tail, 1 - tail]),
-        np.quantile(noise, [tail, 1 - tail]),
-    )
+    between, within = np.quantile(drawn - mean, tails), np.quantile(noise, tails)
     low, high = np.hypot(between * widen, within)
     return mean - float(low), mean + float(high)
 
@@ -135,8 +131,7 @@ def over_seeds(values: Mapping[int, float], draws: Mapping[int, ArrayLike] | Non
     """
     seeds = [seed for seed in sorted(values) if math.isfinite(values[seed])]
     known = [values[seed] for seed in seeds]
-    within = None if draws is None else [draws[seed] for seed in seeds]
-    interval = bootstrap_interval(known, within)
+    interval = bootstrap_interval(known, [draws[seed] for seed in seeds] if draws else ())
     return Effect(mean_of(known), interval, tuple(zip(seeds, known, strict=True)))
 
 
@@ -250,9 +245,8 @@ def correlation_over_seeds(drawn: Mapping[int, Drawn]) -> Effect:
     if len(mean.per_seed) == 1:
         (_, draws), *_ = fishers.values()
         finite = draws[np.isfinite(draws)]
-        tail = (1 - CONFIDENCE) / 2
         if len(finite):
-            low, high = np.quantile(finite, [tail, 1 - tail])
+            low, high = np.quantile(finite, [TAIL, 1 - TAIL])
             mean = replace(mean, interval=(float(low), float(high)))
     by_seed = tuple((seed, drawn[seed].value) for seed, _ in mean.per_seed)
     return replace(mean.through(math.tanh), per_seed=by_seed)
@@ -277,7 +271,7 @@ def correlation_interval(correlation: float, count: int) -> Interval:
     if count < LEAST_PAIRS or not math.isfinite(correlation):
         return UNKNOWN
     centre = float(fisher(correlation))
-    half = float(special.ndtri((1 + CONFIDENCE) / 2))
+    half = float(special.ndtri(1 - TAIL))
     half *= math.sqrt((1 + correlation**2 / 2) / (count - 3))
     return math.tanh(centre - half), math.tanh(centre + half)
 

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from grokscope.analysis import milestones
 from grokscope.analysis.level import (
     Array,
     Curve,
@@ -23,17 +24,7 @@ from grokscope.analysis.level import (
     too_few_looks,
 )
 from grokscope.analysis.locate import resting_level
-from grokscope.analysis.milestones import (
-    CREEP,
-    FELL_AGAIN,
-    GENERALISED,
-    LEAST_FALL,
-    LEAST_PLATEAU,
-    LEAST_PLATEAU_POINTS,
-    LEAST_RISE,
-    MEMORISED,
-)
-from grokscope.analysis.onset import LOST, Onset, Stage, detect_crossing, detect_onset, no_onset
+from grokscope.analysis.onset import LOST, Onset, Stage, detect_crossing, detect_onset
 from grokscope.analysis.quantities import scale_of
 
 MILESTONES = ("memorised", "onset", "generalised")
@@ -129,7 +120,7 @@ class Trajectory:
     @cached_property
     def memorised(self) -> Onset:
         """When training accuracy passes 0.99 for good, single spikes aside; not when it is lost."""
-        return detect_crossing(*self.curve("accuracy"), MEMORISED)
+        return detect_crossing(*self.curve("accuracy"), milestones.MEMORISED)
 
     @cached_property
     def onset(self) -> Onset:
@@ -139,15 +130,18 @@ class Trajectory:
         0.4 does not count, a lasting rise by a tenth of the way that remains does.
         """
         if not self.memorised.found:
-            return no_onset("it never memorised")
+            return Onset(reason="it never memorised")
         return detect_onset(
-            *self._validation, after=self.memorised.step, least_change=LEAST_RISE, margin=CREEP
+            *self._validation,
+            after=self.memorised.step,
+            least_change=milestones.LEAST_RISE,
+            margin=milestones.CREEP,
         )
 
     @cached_property
     def generalised(self) -> Onset:
         """When validation accuracy passes 0.95 for good, spikes aside; not when it is lost."""
-        return detect_crossing(*self._validation, GENERALISED)
+        return detect_crossing(*self._validation, milestones.GENERALISED)
 
     @cached_property
     def fell_again(self) -> float:
@@ -157,7 +151,7 @@ class Trajectory:
         there.
         """
         steps, values = self._validation
-        reached = detect_crossing(steps, values, GENERALISED, lasting=False, resamples=0)
+        reached = detect_crossing(steps, values, milestones.GENERALISED, lasting=False, resamples=0)
         return stability(steps, values, reached.step)
 
     @cached_property
@@ -172,12 +166,15 @@ class Trajectory:
             return "never generalised"
         steps, values = self._validation
         # Lost at the very end: too few looks for `LOST`, yet all of those that an onset ends on.
-        if lost or (not onset.found and resting_level(values) < FELL_AGAIN):
+        if lost or (not onset.found and resting_level(values) < milestones.FELL_AGAIN):
             return "generalised and lost it again"
         if not onset.found:
             return "generalised without a plateau"
         plateau = (steps >= memorised.step) & (steps <= onset.step)
-        if onset.step < LEAST_PLATEAU * memorised.step or plateau.sum() < LEAST_PLATEAU_POINTS:
+        if (
+            onset.step < milestones.LEAST_PLATEAU * memorised.step
+            or plateau.sum() < milestones.LEAST_PLATEAU_POINTS
+        ):
             return "generalised right after memorising"
         return ""
 
@@ -189,12 +186,12 @@ class Trajectory:
         key = (measure, split, stage)
         if key not in self._falls:
             steps, values = self.curve(measure, split)
-            scale = scale_of(measure)
-            least = LEAST_FALL if scale == "log" else 0.0
-            values = values if scale == "log" else np.abs(values)
-            self._falls[key] = detect_onset(
-                steps, values, "fall", scale, stage=stage, least_change=least
-            )
+            if scale_of(measure) == "log":
+                least = milestones.LEAST_FALL
+                found = detect_onset(steps, values, "fall", "log", stage=stage, least_change=least)
+            else:
+                found = detect_onset(steps, np.abs(values), "fall", stage=stage)
+            self._falls[key] = found
         return self._falls[key]
 
     @property
@@ -205,4 +202,4 @@ class Trajectory:
 def stability(steps: Array, validation_accuracy: Array, generalised: float) -> float:
     """Share of the looks from a step on at which accuracy was below 0.9; NaN without any."""
     later = validation_accuracy[steps >= generalised]
-    return float((later < FELL_AGAIN).mean()) if len(later) else math.nan
+    return float((later < milestones.FELL_AGAIN).mean()) if len(later) else math.nan

@@ -13,15 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from grokscope.analysis.claims import rules
 from grokscope.analysis.claims.finding import Finding, Verdict, claim
-from grokscope.analysis.claims.rules import (
-    LEAST_SEEDS,
-    between,
-    direction,
-    finding,
-    measured,
-    undecided,
-)
 from grokscope.analysis.correlations import Window, over_time
 from grokscope.analysis.quantities import (
     FLATNESS,
@@ -70,7 +63,7 @@ LOOKS: tuple[tuple[str, str, Window, Quantity | None], ...] = (
 )
 def collapse_goes_with_generalisation(runs: Sequence[Trajectory]) -> Iterator[Finding]:
     """C15, for NCC and its rivals: over time, after memorisation, given the loss, over runs."""
-    rivals = measured(runs, RIVALS)
+    rivals = rules.measured(runs, RIVALS)
     for context, where, window, fixed in LOOKS:
         for rival in rivals:
             if rival != fixed:
@@ -91,20 +84,20 @@ def _over_time(
     arms = {run.arm for run in runs}
     if len(arms) > 1:
         reason = f"There are {len(arms)} arms; look at one at a time."
-        return undecided(rival.name, reason, unit=UNIT, context=context)
+        return rules.untested(rival.name, reason, unit=UNIT, context=context)
     found = over_time(runs, rival, VALIDATION_ACCURACY, fixed=fixed, window=window)
     if not found.per_seed:
         reason = f"No run has it at enough looks ({window})."
-        return undecided(rival.name, reason, unit=UNIT, context=context)
-    few = len(found.per_seed) < LEAST_SEEDS
+        return rules.untested(rival.name, reason, unit=UNIT, context=context)
+    few = len(found.per_seed) < rules.LEAST_SEEDS
     spread = ", ".join(f"{value:.2f}" for _, value in found.per_seed)
     sign = _sign(rival)
-    return finding(
+    return rules.finding(
         found,
         basis=rival.name,
         verdict="undecided" if few else _strong(found.interval, rival),
         unit=UNIT,
-        reason=f"The rank correlation is {found.effect:.2f}{between(found.interval)} {where}, by "
+        reason=f"The rank correlation is {found.effect:.2f}{rules.between(found.interval)} {where}, by "
         f"seed {spread}; it is expected to be {'negative' if sign < 0 else 'positive'}, and strong "
         f"from {sign * STRONG:+.1f} on.",
         context=context,
@@ -118,14 +111,14 @@ def _over_runs(runs: Sequence[Trajectory], rival: Quantity) -> Finding:
     rho = rank_correlation(*pairs.T)
     if not math.isfinite(rho):
         reason = f"Too few of the runs have a final level ({len(pairs)}), or they do not vary."
-        return undecided(rival.name, reason, unit=UNIT, context=OVER_RUNS)
+        return rules.untested(rival.name, reason, unit=UNIT, context=OVER_RUNS)
     interval = correlation_interval(rho, len(pairs))
-    found = finding(
+    found = rules.finding(
         Effect(rho, interval),
         basis=rival.name,
         verdict=_strong(interval, rival),
         unit=UNIT,
-        reason=f"The rank correlation of final levels is {rho:.2f}{between(interval)} over "
+        reason=f"The rank correlation of final levels is {rho:.2f}{rules.between(interval)} over "
         f"{len(pairs)} runs.",
         context=OVER_RUNS,
     )
@@ -140,4 +133,4 @@ def _sign(rival: Quantity) -> int:
 def _strong(interval: Interval, rival: Quantity) -> Verdict:
     """The verdict on an interval, turned so that the expected direction is positive."""
     low, high = sorted(_sign(rival) * end for end in interval)
-    return direction((low, high), STRONG)
+    return rules.direction((low, high), STRONG)

@@ -13,15 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from grokscope.analysis.claims import rules
 from grokscope.analysis.claims.finding import Finding, Verdict, Why, claim
-from grokscope.analysis.claims.rules import (
-    LEAST_SEEDS,
-    between,
-    clause,
-    finding,
-    one_arm,
-    undecided,
-)
 from grokscope.analysis.correlations import together
 from grokscope.analysis.quantities import Quantity
 from grokscope.analysis.run import Trajectory
@@ -52,7 +45,7 @@ MEASURES = ("relative_flatness", "collapse_flatness_bound", "collapse_residual")
 )
 def collapse_implies_flatness(runs: Sequence[Trajectory]) -> list[Finding]:
     """C10 on trained networks (the headline), and on exact heads, centred and not."""
-    one_arm(runs)
+    rules.one_arm(runs)
     return [_trained(runs), _exact(), _off_centre()]
 
 
@@ -127,7 +120,7 @@ def _on_heads(basis: str, slack: Sequence[float], reason: str) -> Finding:
     least, most = min(slack), max(slack)
     verdict: Verdict = "contradicted" if least < -ROUNDING else "supported"
     effect = Effect(least, (least, most))
-    return finding(effect, basis=basis, verdict=verdict, unit=UNIT, reason=reason)
+    return rules.finding(effect, basis=basis, verdict=verdict, unit=UNIT, reason=reason)
 
 
 def _trained(runs: Sequence[Trajectory]) -> Finding:
@@ -135,17 +128,17 @@ def _trained(runs: Sequence[Trajectory]) -> Finding:
     measured = [run for run in runs if all(run.has(name) for name in MEASURES)]
     if not measured:
         reason = "Kappa, the bound and the residual of its assumptions were not measured."
-        return undecided(basis, reason, unit=UNIT)
+        return rules.untested(basis, reason, unit=UNIT)
     reasons = {run.seed: [run.why_no_level(name) for name in MEASURES] for run in measured}
     without = {seed: next(filter(None, whys)) for seed, whys in reasons.items() if any(whys)}
-    left_out = clause("Left out", without)
+    left_out = rules.clause("Left out", without)
     levels = {
         run.seed: [run.level(name) for name in MEASURES]
         for run in measured
         if run.seed not in without
     }
     if not levels:
-        return undecided(basis, f"No run has a level at its end.{left_out}", unit=UNIT)
+        return rules.untested(basis, f"No run has a level at its end.{left_out}", unit=UNIT)
     slack = {
         seed: math.log10(max(bound, SMALLEST) / max(kappa, SMALLEST))
         for seed, (kappa, bound, _) in levels.items()
@@ -155,14 +148,14 @@ def _trained(runs: Sequence[Trajectory]) -> Finding:
     below = sum(value >= 0 for _, value in counted.per_seed)
     verdict: Verdict = "undecided"
     why: Why = "underpowered" if met else "not tested"
-    if len(met) >= LEAST_SEEDS:
+    if len(met) >= rules.LEAST_SEEDS:
         verdict = "supported" if below == len(met) else "undecided" if below else "contradicted"
         why = "ambiguous"
     if met:
         reason = (
             f"The assumptions are met at the end in {len(met)} of {len(slack)} seeds; there kappa "
             f"lies below the bound in {below}, at {10**-counted.effect:.2g} times the bound"
-            f"{between(counted.interval)}."
+            f"{rules.between(counted.interval)}."
         )
     else:
         typical = float(np.median([residual for *_, residual in levels.values()]))
@@ -171,7 +164,7 @@ def _trained(runs: Sequence[Trajectory]) -> Finding:
             f"{ASSUMED:g} or less is asked for, so the bound says nothing here. Kappa lies below "
             f"it in {below} of {len(slack)} seeds all the same."
         )
-    return finding(
+    return rules.finding(
         counted,
         basis=basis,
         verdict=verdict,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from grokscope.analysis.claims.catalogue import find_claim
 from grokscope.analysis.claims.finding import Claim, ClaimReport, Finding
-from grokscope.analysis.claims.rules import SeveralArmsError, undecided
+from grokscope.analysis.claims.rules import SeveralArmsError, untested
 from grokscope.analysis.contrasts import comparisons
 from grokscope.analysis.run import Results
 from grokscope.reference import is_reference
@@ -49,7 +49,7 @@ def _judged(name: str, results: Results) -> ClaimReport:
     try:
         claim = find_claim(name, outside=results.folder)
     except ValueError as error:
-        headline = replace(undecided("", f"Not judged: {error}."), claim=name)
+        headline = replace(untested("", f"Not judged: {error}."), claim=name)
         return ClaimReport(claim=name, title=name, statement=name, headline=headline)
     try:
         findings = _compared(claim, name, results) if claim.compares else claim(results.runs)
@@ -60,21 +60,21 @@ def _judged(name: str, results: Results) -> ClaimReport:
         if not is_reference(name):
             raise
         findings, reason = [], f"Not judged: its test failed ({type(error).__name__}: {error})."
-    return claim.report(findings or [undecided("", reason)])
+    return claim.report(findings or [untested("", reason)])
 
 
 def _compared(claim: Claim, name: str, results: Results) -> list[Finding]:
     """The findings of a claim on the comparisons that are declared for it."""
     declared = comparisons(results, claim.id, name)
     if not declared:
-        return [undecided("", "The experiment compares no arms for this claim.")]
+        return [untested("", "The experiment compares no arms for this claim.")]
     tested, missing = [], []
     for comparison in declared:
         why = comparison.why_no_level("accuracy", "training accuracy")
         if why and not comparison.diverged:
-            missing.append(undecided(comparison.name, f"{why[0].upper()}{why[1:]}."))
+            missing.append(untested(comparison.name, f"{why[0].upper()}{why[1:]}."))
         else:
             tested.append(comparison)
     findings = [*(claim(tested) if tested else []), *missing]
     reason = "No contrast has the role that this claim asks for; its test says which."
-    return findings or [undecided("", reason)]
+    return findings or [untested("", reason)]

@@ -29,18 +29,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from grokscope.analysis.claims import rules
 from grokscope.analysis.claims.finding import Finding, Verdict, Why, claim
-from grokscope.analysis.claims.rules import (
-    LEAST_SEEDS,
-    between,
-    clause,
-    direction,
-    finding,
-    measured,
-    one_arm,
-    undecided,
-    usable,
-)
 from grokscope.analysis.locate import FRACTION
 from grokscope.analysis.milestones import LEAST_FALL
 from grokscope.analysis.onset import Onset
@@ -82,8 +72,8 @@ AGAINST = "Against the claim, without such a fall"
 )
 def collapse_comes_first(runs: Sequence[Trajectory]) -> list[Finding]:
     """C1: the onset of the lasting NCC fall against that of generalisation."""
-    one_arm(runs)
-    collapse = measured(runs, (NCC, NCC_HELD_OUT, *UNBIASED_NCC))
+    rules.one_arm(runs)
+    collapse = rules.measured(runs, (NCC, NCC_HELD_OUT, *UNBIASED_NCC))
     return [_order(runs, quantity) for quantity in collapse]
 
 
@@ -99,8 +89,8 @@ def collapse_comes_first(runs: Sequence[Trajectory]) -> list[Finding]:
 )
 def flatness_waits(runs: Sequence[Trajectory]) -> list[Finding]:
     """C2, for exact kappa, the bound, the published value and kappa at matched confidence."""
-    one_arm(runs)
-    return [_waits(runs, quantity) for quantity in measured(runs, FLATNESS)]
+    rules.one_arm(runs)
+    return [_waits(runs, quantity) for quantity in rules.measured(runs, FLATNESS)]
 
 
 @claim(
@@ -114,18 +104,18 @@ def flatness_waits(runs: Sequence[Trajectory]) -> list[Finding]:
 )
 def representativeness_waits(runs: Sequence[Trajectory]) -> list[Finding]:
     """C11, by the decomposition of the gap and by kernel density."""
-    one_arm(runs)
-    return [_waits(runs, quantity) for quantity in measured(runs, REPRESENTATIVENESS)]
+    rules.one_arm(runs)
+    return [_waits(runs, quantity) for quantity in rules.measured(runs, REPRESENTATIVENESS)]
 
 
 def _order(runs: Sequence[Trajectory], quantity: Quantity) -> Finding:
-    kept, unusable = usable(runs)
+    kept, unusable = rules.usable(runs)
     onsets = {run.seed: run.fall(*quantity) for run in kept if run.has(*quantity)}
     against = {seed: onset.reason for seed, onset in onsets.items() if not onset.found}
-    left_out = clause(AGAINST, against) + clause("Left out", unusable)
+    left_out = rules.clause(AGAINST, against) + rules.clause("Left out", unusable)
     found = [run for run in kept if run.seed in onsets.keys() - against.keys()]
     if not found:
-        return undecided(quantity.name, f"No run shows both onsets.{left_out}", unit=LEAD)
+        return rules.untested(quantity.name, f"No run shows both onsets.{left_out}", unit=LEAD)
     lead = _lead({run.seed: (onsets[run.seed], run.onset) for run in found})
     before = _lead({run.seed: (onsets[run.seed], run.memorised) for run in found})
     first = sum(value > 0 for _, value in lead.per_seed)
@@ -135,18 +125,20 @@ def _order(runs: Sequence[Trajectory], quantity: Quantity) -> Finding:
     memorising = before.through(lambda decades: 10**decades)
     reason = (
         f"NCC starts to fall {10 ** abs(lead.effect):.2g} times {'earlier' if earlier else 'later'}"
-        f" (in steps) than validation accuracy starts to rise{between((factors[0], factors[1]))}, "
+        f" (in steps) than validation accuracy starts to rise{rules.between((factors[0], factors[1]))}, "
         f"and first in {first} of {len(found)} seeds: at step "
         f"{_typical(onsets[run.seed] for run in found)}, compared with step "
         f"{_typical(run.onset for run in found)}. In {inside} of {len(found)} seeds it starts "
         f"before training accuracy reaches 0.99, which takes {memorising.effect:.2g} times as many "
-        f"steps{between(memorising.interval)}.{left_out}"
+        f"steps{rules.between(memorising.interval)}.{left_out}"
     )
     why: Why = ""
-    verdict = direction(lead.interval, 0.0)
+    verdict = rules.direction(lead.interval, 0.0)
     if verdict == "supported" and (against or not before.interval[0] > 0):
         verdict, why = "undecided", "ambiguous" if against else ""
-    return finding(lead, basis=quantity.name, verdict=verdict, unit=LEAD, reason=reason, why=why)
+    return rules.finding(
+        lead, basis=quantity.name, verdict=verdict, unit=LEAD, reason=reason, why=why
+    )
 
 
 def _lead(onsets: Mapping[int, tuple[Onset, Onset]]) -> Effect:
@@ -163,18 +155,18 @@ def _lead(onsets: Mapping[int, tuple[Onset, Onset]]) -> Effect:
 
 
 def _waits(runs: Sequence[Trajectory], quantity: Quantity) -> Finding:
-    kept, missing = usable(runs)
+    kept, missing = rules.usable(runs)
     missing |= {run.seed: "not measured" for run in kept if not run.has(*quantity)}
     falls = {run.seed: describe_fall(run, quantity) for run in kept if run.seed not in missing}
     against = {seed: fall.why for seed, fall in falls.items() if fall.why}
-    left_out = clause(AGAINST, against) + clause("Left out", missing)
+    left_out = rules.clause(AGAINST, against) + rules.clause("Left out", missing)
     if not falls:
-        return undecided(quantity.name, f"No run can tell.{left_out}", unit=SHARE)
+        return rules.untested(quantity.name, f"No run can tell.{left_out}", unit=SHARE)
     found = {seed: fall for seed, fall in falls.items() if math.isfinite(fall.share.value)}
-    if len(found) < LEAST_SEEDS and len(falls) >= LEAST_SEEDS:
+    if len(found) < rules.LEAST_SEEDS and len(falls) >= rules.LEAST_SEEDS:
         return _does_not_fall(quantity, falls, left_out=left_out)
     if not found:
-        return undecided(quantity.name, f"There is no lasting fall.{left_out}", unit=SHARE)
+        return rules.untested(quantity.name, f"There is no lasting fall.{left_out}", unit=SHARE)
     share = over_draws({seed: fall.share for seed, fall in found.items()})
     place = over_draws({seed: fall.position for seed, fall in found.items()})
     plateau = over_draws({seed: fall.plateau_share for seed, fall in found.items()})
@@ -185,15 +177,17 @@ def _waits(runs: Sequence[Trajectory], quantity: Quantity) -> Finding:
     used = [run for run in kept if run.seed in found]
     reason = (
         f"{share.effect:.0%} of its {_total(found, quantity)} came before validation accuracy "
-        f"began to move{between(share.interval)}; {_held(found, quantity)}, {plateau.effect:.0%} "
-        f"of the fall below it{between(plateau.interval)}. Its lasting fall begins at step "
+        f"began to move{rules.between(share.interval)}; {_held(found, quantity)}, {plateau.effect:.0%} "
+        f"of the fall below it{rules.between(plateau.interval)}. Its lasting fall begins at step "
         f"{_typical(fall.first for fall in found.values())}, the steepest stage at step "
         f"{_typical(fall.largest for fall in found.values())}; memorisation is at step "
         f"{_typical(run.memorised for run in used)}, generalisation begins at step "
         f"{_typical(run.onset for run in used)} ({len(found)} "
         f"seed{'s' if len(found) > 1 else ''}).{left_out}"
     )
-    return finding(share, basis=quantity.name, verdict=verdict, unit=SHARE, reason=reason, why=why)
+    return rules.finding(
+        share, basis=quantity.name, verdict=verdict, unit=SHARE, reason=reason, why=why
+    )
 
 
 def _held(falls: Mapping[int, Fall], quantity: Quantity) -> str:
