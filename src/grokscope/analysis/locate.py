@@ -88,12 +88,7 @@ def crossing(
 
 
 def locate(
-    time: Array,
-    smooth: Array,
-    raw: Array,
-    *,
-    least: float = 0.0,
-    margin: float = MARGIN,
+    time: Array, smooth: Array, raw: Array, *, least: float = 0.0, margin: float = MARGIN
 ) -> Located:
     """Steps 2 to 4 of the algorithm, on one rising curve and all the points it is given."""
     if len(smooth) < LEAST_POINTS:

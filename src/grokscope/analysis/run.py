@@ -7,10 +7,8 @@ stands. Steps count optimiser updates.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,9 +64,14 @@ class Arm:
         return quick_median(np.array(levels)) if levels else math.nan
 
     def difference(
-        self, other: Arm, measure: str, split: str = "train", at: At = -1, *,
+        self,
+        other: Arm,
+        measure: str,
+        split: str = "train",
+        at: At = -1,
+        *,
         seeds: Sequence[int] | None = None,
-    ) -> Effect:  # fmt: skip
+    ) -> Effect:
         """Levels of this arm minus those of another at the same step, seed by seed.
 
         Args:
@@ -148,14 +151,12 @@ class Arm:
         if self.settings is None or other.settings is None:
             return 0.0
         common = 0.0
-        if self._written[0] != other._written[0]:
+        if _differ(self.settings, other.settings, "phases"):
             return common
-        rows = zip(
-            self._conditions(), other.phases, self._written[1:], other._written[1:],
-            strict=False,
-        )  # fmt: skip
-        for (span, phase), other_span, written, other_written in rows:
-            if written != other_written:
+        for (span, phase), (other_span, other_phase) in zip(
+            self._conditions(), other._conditions(), strict=False
+        ):
+            if _differ(phase, other_phase, "until"):
                 break
             if span.stop != other_span.stop:
                 # A schedule that ends elsewhere differs from the start; a constant one does not.
@@ -163,14 +164,6 @@ class Arm:
                 return min(span.stop, other_span.stop) if constant else common
             common = span.stop
         return common
-
-    @cached_property
-    def _written(self) -> list[str]:
-        """The settings as text: of the run without its phases, then each phase without its end."""
-        if self.settings is None:
-            return []
-        phases = [_without(phase, "until") for phase in self.settings.phases]
-        return [_without(self.settings, "phases"), *phases]
 
     def _conditions(self) -> Iterator[tuple[Span, Phase]]:
         """Each phase with its settings."""
@@ -188,10 +181,7 @@ class Results:
     """
 
     def __init__(
-        self,
-        arms: Sequence[Arm],
-        experiment: Experiment | None = None,
-        folder: Path | None = None,
+        self, arms: Sequence[Arm], experiment: Experiment | None = None, folder: Path | None = None
     ) -> None:
         self.arms = {arm.name: arm for arm in arms}
         self.experiment, self.folder = experiment, folder
@@ -260,5 +250,6 @@ def _while_on(setting: Scheduled, phase: Span) -> list[Span]:
     return [span] if span.start < span.stop else []
 
 
-def _without(settings: Run | Phase, name: str) -> str:
-    return json.dumps(settings.model_dump(mode="json", exclude={name}), sort_keys=True)
+def _differ(settings: Run | Phase, others: Run | Phase, but: str) -> bool:
+    """Whether settings differ in anything else than this one."""
+    return settings.model_copy(update={but: getattr(others, but)}) != others

@@ -20,7 +20,7 @@ from grokscope.analysis.locate import LEAST_POINTS, band_of, resting, resting_le
 from grokscope.analysis.onset import Onset
 from grokscope.analysis.quantities import Quantity, scale_of
 from grokscope.analysis.run import Trajectory
-from grokscope.analysis.statistics import Drawn, paired_draws
+from grokscope.analysis.statistics import Drawn
 
 UNKNOWN = Drawn(math.nan, np.empty(0))
 
@@ -83,6 +83,18 @@ class _Parts(NamedTuple):
         return self.late / self.size, self.whole / self.size
 
 
+def lead(first: Onset, second: Onset) -> Drawn:
+    """By how many decades of steps one onset precedes another; positive: it comes first."""
+    early, late = _paired(first, second)
+    return Drawn(math.log10(second.step) - math.log10(first.step), late - early)
+
+
+def _paired(*onsets: Onset) -> list[Array]:
+    """As many draws of log10 of each step as of the onset with the fewest."""
+    count = min(len(onset.draws) for onset in onsets)
+    return [np.log10(onset.draws[:count]) for onset in onsets]
+
+
 def describe_fall(run: Trajectory, quantity: Quantity) -> Fall:
     """Where in a run a measure falls.
 
@@ -141,8 +153,7 @@ def _position(run: Trajectory, onset: Onset) -> Drawn:
     if not onset.found:
         return UNKNOWN
     start, length = math.log10(run.memorised.step), math.log10(run.onset.step / run.memorised.step)
-    draws = paired_draws(run.memorised.draws, run.onset.draws, onset.draws)
-    low, high, place = (np.log10(steps) for steps in draws)
+    low, high, place = _paired(run.memorised, run.onset, onset)
     # A draw whose plateau has next to no length says nothing about a place on it.
     span = np.where(high - low > length / 3, high - low, np.nan)
     return Drawn((math.log10(onset.step) - start) / length, np.asarray((place - low) / span))

@@ -28,11 +28,7 @@ LEAST_PAIRS = 6  # fewer, and the interval of a rank correlation is far too narr
 
 
 def bootstrap_interval(
-    values: ArrayLike,
-    draws: Sequence[ArrayLike] = (),
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    values: ArrayLike, draws: Sequence[ArrayLike] = (), *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
     """Hierarchical bootstrap interval of the mean over seeds.
 
@@ -141,22 +137,6 @@ def over_draws(drawn: Mapping[int, Drawn]) -> Effect:
         {seed: value for seed, (value, _) in drawn.items()},
         {seed: draws for seed, (_, draws) in drawn.items()},
     )
-
-
-def lead_lag(onset_a: ArrayLike, onset_b: ArrayLike) -> Array:
-    """By how many decades of steps a precedes b: log10(b / a). Positive: a comes first.
-
-    Args:
-        onset_a: Steps, a scalar or one per draw.
-        onset_b: Steps, of the same shape.
-    """
-    return np.asarray(np.log10(onset_b) - np.log10(onset_a))
-
-
-def paired_draws(*draws: Array) -> tuple[Array, ...]:
-    """As many draws of each onset as of that with the fewest; none where one has none."""
-    count = min(len(onsets) for onsets in draws)
-    return tuple(onsets[:count] for onsets in draws)
 
 
 def rank_correlation(x: ArrayLike, y: ArrayLike, fixed: Sequence[ArrayLike] = ()) -> float:

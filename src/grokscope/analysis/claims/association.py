@@ -38,17 +38,6 @@ UNIT = "rank correlation"
 OVER_RUNS = "final levels over runs"
 LOGIT_SCALE = Quantity("logit_scale")
 RIVALS = (NCC, NCC_HELD_OUT, *FLATNESS, LOGIT_SCALE, TRAINING_LOSS)
-# Where and how it is looked at, in a finding's context and in its reason.
-LOOKS: tuple[tuple[str, str, Window, Quantity | None], ...] = (
-    ("", "over all steps", "all steps", None),
-    ("after memorisation", "after memorisation", "after memorisation", None),
-    (
-        "after memorisation, given training loss",
-        "after memorisation with the rank of training loss held fixed",
-        "after memorisation",
-        TRAINING_LOSS,
-    ),
-)
 
 
 @claim(
@@ -64,23 +53,23 @@ LOOKS: tuple[tuple[str, str, Window, Quantity | None], ...] = (
 def collapse_goes_with_generalisation(runs: Sequence[Trajectory]) -> Iterator[Finding]:
     """C15, for NCC and its rivals: over time, after memorisation, given the loss, over runs."""
     rivals = rules.measured(runs, RIVALS)
-    for context, where, window, fixed in LOOKS:
-        for rival in rivals:
-            if rival != fixed:
-                yield _over_time(runs, rival, context, where=where, window=window, fixed=fixed)
+    for rival in rivals:
+        yield _over_time(runs, rival, "all steps")
+    for rival in rivals:
+        yield _over_time(runs, rival, "after memorisation")
+    for rival in rivals:
+        if rival != TRAINING_LOSS:
+            yield _over_time(runs, rival, "after memorisation", TRAINING_LOSS)
     if len(runs) >= LEAST_PAIRS:  # fewer have no interval
         yield from (_over_runs(runs, rival) for rival in rivals)
 
 
 def _over_time(
-    runs: Sequence[Trajectory],
-    rival: Quantity,
-    context: str,
-    *,
-    where: str,
-    window: Window,
-    fixed: Quantity | None,
+    runs: Sequence[Trajectory], rival: Quantity, window: Window, fixed: Quantity | None = None
 ) -> Finding:
+    where = "over all steps" if window == "all steps" else window
+    context: str = "" if window == "all steps" else window
+    context += f", given {fixed.name}" if fixed else ""
     arms = {run.arm for run in runs}
     if len(arms) > 1:
         reason = f"There are {len(arms)} arms; look at one at a time."
@@ -89,19 +78,19 @@ def _over_time(
     if not found.per_seed:
         reason = f"No run has it at enough looks ({window})."
         return rules.untested(rival.name, reason, unit=UNIT, context=context)
-    few = len(found.per_seed) < rules.LEAST_SEEDS
+    held = f" with the rank of {fixed.name} held fixed" if fixed else ""
     spread = ", ".join(f"{value:.2f}" for _, value in found.per_seed)
     sign = _sign(rival)
     return rules.finding(
         found,
         basis=rival.name,
-        verdict="undecided" if few else _strong(found.interval, rival),
+        verdict=_strong(found.interval, rival),
         unit=UNIT,
-        reason=f"The rank correlation is {found.effect:.2f}{rules.between(found.interval)} {where}, by "
-        f"seed {spread}; it is expected to be {'negative' if sign < 0 else 'positive'}, and strong "
-        f"from {sign * STRONG:+.1f} on.",
+        reason=f"The rank correlation is {found.effect:.2f}{rules.between(found.interval)} {where}"
+        f"{held}, by seed {spread}; it is expected to be {'negative' if sign < 0 else 'positive'}, "
+        f"and strong from {sign * STRONG:+.1f} on.",
         context=context,
-        why="underpowered" if few else "",
+        why="underpowered" if len(found.per_seed) < rules.LEAST_SEEDS else "",
     )
 
 

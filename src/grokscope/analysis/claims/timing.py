@@ -29,30 +29,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from grokscope.analysis import quantities
 from grokscope.analysis.claims import rules
 from grokscope.analysis.claims.finding import Finding, Verdict, Why, claim
 from grokscope.analysis.locate import FRACTION
 from grokscope.analysis.milestones import LEAST_FALL
 from grokscope.analysis.onset import Onset
-from grokscope.analysis.quantities import (
-    FLATNESS,
-    NCC,
-    NCC_HELD_OUT,
-    REPRESENTATIVENESS,
-    UNBIASED_NCC,
-    Quantity,
-    scale_of,
-)
+from grokscope.analysis.quantities import Quantity, scale_of
 from grokscope.analysis.run import Trajectory
-from grokscope.analysis.stages import Fall, describe_fall
-from grokscope.analysis.statistics import (
-    Drawn,
-    Effect,
-    lead_lag,
-    over_draws,
-    over_seeds,
-    paired_draws,
-)
+from grokscope.analysis.stages import Fall, describe_fall, lead
+from grokscope.analysis.statistics import Effect, over_draws, over_seeds
 
 HALF = 0.5  # share of a fall, and half a plateau: nearer to one end than to the other
 SLACK = FRACTION  # of a fall, either side of one half
@@ -73,7 +59,9 @@ AGAINST = "Against the claim, without such a fall"
 def collapse_comes_first(runs: Sequence[Trajectory]) -> list[Finding]:
     """C1: the onset of the lasting NCC fall against that of generalisation."""
     rules.one_arm(runs)
-    collapse = rules.measured(runs, (NCC, NCC_HELD_OUT, *UNBIASED_NCC))
+    collapse = rules.measured(
+        runs, (quantities.NCC, quantities.NCC_HELD_OUT, *quantities.UNBIASED_NCC)
+    )
     return [_order(runs, quantity) for quantity in collapse]
 
 
@@ -90,7 +78,7 @@ def collapse_comes_first(runs: Sequence[Trajectory]) -> list[Finding]:
 def flatness_waits(runs: Sequence[Trajectory]) -> list[Finding]:
     """C2, for exact kappa, the bound, the published value and kappa at matched confidence."""
     rules.one_arm(runs)
-    return [_waits(runs, quantity) for quantity in rules.measured(runs, FLATNESS)]
+    return [_waits(runs, quantity) for quantity in rules.measured(runs, quantities.FLATNESS)]
 
 
 @claim(
@@ -105,7 +93,9 @@ def flatness_waits(runs: Sequence[Trajectory]) -> list[Finding]:
 def representativeness_waits(runs: Sequence[Trajectory]) -> list[Finding]:
     """C11, by the decomposition of the gap and by kernel density."""
     rules.one_arm(runs)
-    return [_waits(runs, quantity) for quantity in rules.measured(runs, REPRESENTATIVENESS)]
+    return [
+        _waits(runs, quantity) for quantity in rules.measured(runs, quantities.REPRESENTATIVENESS)
+    ]
 
 
 def _order(runs: Sequence[Trajectory], quantity: Quantity) -> Finding:
@@ -116,41 +106,28 @@ def _order(runs: Sequence[Trajectory], quantity: Quantity) -> Finding:
     found = [run for run in kept if run.seed in onsets.keys() - against.keys()]
     if not found:
         return rules.untested(quantity.name, f"No run shows both onsets.{left_out}", unit=LEAD)
-    lead = _lead({run.seed: (onsets[run.seed], run.onset) for run in found})
-    before = _lead({run.seed: (onsets[run.seed], run.memorised) for run in found})
-    first = sum(value > 0 for _, value in lead.per_seed)
+    ahead = over_draws({run.seed: lead(onsets[run.seed], run.onset) for run in found})
+    before = over_draws({run.seed: lead(onsets[run.seed], run.memorised) for run in found})
+    first = sum(value > 0 for _, value in ahead.per_seed)
     inside = sum(value >= 0 for _, value in before.per_seed)
-    earlier = lead.effect > 0
-    factors = sorted(10 ** (end if earlier else -end) for end in lead.interval)
+    earlier = ahead.effect > 0
+    low, high = sorted(10 ** (end if earlier else -end) for end in ahead.interval)
     memorising = before.through(lambda decades: 10**decades)
     reason = (
-        f"NCC starts to fall {10 ** abs(lead.effect):.2g} times {'earlier' if earlier else 'later'}"
-        f" (in steps) than validation accuracy starts to rise{rules.between((factors[0], factors[1]))}, "
-        f"and first in {first} of {len(found)} seeds: at step "
+        f"NCC starts to fall {10 ** abs(ahead.effect):.2g} times {'earlier' if earlier else 'later'}"
+        f" (in steps) than validation accuracy starts to rise{rules.between((low, high))}, and "
+        f"first in {first} of {len(found)} seeds: at step "
         f"{_typical(onsets[run.seed] for run in found)}, compared with step "
         f"{_typical(run.onset for run in found)}. In {inside} of {len(found)} seeds it starts "
         f"before training accuracy reaches 0.99, which takes {memorising.effect:.2g} times as many "
         f"steps{rules.between(memorising.interval)}.{left_out}"
     )
     why: Why = ""
-    verdict = rules.direction(lead.interval, 0.0)
+    verdict = rules.direction(ahead.interval, 0.0)
     if verdict == "supported" and (against or not before.interval[0] > 0):
         verdict, why = "undecided", "ambiguous" if against else ""
     return rules.finding(
-        lead, basis=quantity.name, verdict=verdict, unit=LEAD, reason=reason, why=why
-    )
-
-
-def _lead(onsets: Mapping[int, tuple[Onset, Onset]]) -> Effect:
-    """By how many decades the first of two onsets comes first."""
-    return over_draws(
-        {
-            seed: Drawn(
-                float(lead_lag(one.step, other.step)),
-                lead_lag(*paired_draws(one.draws, other.draws)),
-            )
-            for seed, (one, other) in onsets.items()
-        }
+        ahead, basis=quantity.name, verdict=verdict, unit=LEAD, reason=reason, why=why
     )
 
 
@@ -177,8 +154,8 @@ def _waits(runs: Sequence[Trajectory], quantity: Quantity) -> Finding:
     used = [run for run in kept if run.seed in found]
     reason = (
         f"{share.effect:.0%} of its {_total(found, quantity)} came before validation accuracy "
-        f"began to move{rules.between(share.interval)}; {_held(found, quantity)}, {plateau.effect:.0%} "
-        f"of the fall below it{rules.between(plateau.interval)}. Its lasting fall begins at step "
+        f"began to move{rules.between(share.interval)}; {_held(found, quantity)}, "
+        f"{plateau.effect:.0%} of the fall below it{rules.between(plateau.interval)}. Its lasting fall begins at step "
         f"{_typical(fall.first for fall in found.values())}, the steepest stage at step "
         f"{_typical(fall.largest for fall in found.values())}; memorisation is at step "
         f"{_typical(run.memorised for run in used)}, generalisation begins at step "
