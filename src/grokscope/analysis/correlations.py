@@ -17,8 +17,8 @@ import pandas as pd
 
 from grokscope.analysis.level import Array
 from grokscope.analysis.quantities import (
+    COLLAPSE,
     FLATNESS,
-    NCC,
     TRAINING_LOSS,
     VALIDATION_ACCURACY,
     Quantity,
@@ -34,7 +34,7 @@ from grokscope.analysis.statistics import (
 
 Window = Literal["all steps", "plateau", "after memorisation"]
 WINDOWS: tuple[Window, ...] = ("plateau", "all steps")
-MEASURES = tuple(quantity.measure for quantity in (*FLATNESS, NCC))
+MEASURES = tuple(quantity.measure for quantity in (*FLATNESS, COLLAPSE[0]))
 
 
 class Points(NamedTuple):

@@ -179,13 +179,11 @@ def detect_crossing(
     values: ArrayLike,
     level: float,
     *,
-    direction: Direction = "rise",
-    scale: Scale = "linear",
     lasting: bool = True,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Onset:
-    """When a curve passes a given level for good; the rest is as in `detect_onset`.
+    """When a curve rises past a given level for good; the rest is as in `detect_onset`.
 
     For good: more of the points before it lie short of the level, and more of those after it
     beyond, than for any other step. A curve that lies beyond from its first point passes it there.
@@ -194,24 +192,21 @@ def detect_crossing(
         steps: Optimiser steps, ``[points]``.
         values: The curve, ``[points]``.
         level: In the curve's own units.
-        direction: ``rise`` or ``fall``.
-        scale: ``log`` or ``linear``.
         lasting: A level that more than a quarter of the points afterwards lie short of again was
             lost, and is not found; False: whether or not it was lost.
         resamples: Resampled curves for the interval.
         seed: Of the resampling.
     """
-    curve = prepare(steps, values, direction, scale)
+    curve = prepare(steps, values, "rise", "linear")
     if len(curve.time) < LEAST_POINTS:
         return _onset(curve, Located(reason=f"only {len(curve.time)} points"))
-    goal = curve.scaled(level)
-    found = crossing(curve.time, curve.smooth, goal)
-    if lasting and not found.reason and lapsed(curve.time, curve.smooth, goal, found):
+    found = crossing(curve.time, curve.smooth, level)
+    if lasting and not found.reason and lapsed(curve.time, curve.smooth, level, found):
         found = Located(reason=LOST)
 
     def resample() -> Array:
         many = smoothed(resampled(curve, resamples, seed))
-        return np.array([crossing(curve.time, smooth, goal).time for smooth in many])
+        return np.array([crossing(curve.time, smooth, level).time for smooth in many])
 
     return _onset(curve, found, resample)
 

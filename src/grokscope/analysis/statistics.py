@@ -159,8 +159,8 @@ def rank_correlation(x: ArrayLike, y: ArrayLike, fixed: Sequence[ArrayLike] = ()
 
 def _finite(*columns: ArrayLike) -> Array:
     """Columns ``[columns, points]`` at the points where all of them are finite."""
-    both = np.array([np.asarray(column, dtype=np.float64) for column in columns])
-    return np.asarray(both[:, np.isfinite(both).all(axis=0)])
+    values: Array = np.array(columns, dtype=np.float64)
+    return np.asarray(values[:, np.isfinite(values).all(axis=0)])
 
 
 def _rank_correlations(samples: Array) -> Array:
@@ -177,7 +177,7 @@ def _rank_correlations(samples: Array) -> Array:
     left = np.linalg.norm(pair, axis=2)
     settled = (left <= 1e-9 * np.maximum(total, 1.0)).any(axis=1)
     product = np.where(settled, math.nan, left.prod(axis=1))
-    return np.clip((pair[:, 0] * pair[:, 1]).sum(axis=1) / product, -1, 1)
+    return np.asarray(np.clip((pair[:, 0] * pair[:, 1]).sum(axis=1) / product, -1, 1))
 
 
 def correlation_draws(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from grokscope.analysis.quantities import FLATNESS, NCC, NCC_HELD_OUT, REPRESENTATIVENESS
+from grokscope.analysis.quantities import COLLAPSE, FLATNESS, REPRESENTATIVENESS
 from grokscope.analysis.run import Results
 
-MOVING = (NCC, NCC_HELD_OUT, *FLATNESS, *REPRESENTATIVENESS)  # the rows of `onset_table`
+MOVING = (*COLLAPSE, *FLATNESS, *REPRESENTATIVENESS)  # the rows of `onset_table`
 
 
 def plateau_table(results: Results) -> pd.DataFrame:

@@ -13,17 +13,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from grokscope.analysis import quantities
 from grokscope.analysis.claims import rules
 from grokscope.analysis.claims.finding import Finding, Verdict, claim
 from grokscope.analysis.correlations import Window, over_time
-from grokscope.analysis.quantities import (
-    FLATNESS,
-    NCC,
-    NCC_HELD_OUT,
-    TRAINING_LOSS,
-    VALIDATION_ACCURACY,
-    Quantity,
-)
+from grokscope.analysis.quantities import TRAINING_LOSS, VALIDATION_ACCURACY, Quantity
 from grokscope.analysis.run import Trajectory
 from grokscope.analysis.statistics import (
     LEAST_PAIRS,
@@ -37,7 +31,7 @@ STRONG = 0.7
 UNIT = "rank correlation"
 OVER_RUNS = "final levels over runs"
 LOGIT_SCALE = Quantity("logit_scale")
-RIVALS = (NCC, NCC_HELD_OUT, *FLATNESS, LOGIT_SCALE, TRAINING_LOSS)
+RIVALS = (*quantities.COLLAPSE, *quantities.FLATNESS, LOGIT_SCALE, TRAINING_LOSS)
 
 
 @claim(

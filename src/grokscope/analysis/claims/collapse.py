@@ -95,11 +95,12 @@ def _on_heads(basis: str, radii: Sequence[float], offsets: Sequence[float]) -> F
         basis=basis,
         verdict="contradicted" if broken else "supported",
         unit=UNIT,
-        reason=f"Of {len(slack)} exactly collapsed heads ({CLASSES[0]} to {CLASSES[-1]} classes, a "
-        f"global mean of {offsets[0]:g} to {offsets[-1]:g} radii) {len(broken) or 'none'} break "
-        f"the bound{first}; it is tightest, at {10**least:.3g} times kappa, with {classes} classes, "
-        f"radius {radius:g}, logit gap {gap:g} and a global mean of {offset:g} radii. NC1 to NC4 "
-        "say nothing about the length of the global mean: kappa grows with it, the bound does not.",
+        reason=f"Of {len(slack)} exactly collapsed heads ({CLASSES[0]} to {CLASSES[-1]} classes, "
+        f"a global mean of {offsets[0]:g} to {offsets[-1]:g} radii) {len(broken) or 'none'} break "
+        f"the bound{first}; it is tightest, at {10**least:.3g} times kappa, with {classes} "
+        f"classes, radius {radius:g}, logit gap {gap:g} and a global mean of {offset:g} radii. "
+        "NC1 to NC4 say nothing about the length of the global mean: kappa grows with it, the "
+        "bound does not.",
     )
 
 

@@ -184,7 +184,8 @@ def _pushed(comparison: Comparison, up: bool) -> Iterator[Finding]:
         pair=comparison,
         basis=f"validation accuracy: {comparison.name}",
         verdict=rules.within(accuracy.interval, rules.MARGIN),
-        reason=f"{comparison.arms}: validation accuracy changes by {rules.changed(accuracy)}. {how}",
+        reason=f"{comparison.arms}: validation accuracy changes by {rules.changed(accuracy)}. "
+        f"{how}",
         why=why,
     )
     yield rules.finding(

@@ -110,10 +110,10 @@ def _explained(penalty: Comparison, rivals: Sequence[Comparison]) -> Finding:
     elif alike := [rival.name for rival in rivals if _does_as_much(rival, penalty)]:
         verdict = "contradicted"
         reason += f". As much without a sharper head: {', '.join(alike)}"
-    elif rivals and all(rival.accuracy.interval[0] > -rules.MARGIN for rival in rivals):
-        verdict, why = "supported", _why_untested(penalty, penalty.kappa)
     else:
         why = _why_untested(penalty, penalty.kappa)
+        if rivals and all(rival.accuracy.interval[0] > -rules.MARGIN for rival in rivals):
+            verdict = "supported"
     return rules.finding(accuracy, pair=penalty, verdict=verdict, reason=reason, why=why)
 
 
@@ -149,7 +149,8 @@ def _counterexample(comparison: Comparison, measure: str, context: str) -> Findi
     name = "kappa at matched loss" if measure.endswith("matched") else "exact kappa"
     without = comparison.pairs.keys() - seeds - comparison.left_out.keys()
     if seeds:
-        found = f"{name} is {rules.times(kappa)}; validation accuracy differs by {rules.changed(accuracy)}"
+        differs = f"validation accuracy differs by {rules.changed(accuracy)}"
+        found = f"{name} is {rules.times(kappa)}; {differs}"
         missing = f". Without {name}: {rules.numbered(without)}" if without else ""
     else:
         no_level = comparison.why_no_level(measure, "it") or "it is not positive"
@@ -170,9 +171,8 @@ def trained(comparison: Comparison) -> str:
     level = mean_of(list(comparison.arm_levels("accuracy").values()))
     if math.isnan(level):
         return "no run has a level at the end of the phase"
-    return (
-        f"training accuracy {level:.3f}{'' if rules.fits(comparison) else ' (not every seed fits)'}"
-    )
+    fitted = "" if rules.fits(comparison) else " (not every seed fits)"
+    return f"training accuracy {level:.3f}{fitted}"
 
 
 def _why_untested(comparison: Comparison, kappa: Effect) -> Why:
@@ -203,6 +203,7 @@ def _scales(comparison: Comparison) -> str:
 
 def _effects(comparison: Comparison) -> str:
     return (
-        f"{comparison.arms}: {trained(comparison)}; validation accuracy changes by {rules.changed(comparison.accuracy)} "
-        f"and exact kappa to {rules.times(comparison.kappa)}; {_scales(comparison)}"
+        f"{comparison.arms}: {trained(comparison)}; validation accuracy changes by "
+        f"{rules.changed(comparison.accuracy)} and exact kappa to "
+        f"{rules.times(comparison.kappa)}; {_scales(comparison)}"
     )

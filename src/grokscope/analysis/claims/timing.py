@@ -59,9 +59,7 @@ AGAINST = "Against the claim, without such a fall"
 def collapse_comes_first(runs: Sequence[Trajectory]) -> list[Finding]:
     """C1: the onset of the lasting NCC fall against that of generalisation."""
     rules.one_arm(runs)
-    collapse = rules.measured(
-        runs, (quantities.NCC, quantities.NCC_HELD_OUT, *quantities.UNBIASED_NCC)
-    )
+    collapse = rules.measured(runs, (*quantities.COLLAPSE, *quantities.UNBIASED_COLLAPSE))
     return [_order(runs, quantity) for quantity in collapse]
 
 
@@ -110,13 +108,12 @@ def _order(runs: Sequence[Trajectory], quantity: Quantity) -> Finding:
     before = over_draws({run.seed: lead(onsets[run.seed], run.memorised) for run in found})
     first = sum(value > 0 for _, value in ahead.per_seed)
     inside = sum(value >= 0 for _, value in before.per_seed)
-    earlier = ahead.effect > 0
-    low, high = sorted(10 ** (end if earlier else -end) for end in ahead.interval)
+    sign, when = (1, "earlier") if ahead.effect > 0 else (-1, "later")
+    low, high = sorted(10 ** (sign * end) for end in ahead.interval)
     memorising = before.through(lambda decades: 10**decades)
     reason = (
-        f"NCC starts to fall {10 ** abs(ahead.effect):.2g} times {'earlier' if earlier else 'later'}"
-        f" (in steps) than validation accuracy starts to rise{rules.between((low, high))}, and "
-        f"first in {first} of {len(found)} seeds: at step "
+        f"NCC starts to fall {10 ** abs(ahead.effect):.2g} times {when} (in steps) than "
+        f"validation accuracy starts to rise{rules.between((low, high))}, and first in {first} of {len(found)} seeds: at step "
         f"{_typical(onsets[run.seed] for run in found)}, compared with step "
         f"{_typical(run.onset for run in found)}. In {inside} of {len(found)} seeds it starts "
         f"before training accuracy reaches 0.99, which takes {memorising.effect:.2g} times as many "
@@ -155,7 +152,8 @@ def _waits(runs: Sequence[Trajectory], quantity: Quantity) -> Finding:
     reason = (
         f"{share.effect:.0%} of its {_total(found, quantity)} came before validation accuracy "
         f"began to move{rules.between(share.interval)}; {_held(found, quantity)}, "
-        f"{plateau.effect:.0%} of the fall below it{rules.between(plateau.interval)}. Its lasting fall begins at step "
+        f"{plateau.effect:.0%} of the fall below it{rules.between(plateau.interval)}. Its lasting "
+        "fall begins at step "
         f"{_typical(fall.first for fall in found.values())}, the steepest stage at step "
         f"{_typical(fall.largest for fall in found.values())}; memorisation is at step "
         f"{_typical(run.memorised for run in used)}, generalisation begins at step "
