@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from grokscope.analysis.level import Span
@@ -62,11 +61,9 @@ class Comparison:
         levels = self.arm.levels(measure, split, self.span)
         return {seed: levels[seed] for seed in self.pairs if levels[seed] == levels[seed]}
 
-    def difference(
-        self, measure: str, split: str = "train", seeds: Sequence[int] | None = None
-    ) -> Effect:
-        """Arm minus reference, of these seeds alone if any are named."""
-        return self.arm.difference(self.reference, measure, split, self.span, seeds=seeds)
+    def difference(self, measure: str, split: str = "train") -> Effect:
+        """Arm minus reference."""
+        return self.arm.difference(self.reference, measure, split, self.span)
 
     def ratio(self, measure: str, split: str = "train") -> Effect:
         """Arm over reference, averaged on a log scale; of seeds in which both are positive."""

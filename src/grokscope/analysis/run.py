@@ -63,15 +63,7 @@ class Arm:
         levels = [level for level in self.levels(measure, split, at).values() if level == level]
         return quick_median(np.array(levels)) if levels else math.nan
 
-    def difference(
-        self,
-        other: Arm,
-        measure: str,
-        split: str = "train",
-        at: At = -1,
-        *,
-        seeds: Sequence[int] | None = None,
-    ) -> Effect:
+    def difference(self, other: Arm, measure: str, split: str = "train", at: At = -1) -> Effect:
         """Levels of this arm minus those of another at the same step, seed by seed.
 
         Args:
@@ -79,24 +71,22 @@ class Arm:
             measure: What to compare.
             split: On which data.
             at: As of `Trajectory.level`; a phase is one of this arm's.
-            seeds: Only these.
         """
-        at = self.phases[at] if isinstance(at, int) else at
-        levels = self.levels(measure, split, at)
-        kept = {seed: levels[seed] for seed in levels if seeds is None or seed in seeds}
-        return paired_difference(kept, other.levels(measure, split, at))
+        return paired_difference(*self._both(other, measure, split, at))
 
     def ratio(self, other: Arm, measure: str, split: str = "train", at: At = -1) -> Effect:
         """Levels of this arm over those of another, averaged on a log scale.
 
         Of seeds in which both are positive; arguments as of `difference`.
         """
+        both = self._both(other, measure, split, at)
+        positive = [{seed: level for seed, level in side.items() if level > 0} for side in both]
+        return geometric_ratio(*positive)
+
+    def _both(self, other: Arm, measure: str, split: str, at: At) -> list[dict[int, float]]:
+        """Levels of this arm and of another at the same place."""
         at = self.phases[at] if isinstance(at, int) else at
-        levels, others = (arm.levels(measure, split, at) for arm in (self, other))
-        seeds = [seed for seed in levels if levels[seed] > 0 and others.get(seed, math.nan) > 0]
-        return geometric_ratio(
-            {seed: levels[seed] for seed in seeds}, {seed: others[seed] for seed in seeds}
-        )
+        return [arm.levels(measure, split, at) for arm in (self, other)]
 
     @property
     def steps_per_epoch(self) -> float:

@@ -99,14 +99,14 @@ def finding(
 
     Args:
         effect: What was found, over seeds.
-        reason: As in `Finding`; for a comparison, without its full stop.
-        verdict: As in `Finding`.
-        unit: As in `Finding`.
-        basis: As in `Finding`; that of a comparison is its name.
-        context: As in `Finding`.
+        reason: What was found in words; for a comparison without its full stop.
+        verdict: By a rule fixed in advance.
+        unit: Of the effect.
+        basis: What was measured; for a comparison its name by default.
+        context: Where else it was looked at; empty for the claim's first question.
         why: Why it is undecided, whatever the verdict would be; an undecided verdict on an effect
             without an interval is ``underpowered`` by itself.
-        pair: The comparison; its runs that were left out are named after the reason.
+        pair: The comparison, if it is about one; seeds that it leaves out follow the reason.
     """
     if why:
         verdict = "undecided"

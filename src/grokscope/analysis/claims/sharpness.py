@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from grokscope.analysis.claims import rules
 from grokscope.analysis.claims.finding import Finding, Verdict, Why, claim
 from grokscope.analysis.contrasts import Comparison
-from grokscope.analysis.statistics import Effect, mean_of, paired_difference
+from grokscope.analysis.statistics import Effect, mean_of, over_seeds, paired_difference
 
 PENALTY, RIVAL = "penalty", "rival"
 
@@ -140,7 +140,8 @@ def no_sharp_network_generalises(comparisons: Sequence[Comparison]) -> list[Find
 def _counterexample(comparison: Comparison, measure: str, context: str) -> Finding:
     kappa = comparison.ratio(measure)
     seeds = kappa.by_seed.keys()  # the same for both halves of the question
-    accuracy = comparison.difference("accuracy", "validation", [*seeds])
+    changes = comparison.accuracy.by_seed
+    accuracy = over_seeds({seed: changes[seed] for seed in seeds & changes.keys()})
     verdict: Verdict = "undecided"
     if rules.is_counterexample(kappa.interval[0], accuracy.interval[0]):
         verdict = "contradicted"

@@ -25,7 +25,7 @@ and where there is no interval (fewer than two seeds, or fewer than five that al
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -113,8 +113,8 @@ def _order(runs: Sequence[Trajectory], quantity: Quantity) -> Finding:
     memorising = before.through(lambda decades: 10**decades)
     reason = (
         f"NCC starts to fall {10 ** abs(ahead.effect):.2g} times {when} (in steps) than "
-        f"validation accuracy starts to rise{rules.between((low, high))}, and first in {first} of {len(found)} seeds: at step "
-        f"{_typical(onsets[run.seed] for run in found)}, compared with step "
+        f"validation accuracy starts to rise{rules.between((low, high))}, and first in {first} "
+        f"{len(found)} seeds: at step {_typical(onsets[run.seed] for run in found)}, compared with step "
         f"{_typical(run.onset for run in found)}. In {inside} of {len(found)} seeds it starts "
         f"before training accuracy reaches 0.99, which takes {memorising.effect:.2g} times as many "
         f"steps{rules.between(memorising.interval)}.{left_out}"
@@ -149,11 +149,11 @@ def _waits(runs: Sequence[Trajectory], quantity: Quantity) -> Finding:
     if verdict == "supported" and (against or not plateau.interval[1] < HALF - SLACK):
         verdict, why = "undecided", "ambiguous" if against else ""
     used = [run for run in kept if run.seed in found]
+    size, level = _sizes(found.values(), quantity)
     reason = (
-        f"{share.effect:.0%} of its {_total(found, quantity)} came before validation accuracy "
-        f"began to move{rules.between(share.interval)}; {_held(found, quantity)}, "
-        f"{plateau.effect:.0%} of the fall below it{rules.between(plateau.interval)}. Its lasting "
-        "fall begins at step "
+        f"{share.effect:.0%} of its {size} came before validation accuracy began to move"
+        f"{rules.between(share.interval)}; on the plateau it is {level}, {plateau.effect:.0%} of "
+        f"the fall below it{rules.between(plateau.interval)}. Its lasting fall begins at step "
         f"{_typical(fall.first for fall in found.values())}, the steepest stage at step "
         f"{_typical(fall.largest for fall in found.values())}; memorisation is at step "
         f"{_typical(run.memorised for run in used)}, generalisation begins at step "
@@ -165,18 +165,13 @@ def _waits(runs: Sequence[Trajectory], quantity: Quantity) -> Finding:
     )
 
 
-def _held(falls: Mapping[int, Fall], quantity: Quantity) -> str:
-    """Where the measure stood on the plateau."""
-    level = float(np.median([fall.plateau for fall in falls.values()]))
+def _sizes(falls: Collection[Fall], quantity: Quantity) -> tuple[str, str]:
+    """The fall in words, and where the measure stood on the plateau."""
+    size = float(np.median([fall.size for fall in falls]))
+    level = float(np.median([fall.plateau for fall in falls]))
     if scale_of(quantity.measure) == "log":
-        return f"on the plateau it is at {level:.2g} times its highest level"
-    return f"on the plateau it is {level:+.2g} from its worst level"
-
-
-def _total(falls: Mapping[int, Fall], quantity: Quantity) -> str:
-    size = float(np.median([fall.size for fall in falls.values()]))
-    log = scale_of(quantity.measure) == "log"
-    return f"{10**size:.3g}-fold fall" if log else f"fall by {size:.3g}"
+        return f"{10**size:.3g}-fold fall", f"at {level:.2g} times its highest level"
+    return f"fall by {size:.3g}", f"{level:+.2g} from its worst level"
 
 
 def _does_not_fall(quantity: Quantity, falls: Mapping[int, Fall], *, left_out: str) -> Finding:
