@@ -76,7 +76,8 @@ def evaluate_claims(
     Args:
         results: Runs, with the experiment whose contrasts answer the claims that compare arms; of
             a tidy frame ``Results.from_metrics(frame)``.
-        claims: Names, in the order wanted; None: those of the experiment.
+        claims: Names, in the order wanted; None: those of the experiment. Code of a claim that lies
+            in the folder of the results is not run.
         arm: Look at this arm alone.
 
     Returns:

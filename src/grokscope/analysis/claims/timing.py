@@ -113,9 +113,9 @@ def _order(runs: Sequence[Trajectory], quantity: Quantity) -> Finding:
     memorising = before.through(lambda decades: 10**decades)
     reason = (
         f"NCC starts to fall {10 ** abs(ahead.effect):.2g} times {when} (in steps) than "
-        f"validation accuracy starts to rise{rules.between((low, high))}, and first in {first} "
-        f"{len(found)} seeds: at step {_typical(onsets[run.seed] for run in found)}, compared with step "
-        f"{_typical(run.onset for run in found)}. In {inside} of {len(found)} seeds it starts "
+        f"validation accuracy starts to rise{rules.between((low, high))}, and first in {first} of "
+        f"{len(found)} seeds: at step {_typical(onsets[run.seed] for run in found)}, compared with "
+        f"step {_typical(run.onset for run in found)}. In {inside} of {len(found)} seeds it starts "
         f"before training accuracy reaches 0.99, which takes {memorising.effect:.2g} times as many "
         f"steps{rules.between(memorising.interval)}.{left_out}"
     )
