@@ -22,11 +22,10 @@ def plateau_table(results: Results) -> pd.DataFrame:
         it stayed at 0.9 or above.
     """
     columns = ["arm", "seed", "memorised", "onset", "generalised", "stable_after"]
-    rows = [
-        (run.arm, run.seed, run.memorised.step, run.onset.step, run.generalised.step,
-         1 - run.fell_again)
-        for run in results.runs
-    ]  # fmt: skip
+    rows = []
+    for run in results.runs:
+        steps = (run.memorised.step, run.onset.step, run.generalised.step)
+        rows.append((run.arm, run.seed, *steps, 1 - run.fell_again))
     return pd.DataFrame(rows, columns=columns)
 
 
