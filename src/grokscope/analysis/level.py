@@ -5,6 +5,7 @@ several looks and never a single one:
 
 * at the end of a phase: of the looks in its last fifth;
 * around a step: of the `NEAR` looks nearest to it; before a step: of the last `NEAR` before it.
+  So many that a group of spikes, which may be four looks long, is not the level.
 
 Fewer than `LEAST_LOOKS` looks have no level (NaN). A phase covers the steps in (start, stop].
 """
@@ -21,7 +22,7 @@ Array = NDArray[np.float64]
 
 LAST_PART = 0.2  # of a phase, over which the level at its end is taken
 LEAST_LOOKS = 3  # fewer have no level
-NEAR = 5  # looks around a step, or before it, whose median is the level there
+NEAR = 9  # looks around a step, or before it, whose median is the level there
 
 
 class Curve(NamedTuple):
