@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from grokscope.analysis.curve import WINDOW, deviation, smoothed
-from grokscope.analysis.level import NEAR, Array, quick_median
+from grokscope.analysis.level import Array, quick_median
 
+TIP = 9  # points of which more than half must share an extreme level, lest spikes pass for one
 FRACTION = 0.1  # of the way from baseline to final level
 PERSISTENCE = 3  # points that must follow an onset
 MARGIN = 0.1  # of the way: what still counts as plateau, or as the tip of a peak
@@ -94,7 +95,7 @@ def locate(
     if len(smooth) < LEAST_POINTS:
         return Located(reason=f"only {len(smooth)} points")
     after = resting_level(raw)
-    tips = smoothed(raw, NEAR)  # of which more than half must share an extreme level
+    tips = smoothed(raw, TIP)
     lowest = float(tips.min())
     way = max(after - lowest, 0.0)
     half = lowest + way / 2

@@ -19,7 +19,6 @@ from grokscope.analysis.level import (
     Span,
     level_around,
     level_at_end,
-    level_before,
     looks_at_end,
     too_few_looks,
 )
@@ -30,8 +29,9 @@ from grokscope.analysis.quantities import scale_of
 MILESTONES = ("memorised", "onset", "generalised")
 NOTHING = Curve(np.empty(0), np.empty(0))
 
-# Where a level is taken: the index of a phase (-1 is the last), a `Span`, the name of a milestone
-# (the looks around it) or "before " and that name (the last looks before it).
+# Where a level is taken: at the end of a phase, by its index (-1 is the last), or of a `Span`;
+# around a milestone, by its name; or just before it, by "before " and its name, which is at the end
+# of the stretch since the milestone that precedes it.
 At = int | str | Span
 
 
@@ -80,15 +80,23 @@ class Trajectory:
 
     def _level(self, curve: Curve, at: At) -> float:
         if isinstance(at, str):
-            before, _, milestone = at.rpartition(" ")
-            step = self.milestone(milestone).step
-            return level_before(curve, step) if before else level_around(curve, step)
+            before, _, name = at.rpartition(" ")
+            step = self.milestone(name).step
+            if not before:
+                return level_around(curve, step)
+            return level_at_end(curve, self.stretch(name))
         span = self.span(at)
         return level_at_end(curve, span) if self.reached(span.stop) else math.nan
 
     def span(self, at: int | Span) -> Span:
         """The phase of that index, or the span itself."""
         return self.phases[at] if isinstance(at, int) else at
+
+    def stretch(self, milestone: str) -> Span:
+        """From the milestone that precedes one, or the start, to that one."""
+        earlier = MILESTONES[: MILESTONES.index(milestone)][-1:]
+        start = self.milestone(earlier[0]).step if earlier else 0.0
+        return Span(start, self.milestone(milestone).step)
 
     def why_no_level(self, measure: str, split: str = "train", at: int | Span = -1) -> str:
         """Why a measure has no level at the end of a phase, as a clause; empty if it has one."""

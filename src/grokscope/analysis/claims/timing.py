@@ -32,6 +32,7 @@ import numpy as np
 from grokscope.analysis import quantities
 from grokscope.analysis.claims import rules
 from grokscope.analysis.claims.finding import Finding, Verdict, Why, claim
+from grokscope.analysis.level import LEAST_LOOKS, looks_at_end, too_few_looks
 from grokscope.analysis.locate import FRACTION
 from grokscope.analysis.milestones import LEAST_FALL
 from grokscope.analysis.onset import Onset
@@ -130,7 +131,7 @@ def _order(runs: Sequence[Trajectory], quantity: Quantity) -> Finding:
 
 def _waits(runs: Sequence[Trajectory], quantity: Quantity) -> Finding:
     kept, missing = rules.usable(runs)
-    missing |= {run.seed: "not measured" for run in kept if not run.has(*quantity)}
+    missing |= {run.seed: why for run in kept if (why := _unmeasured(run, quantity))}
     falls = {run.seed: describe_fall(run, quantity) for run in kept if run.seed not in missing}
     against = {seed: fall.why for seed, fall in falls.items() if fall.why}
     left_out = rules.clause(AGAINST, against) + rules.clause("Left out", missing)
@@ -163,6 +164,14 @@ def _waits(runs: Sequence[Trajectory], quantity: Quantity) -> Finding:
     return rules.finding(
         share, basis=quantity.name, verdict=verdict, unit=SHARE, reason=reason, why=why
     )
+
+
+def _unmeasured(run: Trajectory, quantity: Quantity) -> str:
+    """Why a measure is not known at the end of a run's plateau; empty where it is."""
+    if not run.has(*quantity):
+        return "not measured"
+    looks = len(looks_at_end(run.curve(*quantity), run.stretch("onset")))
+    return "" if looks >= LEAST_LOOKS else too_few_looks(looks, "plateau")
 
 
 def _sizes(falls: Collection[Fall], quantity: Quantity) -> tuple[str, str]:
