@@ -32,7 +32,7 @@ Folder = Annotated[Path, typer.Argument(help="Folder of a run (its --out).", sho
 Beside = Annotated[
     Path | None,
     typer.Option(
-        help="A second run to plot alongside; defaults to FOLDER-paper where that exists.",
+        help="A second run to plot alongside; defaults to that of the last report.",
         rich_help_panel=RESULTS,
     ),
 ]
