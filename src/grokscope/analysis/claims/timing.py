@@ -131,7 +131,7 @@ def _order(runs: Sequence[Trajectory], quantity: Quantity) -> Finding:
 
 def _waits(runs: Sequence[Trajectory], quantity: Quantity) -> Finding:
     kept, missing = rules.usable(runs)
-    missing |= {run.seed: why for run in kept if (why := _unmeasured(run, quantity))}
+    missing |= {run.seed: reason for run in kept if (reason := _unmeasured(run, quantity))}
     falls = {run.seed: describe_fall(run, quantity) for run in kept if run.seed not in missing}
     against = {seed: fall.why for seed, fall in falls.items() if fall.why}
     left_out = rules.clause(AGAINST, against) + rules.clause("Left out", missing)
