@@ -59,33 +59,62 @@ def _module(package: Any, name: str) -> Iterator[str]:
         path = f"{home}.{target.__qualname__}".removeprefix("grokscope.")
         found = package[path]
         yield f"\n### {public}\n"
-        yield from _object(found)
+        yield from _object(found, target)
 
 
-def _object(found: Any) -> Iterator[str]:
-    if found.is_function or "__init__" in found.members:
-        function = found if found.is_function else found.members["__init__"]
+def _object(found: Any, target: Any) -> Iterator[str]:
+    """Signature and docstring; of a class also its settings, methods and properties."""
+    function = found if found.is_function else found.members.get("__init__")
+    if function is not None and not hasattr(target, "model_fields"):
         yield f"```python\n{_signature(found.name, function)}\n```\n"
+    yield from _docstring(found)
+    if hasattr(target, "model_fields"):
+        yield from _settings(target)
+    if not found.is_class:
+        return
+    for name, member in found.members.items():
+        if name.startswith("_") or member.docstring is None:
+            continue
+        if member.is_function:
+            yield f"#### {found.name}.{name}\n"
+            yield f"```python\n{_signature(name, member)}\n```\n"
+            yield from _docstring(member)
+        elif "property" in member.labels:
+            yield f"#### {found.name}.{name}\n"
+            yield from _docstring(member)
+
+
+def _docstring(found: Any) -> Iterator[str]:
     if found.docstring is None:
         return
     for section in found.docstring.parsed:
         kind = section.kind.value
         if kind == "text":
             yield _prose(section.value) + "\n"
-        elif kind == "examples":
-            code = [value for _, value in section.value]
-            yield "```python\n" + "\n".join(code) + "\n```\n"
-        elif kind == "admonition":
-            yield f"**{section.title}**: {_prose(section.value.contents)}\n"
+        elif kind == "admonition":  # griffe's word for a section that it does not know
+            yield f"```python\n{section.value.contents}\n```\n"
         else:
             yield f"**{kind.capitalize()}**\n"
             yield from (f"- {_item(item, kind)}" for item in section.value)
             yield ""
 
 
+def _settings(target: Any) -> Iterator[str]:
+    yield "**Settings**\n"
+    for name, field in target.model_fields.items():
+        default = (
+            "required"
+            if field.is_required()
+            else f"default `{field.get_default(call_default_factory=True)!r}`"
+        )
+        text = f": {field.description}" if field.description else ""
+        yield f"- `{name}` ({default}){text}"
+    yield ""
+
+
 def _item(item: Any, kind: str) -> str:
     name = str(item.annotation) if kind == "raises" else getattr(item, "name", "")
-    text = _prose(item.description)
+    text = _line(_prose(item.description))
     return f"`{name}`: {text}" if name else text
 
 
@@ -140,8 +169,7 @@ def _claims() -> Iterator[str]:
 def _figures() -> Iterator[str]:
     yield "| name | what it shows |"
     yield "|---|---|"
-    for name, figure in list_figures().items():
-        yield f"| `{name}` | {_line((figure.__doc__ or '').partition(chr(10) * 2)[0])} |"
+    yield from (f"| `{name}` | {summary} |" for name, summary in list_figures().items())
 
 
 if __name__ == "__main__":
