@@ -6,6 +6,7 @@ The docstrings are parsed by griffe; nothing of the page is typed by hand.
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,10 @@ MODULES = (
     "grokscope.tasks",
     "grokscope.results",
 )
+WITHOUT_A_TEST = {
+    "C9": "What lifting the penalty does to a ResNet, it also does to a vision transformer and to "
+    "pre-trained language models."
+}
 HEAD = """# API reference
 
 Made by `make docs` from the docstrings. The public names are those of these modules; everything
@@ -162,14 +167,22 @@ def _experiments() -> Iterator[str]:
 def _claims() -> Iterator[str]:
     yield "| claim | in words | to bear in mind |"
     yield "|---|---|---|"
-    for claim in list_claims():
-        yield f"| {claim.id} | {claim.statement} | {claim.note} |"
+    rows = {claim.id: f"{claim.statement} | {claim.note}" for claim in list_claims()}
+    rows |= {
+        name: f"{WITHOUT_A_TEST[name]} | There is no test for it yet." for name in WITHOUT_A_TEST
+    }
+    yield from (f"| {name} | {rows[name]} |" for name in sorted(rows, key=_number))
+
+
+def _number(name: str) -> int:
+    return int(name.removeprefix("C"))
 
 
 def _figures() -> Iterator[str]:
     yield "| name | what it shows |"
     yield "|---|---|"
-    yield from (f"| `{name}` | {summary} |" for name, summary in list_figures().items())
+    for name, figure in list_figures().items():
+        yield f"| `{name}` | {_line((inspect.getdoc(figure) or '').partition(chr(10) * 2)[0])} |"
 
 
 if __name__ == "__main__":
