@@ -23,10 +23,9 @@ import torch
 from torch import Tensor
 
 from grokscope.measures.checks import (
-    check_head,
     check_labels,
     check_positive,
-    check_reduction,
+    checked_head,
     common_dtype,
     reduce_examples,
 )
@@ -101,12 +100,10 @@ def feature_robustness(
         >>> bool(value > 0)
         True
     """
-    check_reduction(reduction)
-    check_head(features, logits, weight)
+    features, logits, weight = checked_head(features, logits, weight)
     check_labels(labels, logits.shape[1], examples=len(features))
     radius = natural_delta(*features.shape) if delta is None else delta
     check_positive("delta", radius)
-    features, logits, weight = common_dtype(features, logits, weight)
     length = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
 
     def cloud() -> Tensor:
@@ -157,11 +154,9 @@ def kernel_robustness(
         >>> bool(value > 0)
         True
     """
-    check_reduction(reduction)
-    check_head(features, logits, weight)
+    features, logits, weight = checked_head(features, logits, weight)
     check_labels(labels, logits.shape[1], examples=len(features))
     check_positive("bandwidth", bandwidth)
-    features, logits, weight = common_dtype(features, logits, weight)
 
     def cloud() -> Tensor:
         return bandwidth * _normal(features, generator)
@@ -194,17 +189,15 @@ def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
     return noise.to(like.device)
 
 
-def _sphere(batch: Batch) -> tuple[Tensor, torch.Generator]:
-    """Robustness on spheres, and the generator as it leaves it."""
-    generator = torch.Generator(batch.features.device).manual_seed(0)
-    arguments = _head_of(batch)
-    value = feature_robustness(*arguments, samples=DIRECTIONS, generator=generator)
-    return value, generator
-
-
 def _head_of(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     features, logits = common_dtype(batch.features, batch.logits)
     return features, logits, batch.labels, batch.weight.to(features)
+
+
+def _sphere(batch: Batch) -> tuple[Tensor, torch.Generator]:
+    """Robustness on spheres, and the generator as it leaves it."""
+    generator = torch.Generator(batch.features.device).manual_seed(0)
+    return feature_robustness(*_head_of(batch), samples=DIRECTIONS, generator=generator), generator
 
 
 def _feature_robustness(batch: Batch) -> Tensor:
@@ -221,7 +214,6 @@ def _kernel_robustness(batch: Batch) -> Tensor:
 
 FEATURE_ROBUSTNESS = Measure(
     name="feature_robustness",
-    title="feature robustness",
     unit="nats",
     direction="low is robust",
     range="≥ 0, but for the noise of two pairs of directions",
