@@ -18,7 +18,7 @@ from grokscope.measures.checks import NotFiniteError
 from grokscope.measures.curvature import as_arguments, modes_kept
 from grokscope.probe import Measurement, Probe
 from grokscope.probe.head import recorded
-from grokscope.probe.inputs import map_tensors, stack
+from grokscope.probe.inputs import stacked
 from grokscope.probe.networks import Heads, at
 from grokscope.probe.rows import IGNORED
 from grokscope.spec import Observation
@@ -200,7 +200,7 @@ class Observer:
                 )
         few = [splits["train"].first(TRIED) for splits in self.splits]
         self._together(range(len(self.tasks)), few)
-        inputs = map_tensors(stack, *(split.inputs for split in few))
+        inputs = stacked([split.inputs for split in few])
         for kind, together in zip(
             ("features", "logits"), self._forward(self.stacks, inputs), strict=True
         ):

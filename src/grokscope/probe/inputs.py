@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -56,6 +56,6 @@ def take(tree: Any, index: Tensor | slice) -> Any:
     return map_tensors(lambda tensor: tensor[index], tree)
 
 
-def stack(*tensors: Tensor) -> Tensor:
-    """Tensors of several networks along a new first axis."""
-    return torch.stack(tensors)
+def stacked(trees: Sequence[Any]) -> Any:
+    """A tree of the tensors of several networks, stacked along a new first axis."""
+    return map_tensors(lambda *tensors: torch.stack(tensors), *trees)

@@ -19,7 +19,7 @@ from grokscope.measures.record import Measure
 from grokscope.probe.assembly import Assembly
 from grokscope.probe.choice import Extra, choose
 from grokscope.probe.head import find_head
-from grokscope.probe.inputs import map_tensors, split, stack
+from grokscope.probe.inputs import split, stacked
 from grokscope.probe.measurement import Measurement
 from grokscope.probe.networks import Block, Heads, of_each
 from grokscope.probe.probe import Probe
@@ -149,7 +149,7 @@ class Look:
         size = min(self.batch_size or max(sizes), max(1, TOGETHER // len(examples)))
         inputs = zip(*(split(part.inputs, size) for part in examples), strict=True)
         for trees, some_labels in zip(inputs, labels.split(size, dim=1), strict=True):
-            features, logits = forward(map_tensors(stack, *trees))
+            features, logits = forward(stacked(trees))
             whole = Block(features, logits, some_labels)
             assembly.add(
                 Block(**of_each(self._rows, whole._asdict())), whole if logits.dim() > 3 else None
