@@ -81,11 +81,9 @@ class Assembly:
         self.bytes = self.examples = 0
 
     def add(self, block: Block, positions: Block | None = None) -> None:
-        """Count a block, in pieces whose temporaries stay small.
+        """Count a block of the examples that count, in pieces whose temporaries stay small.
 
-        Args:
-            block: The examples that count.
-            positions: All positions from which they were chosen, for measures that need them.
+        ``positions`` are all from which they were chosen, for measures that need them.
         """
         block, examples = block.local(), block.labels.shape[1]
         self._sum([record for record in self.means if "positions" not in record.needs], block)
@@ -150,11 +148,13 @@ class Assembly:
             networks = fine[first : first + at_once]
             for group in self._groups(whole.at(networks), networks):
                 group.temperatures = self._temperatures(group, columns)
-                rest = self._rest(group, means)
+                every = [self._circumstances(group, place) for place in range(len(group.networks))]
+                rest = self._rest(group, every, means)
                 for place, network in enumerate(group.networks):
                     known = {name: column[network] for name, column in columns.items()}
                     known |= {name: column[place] for name, column in rest.items()}
-                    found[network] = self._measurement(known, group, place)
+                    moments = group.class_moments[place] if group.class_moments else None
+                    found[network] = self._measurement(known, every[place], moments)
         return found
 
     def _whole(self) -> Block:
@@ -203,9 +203,10 @@ class Assembly:
                 found[place] = temperature
         return found
 
-    def _rest(self, group: _Group, means: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    def _rest(
+        self, group: _Group, every: Sequence[Circumstances], means: Mapping[str, Tensor]
+    ) -> dict[str, list[float]]:
         """What is not a mean over examples, by name, for each network of a group."""
-        every = [self._circumstances(group, place) for place in range(len(group.networks))]
         measures = [
             record
             for record in self.rest
@@ -256,15 +257,19 @@ class Assembly:
             positions=all(record.name in self.sums for record in self.means),
         )
 
-    def _measurement(self, known: Mapping[str, float], group: _Group, place: int) -> Measurement:
-        circumstances = self._circumstances(group, place)
+    def _measurement(
+        self,
+        known: Mapping[str, float],
+        circumstances: Circumstances,
+        moments: ClassMoments | None,
+    ) -> Measurement:
         why_not = {record.name: circumstances.why_not(record) for record in self.means + self.rest}
         asked = [record.name for record in self.asked]
         there = [name for name, why in why_not.items() if not why]
         return Measurement(
             {name: known[name] for name in asked if not why_not[name]},
             self.examples,
-            group.class_moments[place] if group.class_moments else None,
+            moments,
             left_out={name: why_not[name] for name in sorted(asked) if why_not[name]},
             parts={name: known[name] for name in there if name not in asked},
             units={record.name: record.unit for record in self.asked if record.unit},

@@ -12,13 +12,9 @@ from torch import Tensor
 def map_tensors(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     """A tree with a function of each tensor in its place.
 
-    Args:
-        function: Of a tensor, and of the tensors at the same place of the other trees.
-        tree: A tensor, a tuple, list or mapping of trees, or anything else, which stays.
-        others: Trees of the same form.
-
-    Returns:
-        A tree of the same form; mappings become dictionaries, lists tuples.
+    A tree is a tensor, a tuple, list or mapping of trees, or anything else, which stays. Mappings
+    become dictionaries, lists tuples. The function is also given the tensors at the same place of
+    other trees of the same form.
     """
     if isinstance(tree, Tensor):
         return function(tree, *others)

@@ -53,6 +53,9 @@ class Look:
         extra: Measures of your own, as in `Probe`.
         batch_size: Examples in one forward pass; None: all of them.
 
+    Raises:
+        ValueError: If the head is not a name.
+
     Example:
         >>> def last(features, logits, labels):
         ...     return features[:, -1], logits[:, -1], labels[:, -1]
@@ -63,6 +66,13 @@ class Look:
     rows: Rows | None = None
     extra: Mapping[str, Extra] = field(default_factory=dict)
     batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.head is not None and not isinstance(self.head, str):
+            raise ValueError(
+                f"head must be the name of a layer, got {self.head!r}; the number of examples in "
+                "one forward pass is Look(batch_size=...)."
+            )
 
     def find_head(self, model: nn.Module) -> tuple[str, nn.Linear]:
         """Name and module of the head of a model.

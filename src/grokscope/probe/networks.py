@@ -31,6 +31,10 @@ class Block(NamedTuple):
         """Those of some networks."""
         return Block(*(at(tensor, networks) for tensor in self))
 
+    def to(self, device: torch.device) -> Block:
+        """On another device."""
+        return Block(*(tensor.to(device) for tensor in self))
+
     def local(self) -> Block:
         """On a device that knows float64."""
         return Block(local(self.features), local(self.logits), local(self.labels).long())
@@ -65,13 +69,7 @@ def of_each(
 ) -> Tensors:
     """A function of one network's tensors, for all of them: plainly for one, by vmap for more.
 
-    Args:
-        function: Of tensors without the first axis.
-        tensors: With a first axis of networks.
-        randomness: As in `torch.func.vmap`.
-
-    Returns:
-        What the function returns, with a first axis of networks.
+    Tensors have a first axis of networks, which the function does not see; so has what is returned.
     """
     if len(next(tensors_of(tensors))) == 1:
         values = function(map_tensors(lambda tensor: tensor[0], tensors))
