@@ -42,10 +42,10 @@ class Observer:
     """Measures the models of tasks on the first examples of their splits.
 
     Args:
-        tasks: Of one run, or of several of one shape.
-        observation: How many examples.
+        tasks: The task of one run, or of several of one shape.
+        observation: How many examples to measure.
         stacks: For several runs, all tensors of their models by ``model.<name>``, with a first axis
-            of runs; the models' own are views of them.
+            of runs; those of the models are views of them.
         tolerance: How far a forward pass of all may be from one alone, as a share of its norm.
 
     Attributes:
@@ -82,16 +82,10 @@ class Observer:
     def rows(
         self, step: int, epoch: float, *, places: Sequence[int] = (0,), last: bool = False
     ) -> dict[int, list[Row] | NotFiniteError]:
-        """Every measure now; the models are left as they were.
+        """Every measure of the runs at some places; the models are left as they were.
 
         Held-out data are measured against the training data: the gap, and agreement with the
-        nearest class mean of the training data.
-
-        Args:
-            step: Of all runs.
-            epoch: Of all runs.
-            places: Which runs to measure.
-            last: Whether to measure the test split, too.
+        nearest class mean of the training data. The test split is measured at the ``last`` step.
 
         Returns:
             The rows of each run by its place; an error if features or logits are not finite.
@@ -179,11 +173,7 @@ class Observer:
         return {place: totals[place] for place in places}
 
     def _try(self, tolerance: float) -> None:
-        """Measure a few examples both ways.
-
-        Raises:
-            ValueError: If runs cannot be measured at once; says why.
-        """
+        """Measure a few examples both ways; raises a ValueError that says why that fails."""
         name, _ = self.look.find_head(self.model)
         if not all(self.look.is_like(task.look) for task in self.tasks):
             raise ValueError("the looks of the tasks differ: other heads, rows or functions")
@@ -211,11 +201,7 @@ class Observer:
 
 
 def check_close(kind: str, together: Tensor, alone: Tensor, tolerance: float) -> None:
-    """Check that a forward pass of all runs at once gives a run what it has alone.
-
-    Raises:
-        ValueError: If it does not.
-    """
+    """Check that a forward pass of all runs at once gives a run what it has alone."""
     if together.shape != alone.shape:
         raise ValueError(f"of all at once the head has {kind} {tuple(together.shape)}")
     apart = float((together.double() - alone.double()).norm() / alone.double().norm())

@@ -32,7 +32,7 @@ class Update:
         task: Model (trained in place) and data.
         phase: Optimiser and interventions.
         start: Step at which the phase begins.
-        seed: Of what is random within a step, which is augmentation.
+        seed: Seed of what is random within a step, which is augmentation.
     """
 
     def __init__(self, task: Task, phase: Phase, start: int, seed: int) -> None:

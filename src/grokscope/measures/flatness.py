@@ -174,14 +174,9 @@ def runner_up_odds(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Odds of every class against the most probable one, the latter's own set to 0.
 
     The sum of these odds is small when the softmax is nearly one-hot, and exact there; one minus
-    the largest probability would be 0.
-
-    Args:
-        logits: ``[..., classes]``.
-
-    Returns:
-        ``(gaps, odds, mass)``: logits minus the largest, exp of it without the top class, and
-        its sum over classes: ``[..., classes]`` twice and ``[..., 1]``.
+    the largest probability would be 0. Returns ``(gaps, odds, mass)``: logits minus the largest,
+    exp of it without the top class, and its sum over classes, ``[..., classes]`` twice and
+    ``[..., 1]``.
     """
     top = logits.argmax(dim=-1, keepdim=True)
     gaps = logits - logits.gather(-1, top)

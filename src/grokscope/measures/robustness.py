@@ -100,18 +100,17 @@ def feature_robustness(
         >>> bool(value > 0)
         True
     """
-    features, logits, weight = checked_head(features, logits, weight)
-    check_labels(labels, logits.shape[1], examples=len(features))
-    radius = natural_delta(*features.shape) if delta is None else delta
-    check_positive("delta", radius)
-    length = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+    if delta is not None:
+        check_positive("delta", delta)
 
-    def cloud() -> Tensor:
+    def cloud(features: Tensor) -> Tensor:
+        radius = natural_delta(*features.shape) if delta is None else delta
+        length = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
         direction = _normal(features, generator)
         direction = direction / torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
         return radius * length * direction
 
-    increase = _loss_increase(cloud, logits, labels, weight, samples=samples)
+    increase = _loss_increase(cloud, (features, logits, weight), labels, samples)
     return reduce_examples(increase, reduction)
 
 
@@ -154,21 +153,24 @@ def kernel_robustness(
         >>> bool(value > 0)
         True
     """
-    features, logits, weight = checked_head(features, logits, weight)
-    check_labels(labels, logits.shape[1], examples=len(features))
     check_positive("bandwidth", bandwidth)
 
-    def cloud() -> Tensor:
+    def cloud(features: Tensor) -> Tensor:
         return bandwidth * _normal(features, generator)
 
-    increase = _loss_increase(cloud, logits, labels, weight, samples=samples)
+    increase = _loss_increase(cloud, (features, logits, weight), labels, samples)
     return reduce_examples(increase, reduction)
 
 
 def _loss_increase(
-    cloud: Callable[[], Tensor], logits: Tensor, labels: Tensor, weight: Tensor, *, samples: int
+    cloud: Callable[[Tensor], Tensor],
+    head: tuple[Tensor, Tensor, Tensor],
+    labels: Tensor,
+    samples: int,
 ) -> Tensor:
     """Mean of loss(phi +- cloud) - loss(phi) over pairs of displacements, ``[examples]``."""
+    features, logits, weight = checked_head(*head)
+    check_labels(labels, logits.shape[1], examples=len(features))
     check_positive("samples", samples)
     if not hasattr(samples, "__index__"):
         raise ValueError(f"samples must be a whole number, got {samples!r}.")
@@ -176,7 +178,7 @@ def _loss_increase(
         before = cross_entropy_of(logits, labels)
         total = torch.zeros_like(before)
         for _ in range(samples):
-            moved = cloud() @ weight.mT
+            moved = cloud(features) @ weight.mT
             total = total + 0.5 * sum(
                 cross_entropy_of(logits + sign * moved, labels) for sign in (1, -1)
             )
@@ -224,7 +226,7 @@ FEATURE_ROBUSTNESS = Measure(
     needs=("training memory",),
     evaluate=_feature_robustness,
 )
-# A part of the KDE form alone: no measure of its own.
+# Only a part of the KDE form.
 KERNEL_ROBUSTNESS = Measure(
     name="kernel_robustness",
     unit="nats",

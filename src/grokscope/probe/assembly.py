@@ -278,21 +278,14 @@ class Assembly:
 
 @dataclass
 class _Group:
-    """Networks whose data have the same classes.
+    """Networks whose data have the same classes."""
 
-    Attributes:
-        networks: Their numbers.
-        block: Of all of them.
-        moments: By name, each tensor with a first axis of networks; empty if nobody asks for them.
-        class_moments: Of each network, on the host.
-        temperatures: At which each network has the matched loss.
-    """
-
-    networks: Sequence[int]
+    networks: Sequence[int]  # their numbers
     block: Block
+    # Class moments by name, with a first axis of networks; empty if nobody asks for them.
     moments: Tensors = field(default_factory=dict)
-    class_moments: Sequence[ClassMoments] = ()
-    temperatures: Sequence[float | None] = ()
+    class_moments: Sequence[ClassMoments] = ()  # of each network, on the host
+    temperatures: Sequence[float | None] = ()  # at which each has the matched loss
 
     @cached_property
     def classes(self) -> tuple[int, int]:

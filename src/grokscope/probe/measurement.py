@@ -114,23 +114,14 @@ class Measurement(Mapping[str, float]):
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What decides which measures there can be.
+    """What decides which measures there can be."""
 
-    Attributes:
-        present: How many classes have examples.
-        repeated: How many classes have two examples or more.
-        kept: Whether the features of all examples are in memory.
-        reference: The measurement of the training data, for held-out data.
-        matched: Whether a temperature reaches the matched loss.
-        positions: Whether all positions of an example are known.
-    """
-
-    present: int = 2
-    repeated: int = 2
-    kept: bool = True
-    reference: Measurement | None = None
-    matched: bool = True
-    positions: bool = True
+    present: int  # how many classes have examples
+    repeated: int  # how many have two examples or more
+    kept: bool  # whether the features of all examples are in memory
+    reference: Measurement | None  # of the training data, for held-out data
+    matched: bool  # whether a temperature reaches the matched loss
+    positions: bool  # whether all positions of an example are known
 
     def why_not(self, measure: Measure) -> str:
         """Why there is no such measure here; empty if there is one."""
