@@ -237,3 +237,10 @@ def test_training_on_both_tokens_does_not_depend_on_the_look():
         list(training.run())
         states.append(training.state())
     assert_same_states(*states, rtol=0, atol=0)
+
+
+def test_a_look_whose_head_is_a_number_is_refused_with_the_argument_that_was_meant():
+    with pytest.raises(
+        ValueError, match=r"head must be the name of a layer, got 256; .*batch_size="
+    ):
+        Look(256)

@@ -141,7 +141,7 @@ class Observer:
     ) -> list[Measurement | NotFiniteError]:
         """Measurements of several runs in one pass."""
         name, _ = self.look.find_head(self.model)
-        stacks = {name: at(stack, places) for name, stack in self.stacks.items()}
+        stacks = at(self.stacks, places)
         heads = Heads(stacks[f"{name}.weight"], stacks.get(f"{name}.bias"))
         return self.look.together(partial(self._forward, stacks), heads, splits, references)
 

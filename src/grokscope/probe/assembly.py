@@ -26,13 +26,13 @@ from grokscope.measures.matched import (
 )
 from grokscope.measures.moments import ClassMoments
 from grokscope.measures.record import Batch, Measure
+from grokscope.probe.inputs import map_tensors
 from grokscope.probe.measurement import Circumstances, Measurement
-from grokscope.probe.networks import Block, Heads, Tensors, at, of_each
+from grokscope.probe.networks import Block, Heads, Tensors, at, local, of_each
 
 MEMORY = 2**30  # bytes of features and logits that are kept
 ELEMENTS = 2**22  # of one float64 temporary of a mean over examples: 32 MiB
 TOGETHER = 2**25  # of one float64 temporary over all examples of networks: 256 MiB
-CPU = torch.device("cpu")
 FINITE = "finite"  # among the sums: a number that is finite if features and logits are
 OF_CLASSES = {"classes", "repeated classes", "training classes"}
 NOT_FINITE = (
@@ -85,11 +85,13 @@ class Assembly:
 
         ``positions`` are all from which they were chosen, for measures that need them.
         """
-        block, examples = block.local(), block.labels.shape[1]
+        block, examples = map_tensors(local, block), block.labels.shape[1]
         self._sum([record for record in self.means if "positions" not in record.needs], block)
         of_positions = [record for record in self.means if "positions" in record.needs]
         if positions is not None and of_positions:
-            self._sum(of_positions, positions.local(), examples / positions.labels.shape[1])
+            self._sum(
+                of_positions, map_tensors(local, positions), examples / positions.labels.shape[1]
+            )
         self.examples += examples
         if self.keeps:
             self.bytes += sum(tensor.nbytes for tensor in block)
@@ -119,7 +121,7 @@ class Assembly:
 
         rows = max(1, ELEMENTS // max(tensor[:, 0].numel() for tensor in block))
         pieces = (tensor.split(rows, dim=1) for tensor in block)
-        heads = self.heads.at(range(self.networks))
+        heads = self.heads.named()
         if self.training is not None:
             heads["training"] = self.training[0]
         for features, logits, labels in zip(*pieces, strict=True):
@@ -146,7 +148,7 @@ class Assembly:
         fine = [network for network, is_finite in enumerate(finite) if is_finite]
         for first in range(0, len(fine), at_once):
             networks = fine[first : first + at_once]
-            for group in self._groups(whole.at(networks), networks):
+            for group in self._groups(at(whole, networks), networks):
                 group.temperatures = self._temperatures(group, columns)
                 every = [self._circumstances(group, place) for place in range(len(group.networks))]
                 rest = self._rest(group, every, means)
@@ -173,7 +175,7 @@ class Assembly:
             moments = _moments(block, self.classes)
         else:
             moments = {name: tensor[None] for name, tensor in vars(self.streamed).items()}
-        host = [moments[name].to(CPU) for name in ("count", "mean", "within")]
+        host = [moments[name].cpu() for name in ("count", "mean", "within")]
         groups: dict[Hashable, list[int]] = {}
         for place, count in enumerate(host[0].numpy()):
             key = ((count > 0).tobytes(), (count > 1).sum() > 1)
@@ -181,8 +183,8 @@ class Assembly:
         for places in groups.values():
             yield _Group(
                 [networks[place] for place in places],
-                block.at(places),
-                {name: at(tensor, places) for name, tensor in moments.items()},
+                at(block, places),
+                at(moments, places),
                 [ClassMoments(*(tensor[place] for tensor in host)) for place in places],
             )
 
@@ -195,7 +197,7 @@ class Assembly:
         accuracies = [means["accuracy"][network] for network in group.networks]
         places = [place for place, accuracy in enumerate(accuracies) if may_match(accuracy)]
         if places:
-            block = group.block.at(places)
+            block = at(group.block, places)
             temperatures = matched_temperatures(
                 block.logits, block.labels, MATCHED_LOSS, MATCHED_TOLERANCE
             )
@@ -215,9 +217,10 @@ class Assembly:
         if not measures:
             return {}
         parts = {part.name for record in measures for part in record.parts}
-        tensors: Tensors = group.block._asdict() | self.heads.at(group.networks)
+        tensors: Tensors = group.block._asdict() | at(self.heads.named(), group.networks)
         tensors["moments"] = group.moments
-        tensors["values"] = {name: at(means[name], group.networks) for name in parts & means.keys()}
+        values = {name: means[name] for name in parts & means.keys()}
+        tensors["values"] = at(values, group.networks)
         tensors["reference"] = self._reference(group, parts | {record.name for record in measures})
         tensors["temperature"] = self.heads.weight.new_tensor(
             [1.0 if temperature is None else temperature for temperature in group.temperatures]

@@ -21,7 +21,8 @@ from torch.utils.data.distributed import DistributedSampler
 
 from grokscope.measures.checks import NotFiniteError
 from grokscope.measures.moments import ClassMoments
-from grokscope.probe.assembly import CPU, Assembly
+from grokscope.probe.assembly import Assembly
+from grokscope.probe.inputs import map_tensors
 from grokscope.probe.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -114,9 +115,10 @@ class _Processes:
         if not assembly.keeps:
             return
         if assembly.bytes <= min(share.memory for share in shares):
-            blocks = self.gathered([block.to(CPU) for block in assembly.kept])
+            here = map_tensors(Tensor.cpu, assembly.kept)
             device = assembly.heads.weight.device
-            assembly.kept = [block.to(device) for kept in blocks for block in kept]
+            everything = map_tensors(lambda tensor: tensor.to(device), self.gathered(here))
+            assembly.kept = [block for kept in everything for block in kept]
         else:
             assembly.stream()
             assembly.streamed = self.moments(assembly)

@@ -13,8 +13,8 @@ def map_tensors(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     """A tree with a function of each tensor in its place.
 
     A tree is a tensor, a tuple, list or mapping of trees, or anything else, which stays. Mappings
-    become dictionaries, lists tuples. The function is also given the tensors at the same place of
-    other trees of the same form.
+    become dictionaries, lists tuples; named tuples stay. The function is also given the tensors at
+    the same place of other trees of the same form.
     """
     if isinstance(tree, Tensor):
         return function(tree, *others)
@@ -24,7 +24,8 @@ def map_tensors(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
             for key, value in tree.items()
         }
     if isinstance(tree, (tuple, list)):
-        return tuple(map_tensors(function, *values) for values in zip(tree, *others, strict=True))
+        parts = [map_tensors(function, *values) for values in zip(tree, *others, strict=True)]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
     return tree
 
 

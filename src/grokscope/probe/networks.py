@@ -27,18 +27,6 @@ class Block(NamedTuple):
     logits: Tensor
     labels: Tensor
 
-    def at(self, networks: Sequence[int]) -> Block:
-        """Those of some networks."""
-        return Block(*(at(tensor, networks) for tensor in self))
-
-    def to(self, device: torch.device) -> Block:
-        """On another device."""
-        return Block(*(tensor.to(device) for tensor in self))
-
-    def local(self) -> Block:
-        """On a device that knows float64."""
-        return Block(local(self.features), local(self.logits), local(self.labels).long())
-
 
 class Heads(NamedTuple):
     """Heads of networks: weights ``[r, c, d]`` and biases ``[r, c]`` or None."""
@@ -53,15 +41,11 @@ class Heads(NamedTuple):
 
     def wide(self) -> Heads:
         """In float64, detached."""
-        bias = None if self.bias is None else local(self.bias.detach()).double()
-        return Heads(local(self.weight.detach()).double(), bias)
+        return map_tensors(lambda tensor: local(tensor.detach()).double(), self)
 
-    def at(self, networks: Sequence[int]) -> Tensors:
-        """Weights, and biases if there are any, of some networks by name."""
-        tensors = {"weight": self.weight, "bias": self.bias}
-        return {
-            name: at(tensor, networks) for name, tensor in tensors.items() if tensor is not None
-        }
+    def named(self) -> Tensors:
+        """Weights, and biases if there are any, by name."""
+        return {name: tensor for name, tensor in self._asdict().items() if tensor is not None}
 
 
 def of_each(
@@ -77,11 +61,15 @@ def of_each(
     return vmap(function, randomness=randomness)(tensors)
 
 
-def at(tensor: Tensor, places: Sequence[int]) -> Tensor:
-    """Some entries of the first axis, in rising order; no copy if that is all of them."""
-    if len(places) == len(tensor):
-        return tensor
-    return tensor.index_select(0, torch.tensor(places, device=tensor.device))
+def at(tree: Any, networks: Sequence[int]) -> Any:
+    """A tree of some networks, in rising order; no copy if that is all of them."""
+
+    def chosen(tensor: Tensor) -> Tensor:
+        if len(networks) == len(tensor):
+            return tensor
+        return tensor.index_select(0, torch.tensor(networks, device=tensor.device))
+
+    return map_tensors(chosen, tree)
 
 
 def local(tensor: Tensor) -> Tensor:

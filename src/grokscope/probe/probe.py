@@ -247,7 +247,7 @@ def measure_tensors(
             references=None if reference is None else [reference],
             memory=sys.maxsize,
         )
-        assembly.add(Block(features[None], logits[None], labels[None]))
+        assembly.add(Block(features[None], logits[None], labels[None].long()))
         return _only(assembly)
 
 
