@@ -25,19 +25,14 @@ BATCH_LOSS = "minibatch_loss"
 
 
 class Outcome(NamedTuple):
-    """Loss and penalties on one batch.
+    """Loss and penalties on one batch."""
 
-    Attributes:
-        total: What gradients are taken of; scalar.
-        values: The loss and the penalties, without their weights, by name; detached.
-        rows: Inputs of the head, ``[rows, width]``, and labels, ``[rows]``, of the rows that count;
-            detached. Empty if no intervention needs them.
-        finite: Whether what penalties are given is finite, where they can't check it themselves.
-    """
-
-    total: Tensor
-    values: dict[str, Tensor]
+    total: Tensor  # what gradients are taken of; scalar
+    values: dict[str, Tensor]  # the loss and the penalties, without their weights; detached
+    # Inputs of the head, [rows, width], and labels, [rows], of the rows that count; detached.
+    # Empty if no intervention needs them.
     rows: tuple[Tensor, ...] = ()
+    # Whether what penalties are given is finite, where they can't check it themselves.
     finite: Tensor | None = None
 
 

@@ -18,9 +18,8 @@ from grokscope.measures.checks import NotFiniteError
 from grokscope.measures.curvature import as_arguments, modes_kept
 from grokscope.probe import Measurement, Probe
 from grokscope.probe.head import recorded
-from grokscope.probe.inputs import stacked
-from grokscope.probe.networks import Heads, at
 from grokscope.probe.rows import IGNORED
+from grokscope.probe.trees import Heads, at, stacked
 from grokscope.spec import Observation
 from grokscope.tasks.task import Split, Task
 

@@ -23,7 +23,7 @@ from grokscope.engine.observe import Observer
 from grokscope.engine.stacked import StackedOptimizer
 from grokscope.engine.state import State, generators
 from grokscope.measures.checks import NotFiniteError
-from grokscope.probe.inputs import stacked
+from grokscope.probe.trees import stacked
 from grokscope.spec import Segment
 from grokscope.tasks.task import Task
 

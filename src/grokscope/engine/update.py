@@ -17,8 +17,8 @@ from grokscope.interventions.constraints import constrain
 from grokscope.interventions.penalties import needs_classes, remember_means
 from grokscope.interventions.sharpness import batch_norm_frozen, moved_up
 from grokscope.measures.moments import ClassMoments
-from grokscope.probe.inputs import take
 from grokscope.probe.rows import IGNORED
+from grokscope.probe.trees import take
 from grokscope.spec import Optimizer, Phase
 from grokscope.tasks.task import Task
 

@@ -96,7 +96,7 @@ def load_model(source: str) -> nn.Module:
     if found["missing_keys"]:
         missing = ", ".join(sorted(found["missing_keys"])[:4])
         raise ValueError(f"{folder} has no weights for {missing}: they would be random")
-    if getattr(network.config, "pad_token_id", 0) is None and _has_tokenizer(folder):
+    if getattr(network.config, "pad_token_id", 0) is None and any(folder.glob("tokenizer*.json")):
         network.config.pad_token_id = _tokenizer(folder).pad_token_id
     return network
 
@@ -191,10 +191,6 @@ def _config(folder: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
-
-
-def _has_tokenizer(folder: Path) -> bool:
-    return any(folder.glob("tokenizer*.json"))
 
 
 def _tokenizer(folder: Path) -> Any:

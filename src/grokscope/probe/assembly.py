@@ -3,7 +3,7 @@
 What is a mean over examples is added up block by block, in float64. The rest is computed at the
 end, from the blocks that were kept, or from the moments of classes if they did not fit in memory.
 Nothing is copied to the host before the end. Many networks cost as many kernels and waits for the
-device as one. Axes as in `grokscope.probe.networks`.
+device as one. Axes as in `grokscope.probe.trees`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from grokscope.measures.matched import (
 )
 from grokscope.measures.moments import ClassMoments
 from grokscope.measures.record import Batch, Measure
-from grokscope.probe.inputs import map_tensors
 from grokscope.probe.measurement import Circumstances, Measurement
-from grokscope.probe.networks import Block, Heads, Tensors, at, local, of_each
+from grokscope.probe.trees import Block, Heads, Tensors, at, local, map_tensors, of_each
 
 MEMORY = 2**30  # bytes of features and logits that are kept
 ELEMENTS = 2**22  # of one float64 temporary of a mean over examples: 32 MiB

@@ -22,8 +22,8 @@ from torch.utils.data.distributed import DistributedSampler
 from grokscope.measures.checks import NotFiniteError
 from grokscope.measures.moments import ClassMoments
 from grokscope.probe.assembly import Assembly
-from grokscope.probe.inputs import map_tensors
 from grokscope.probe.measurement import Measurement
+from grokscope.probe.trees import map_tensors
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -19,11 +19,10 @@ from grokscope.measures.record import Measure
 from grokscope.probe.assembly import Assembly
 from grokscope.probe.choice import Extra, choose
 from grokscope.probe.head import find_head
-from grokscope.probe.inputs import split, stacked
 from grokscope.probe.measurement import Measurement
-from grokscope.probe.networks import Block, Heads, of_each
 from grokscope.probe.probe import Probe
 from grokscope.probe.rows import Rows, select
+from grokscope.probe.trees import Block, Heads, of_each, split, stacked
 
 # Inputs ``[r, n, ...]`` of r networks to the inputs and outputs of their heads.
 Forward = Callable[[Any], tuple[Tensor, Tensor]]

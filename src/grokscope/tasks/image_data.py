@@ -37,15 +37,10 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images with their classes.
+    """Images with their classes."""
 
-    Attributes:
-        images: ``[n, channels, height, width]``, uint8.
-        labels: ``[n]``, int64.
-    """
-
-    images: Tensor
-    labels: Tensor
+    images: Tensor  # [n, channels, height, width], uint8
+    labels: Tensor  # [n], int64
 
     def __len__(self) -> int:
         return len(self.labels)
