@@ -27,7 +27,7 @@ from grokscope.measures.matched import (
 from grokscope.measures.moments import ClassMoments
 from grokscope.measures.record import Batch, Measure
 from grokscope.probe.measurement import Circumstances, Measurement
-from grokscope.probe.trees import Block, Heads, Tensors, at, local, map_tensors, of_each
+from grokscope.probe.trees import Block, Heads, Tensors, at, local, map_tensors, over_networks
 
 MEMORY = 2**30  # bytes of features and logits that are kept
 ELEMENTS = 2**22  # of one float64 temporary of a mean over examples: 32 MiB
@@ -125,7 +125,7 @@ class Assembly:
             heads["training"] = self.training[0]
         for features, logits, labels in zip(*pieces, strict=True):
             piece = Block(features.double(), logits.double(), labels)._asdict()
-            for name, value in of_each(sums, piece | heads).items():
+            for name, value in over_networks(sums, piece | heads).items():
                 self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def _batch(self, tensors: Tensors, **known: Any) -> Batch:
@@ -235,7 +235,7 @@ class Assembly:
             return {name: value.mean() if value.dim() else value for name, value in values.items()}
 
         # The same displacements for all networks, as for each of them alone.
-        values = of_each(values_of, tensors, randomness="same")
+        values = over_networks(values_of, tensors, randomness="same")
         return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
 
     def _reference(self, group: _Group, names: set[str]) -> Tensors:

@@ -22,7 +22,7 @@ from grokscope.probe.head import find_head
 from grokscope.probe.measurement import Measurement
 from grokscope.probe.probe import Probe
 from grokscope.probe.rows import Rows, select
-from grokscope.probe.trees import Block, Heads, of_each, split, stacked
+from grokscope.probe.trees import Block, Heads, over_networks, split, stacked
 
 # Inputs ``[r, n, ...]`` of r networks to the inputs and outputs of their heads.
 Forward = Callable[[Any], tuple[Tensor, Tensor]]
@@ -161,7 +161,8 @@ class Look:
             features, logits = forward(stacked(trees))
             whole = Block(features, logits, some_labels)
             assembly.add(
-                Block(**of_each(self._rows, whole._asdict())), whole if logits.dim() > 3 else None
+                Block(**over_networks(self._rows, whole._asdict())),
+                whole if logits.dim() > 3 else None,
             )
         return assembly.finish()
 

@@ -95,7 +95,7 @@ class Heads(NamedTuple):
         return {name: tensor for name, tensor in self._asdict().items() if tensor is not None}
 
 
-def of_each(
+def over_networks(
     function: Callable[[Tensors], Tensors], tensors: Tensors, randomness: str = "error"
 ) -> Tensors:
     """A function of one network's tensors, for all of them: plainly for one, by vmap for more.
