@@ -101,7 +101,7 @@ def _section(name: str, store: Store) -> Iterator[str]:
             yield f"| {row.what} | {row.value} | {here} |"
 
 
-def _changes(experiment) -> str:  # type: ignore[no-untyped-def]
+def _changes(experiment: Experiment) -> str:
     """How the settings differ from the preset's, as ``run`` would be told."""
     preset = find_experiment(experiment.name, experiment.preset)
     parts = ["grokscope", "run", experiment.name, "--preset", experiment.preset]

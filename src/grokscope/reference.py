@@ -54,7 +54,8 @@ def _lies_in(source: str, folder: Path) -> bool:
     """Whether a file, or a module wherever it is looked for, would be found in a folder."""
     places = [Path(source)]
     if not source.endswith(".py"):
-        places = [Path(entry, *source.split(".")) for entry in (Path.cwd(), *sys.path)]
+        folders: list[str] = [str(Path.cwd()), *sys.path]
+        places = [Path(searched, *source.split(".")) for searched in folders]
     return any(place.resolve().is_relative_to(folder) for place in places)
 
 

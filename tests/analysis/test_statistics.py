@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from grokscope.analysis import Onset
+from grokscope.analysis.stages import lead
 from grokscope.analysis.statistics import (
     Drawn,
     bootstrap_interval,
@@ -17,7 +19,6 @@ from grokscope.analysis.statistics import (
     correlation_interval,
     correlation_over_seeds,
     geometric_ratio,
-    lead_lag,
     paired_difference,
     rank_correlation,
 )
@@ -90,8 +91,10 @@ def test_uncertainty_within_seeds_only_widens_the_interval():
 
 
 def test_a_lead_is_positive_when_the_first_comes_first():
-    assert lead_lag(100, 1000) == pytest.approx(1.0)
-    assert lead_lag(1000, 100) == pytest.approx(-1.0)
+    assert lead(Onset(step=100, reason=""), Onset(step=1000, reason="")).value == pytest.approx(1.0)
+    assert lead(Onset(step=1000, reason=""), Onset(step=100, reason="")).value == pytest.approx(
+        -1.0
+    )
 
 
 def sample(seed: int, count: int = 60) -> np.ndarray:

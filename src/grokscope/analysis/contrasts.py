@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from grokscope.analysis.level import Span
@@ -37,6 +36,11 @@ class Comparison:
         return f"{contrast.arm}{against}{', ' if contrast.label else ''}{contrast.label}"
 
     @property
+    def arms(self) -> str:
+        """Arm and reference, for a sentence."""
+        return f"{self.contrast.arm} against {self.contrast.against}"
+
+    @property
     def span(self) -> Span:
         """The phase at whose end the arms are compared, in steps."""
         return self.arm.phases[self.phase]
@@ -57,11 +61,9 @@ class Comparison:
         levels = self.arm.levels(measure, split, self.span)
         return {seed: levels[seed] for seed in self.pairs if levels[seed] == levels[seed]}
 
-    def difference(
-        self, measure: str, split: str = "train", seeds: Sequence[int] | None = None
-    ) -> Effect:
-        """Arm minus reference, of these seeds alone if any are named."""
-        return self.arm.difference(self.reference, measure, split, self.span, seeds=seeds)
+    def difference(self, measure: str, split: str = "train") -> Effect:
+        """Arm minus reference."""
+        return self.arm.difference(self.reference, measure, split, self.span)
 
     def ratio(self, measure: str, split: str = "train") -> Effect:
         """Arm over reference, averaged on a log scale; of seeds in which both are positive."""

@@ -17,8 +17,8 @@ import pandas as pd
 
 from grokscope.analysis.level import Array
 from grokscope.analysis.quantities import (
+    COLLAPSE,
     FLATNESS,
-    NCC,
     TRAINING_LOSS,
     VALIDATION_ACCURACY,
     Quantity,
@@ -34,7 +34,7 @@ from grokscope.analysis.statistics import (
 
 Window = Literal["all steps", "plateau", "after memorisation"]
 WINDOWS: tuple[Window, ...] = ("plateau", "all steps")
-MEASURES = tuple(quantity.measure for quantity in (*FLATNESS, NCC))
+MEASURES = tuple(quantity.measure for quantity in (*FLATNESS, COLLAPSE[0]))
 
 
 class Points(NamedTuple):
@@ -126,19 +126,11 @@ def over_time(
 
 def together(run: Trajectory, quantities: Sequence[Quantity], window: Window) -> Points:
     """Several quantities at the steps of a window that all of them have."""
-    start, stop = bounds(run, window)
     curves = [run.curve(*quantity) for quantity in quantities]
     steps = reduce(np.intersect1d, [curve.steps for curve in curves])
-    steps = steps[(steps >= start) & (steps <= stop)]
+    if window != "all steps":  # none without memorisation, whose step is NaN then
+        steps = steps[steps >= run.memorised.step]
+    if window == "plateau" and run.onset.found:
+        steps = steps[steps <= run.onset.step]
     values = [curve.values[np.searchsorted(curve.steps, steps)] for curve in curves]
     return Points(steps, np.array(values))
-
-
-def bounds(run: Trajectory, window: Window) -> tuple[float, float]:
-    """First and last step of a window; an empty one where the run lacks the milestone."""
-    if window == "all steps":
-        return 0.0, math.inf
-    if not run.memorised.found:
-        return math.inf, 0.0
-    stop = run.onset.step if run.onset.found and window == "plateau" else math.inf
-    return run.memorised.step, stop

@@ -5,7 +5,6 @@ Axes: a curve is ``[points]``, resampled curves are ``[resamples, points]``; tim
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,10 +43,6 @@ class Prepared:
     def level(self, value: float) -> float:
         """A scaled, turned value in the curve's own units."""
         return float(10 ** (self.sign * value)) if self.log else self.sign * value
-
-    def scaled(self, level: float) -> float:
-        """The inverse of `level`."""
-        return self.sign * (math.log10(level) if self.log else level)
 
 
 def prepare(steps: ArrayLike, values: ArrayLike, direction: Direction, scale: Scale) -> Prepared:

@@ -29,12 +29,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from grokscope.analysis.curve import Direction, Prepared, prepare, resampled, smoothed
 from grokscope.analysis.level import Array
@@ -45,7 +45,6 @@ from grokscope.analysis.locate import (
     crossing,
     lapsed,
     locate,
-    nowhere,
     steepest,
 )
 from grokscope.analysis.quantities import Scale
@@ -57,11 +56,7 @@ RESAMPLES = 200
 LOST = "it passes the level and loses it again"
 
 
-def _no_times() -> Array:
-    return np.empty(0)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Onset:
     """When a curve began to move. Its interval is computed when it is asked for.
 
@@ -70,18 +65,21 @@ class Onset:
         bracket: The measuring points on either side, in steps.
         level_before: Baseline, in the curve's own units; NaN when the curve was too short.
         level_after: Where the curve came to rest.
-        found: Whether there is an onset.
         reason: One sentence: how it was found, or why there is none.
         resample: Finds the onsets of resampled curves, as log10 of their steps.
     """
 
-    step: float
-    bracket: tuple[float, float]
-    level_before: float
-    level_after: float
-    found: bool
+    step: float = math.nan
+    bracket: tuple[float, float] = (math.nan, math.nan)
+    level_before: float = math.nan
+    level_after: float = math.nan
     reason: str
-    resample: Callable[[], Array] = field(default=_no_times, repr=False, compare=False)
+    resample: Callable[[], Array] = field(default=lambda: np.empty(0), repr=False, compare=False)
+
+    @property
+    def found(self) -> bool:
+        """Whether there is an onset."""
+        return math.isfinite(self.step)
 
     @cached_property
     def _times(self) -> Array:
@@ -102,11 +100,6 @@ class Onset:
             low = min(low, float(10 ** np.quantile(finite, tail)))
             high = max(high, float(10 ** np.quantile(finite, 1 - tail)))
         return low, high
-
-
-def no_onset(reason: str, before: float = math.nan, after: float = math.nan) -> Onset:
-    """The onset of a curve that has none, with the reason."""
-    return Onset(math.nan, (math.nan, math.nan), before, after, found=False, reason=reason)
 
 
 def detect_onset(
@@ -151,7 +144,7 @@ def detect_onset(
     if stage not in ("first", "largest"):
         raise ValueError(f"stage must be 'first' or 'largest', not {stage!r}")
     curve = prepare(steps, values, direction, scale)
-    within = _from(curve.time, after)
+    within = curve.time >= (math.log10(after) - 1e-12 if after > 0 else -math.inf)
     time, whole, raw = curve.time[within], curve.smooth[within], curve.raw[within]
 
     def find(smooth: Array, raw: Array, part: slice = slice(None)) -> Located:
@@ -177,7 +170,7 @@ def detect_onset(
         with_onset += math.isfinite(known[-1])
     if 2 * with_onset < len(many):
         few = f"only {with_onset / len(many):.0%} of the resampled curves have an onset"
-        return _onset(curve, nowhere(few, found.before, found.after))
+        return _onset(curve, Located(before=found.before, after=found.after, reason=few))
     return _onset(curve, found, lambda: np.array(known + times(len(known), len(many))))
 
 
@@ -186,13 +179,11 @@ def detect_crossing(
     values: ArrayLike,
     level: float,
     *,
-    direction: Direction = "rise",
-    scale: Scale = "linear",
     lasting: bool = True,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Onset:
-    """When a curve passes a given level for good; the rest is as in `detect_onset`.
+    """When a curve rises past a given level for good; the rest is as in `detect_onset`.
 
     For good: more of the points before it lie short of the level, and more of those after it
     beyond, than for any other step. A curve that lies beyond from its first point passes it there.
@@ -201,49 +192,32 @@ def detect_crossing(
         steps: Optimiser steps, ``[points]``.
         values: The curve, ``[points]``.
         level: In the curve's own units.
-        direction: ``rise`` or ``fall``.
-        scale: ``log`` or ``linear``.
         lasting: A level that more than a quarter of the points afterwards lie short of again was
             lost, and is not found; False: whether or not it was lost.
         resamples: Resampled curves for the interval.
         seed: Of the resampling.
     """
-    curve = prepare(steps, values, direction, scale)
+    curve = prepare(steps, values, "rise", "linear")
     if len(curve.time) < LEAST_POINTS:
-        return _onset(curve, nowhere(f"only {len(curve.time)} points"))
-    goal = curve.scaled(level)
-    found = crossing(curve.time, curve.smooth, goal)
-    if lasting and not found.reason and lapsed(curve.time, curve.smooth, goal, found):
-        found = nowhere(LOST)
+        return _onset(curve, Located(reason=f"only {len(curve.time)} points"))
+    found = crossing(curve.time, curve.smooth, level)
+    if lasting and not found.reason and lapsed(curve.time, curve.smooth, level, found):
+        found = Located(reason=LOST)
 
     def resample() -> Array:
         many = smoothed(resampled(curve, resamples, seed))
-        return np.array([crossing(curve.time, smooth, goal).time for smooth in many])
+        return np.array([crossing(curve.time, smooth, level).time for smooth in many])
 
     return _onset(curve, found, resample)
 
 
-def _from(time: Array, step: float) -> NDArray[np.bool_]:
-    first = math.log10(step) - 1e-12 if step > 0 else -math.inf
-    return np.asarray(time >= first)
-
-
-def _onset(curve: Prepared, found: Located, resample: Callable[[], Array] = _no_times) -> Onset:
+def _onset(curve: Prepared, found: Located, resample: Callable[[], Array] | None = None) -> Onset:
     """An onset in steps and the curve's own units."""
-    before, after = (
-        curve.level(level) if math.isfinite(level) else math.nan
-        for level in (found.before, found.after)
-    )
-    if found.reason:
-        return no_onset(found.reason, before, after)
+    levels = (found.before, found.after)
+    before, after = (curve.level(level) if level == level else level for level in levels)
+    onset = Onset(level_before=before, level_after=after, reason=found.reason)
+    if found.reason or resample is None:
+        return onset
     step, low, high = (float(10**time) for time in (found.time, *found.bracket))
     reason = f"passes its threshold for good at step {step:,.0f}"
-    return Onset(
-        step=step,
-        bracket=(low, high),
-        level_before=before,
-        level_after=after,
-        found=True,
-        reason=reason,
-        resample=resample,
-    )
+    return replace(onset, step=step, bracket=(low, high), reason=reason, resample=resample)

@@ -21,8 +21,8 @@ class Quantity(NamedTuple):
 
 VALIDATION_ACCURACY = Quantity("accuracy", "validation")
 TRAINING_LOSS = Quantity("loss")
-NCC, NCC_HELD_OUT = Quantity("ncc"), Quantity("ncc", "validation")
-UNBIASED_NCC = (Quantity("ncc_unbiased"), Quantity("ncc_unbiased", "validation"))
+COLLAPSE = (Quantity("ncc"), Quantity("ncc", "validation"))
+UNBIASED_COLLAPSE = (Quantity("ncc_unbiased"), Quantity("ncc_unbiased", "validation"))
 FLATNESS = (
     Quantity("relative_flatness"),
     Quantity("relative_flatness_bound"),
@@ -36,8 +36,8 @@ REPRESENTATIVENESS = (
 NAMES = {
     VALIDATION_ACCURACY: "validation accuracy",
     TRAINING_LOSS: "training loss",
-    NCC_HELD_OUT: "ncc (held out)",
-    UNBIASED_NCC[1]: "ncc_unbiased (held out)",
+    COLLAPSE[1]: "ncc (held out)",
+    UNBIASED_COLLAPSE[1]: "ncc_unbiased (held out)",
 }
 
 

@@ -7,10 +7,8 @@ stands. Steps count optimiser updates.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,10 +63,7 @@ class Arm:
         levels = [level for level in self.levels(measure, split, at).values() if level == level]
         return quick_median(np.array(levels)) if levels else math.nan
 
-    def difference(
-        self, other: Arm, measure: str, split: str = "train", at: At = -1, *,
-        seeds: Sequence[int] | None = None,
-    ) -> Effect:  # fmt: skip
+    def difference(self, other: Arm, measure: str, split: str = "train", at: At = -1) -> Effect:
         """Levels of this arm minus those of another at the same step, seed by seed.
 
         Args:
@@ -76,24 +71,22 @@ class Arm:
             measure: What to compare.
             split: On which data.
             at: As of `Trajectory.level`; a phase is one of this arm's.
-            seeds: Only these.
         """
-        at = self.phases[at] if isinstance(at, int) else at
-        levels = self.levels(measure, split, at)
-        kept = {seed: levels[seed] for seed in levels if seeds is None or seed in seeds}
-        return paired_difference(kept, other.levels(measure, split, at))
+        return paired_difference(*self._both(other, measure, split, at))
 
     def ratio(self, other: Arm, measure: str, split: str = "train", at: At = -1) -> Effect:
         """Levels of this arm over those of another, averaged on a log scale.
 
         Of seeds in which both are positive; arguments as of `difference`.
         """
+        both = self._both(other, measure, split, at)
+        positive = [{seed: level for seed, level in side.items() if level > 0} for side in both]
+        return geometric_ratio(*positive)
+
+    def _both(self, other: Arm, measure: str, split: str, at: At) -> list[dict[int, float]]:
+        """Levels of this arm and of another at the same place."""
         at = self.phases[at] if isinstance(at, int) else at
-        levels, others = (arm.levels(measure, split, at) for arm in (self, other))
-        seeds = [seed for seed in levels if levels[seed] > 0 and others.get(seed, math.nan) > 0]
-        return geometric_ratio(
-            {seed: levels[seed] for seed in seeds}, {seed: others[seed] for seed in seeds}
-        )
+        return [arm.levels(measure, split, at) for arm in (self, other)]
 
     @property
     def steps_per_epoch(self) -> float:
@@ -148,14 +141,12 @@ class Arm:
         if self.settings is None or other.settings is None:
             return 0.0
         common = 0.0
-        if self._written[0] != other._written[0]:
+        if _differ(self.settings, other.settings, "phases"):
             return common
-        rows = zip(
-            self._conditions(), other.phases, self._written[1:], other._written[1:],
-            strict=False,
-        )  # fmt: skip
-        for (span, phase), other_span, written, other_written in rows:
-            if written != other_written:
+        for (span, phase), (other_span, other_phase) in zip(
+            self._conditions(), other._conditions(), strict=False
+        ):
+            if _differ(phase, other_phase, "until"):
                 break
             if span.stop != other_span.stop:
                 # A schedule that ends elsewhere differs from the start; a constant one does not.
@@ -163,14 +154,6 @@ class Arm:
                 return min(span.stop, other_span.stop) if constant else common
             common = span.stop
         return common
-
-    @cached_property
-    def _written(self) -> list[str]:
-        """The settings as text: of the run without its phases, then each phase without its end."""
-        if self.settings is None:
-            return []
-        phases = [_without(phase, "until") for phase in self.settings.phases]
-        return [_without(self.settings, "phases"), *phases]
 
     def _conditions(self) -> Iterator[tuple[Span, Phase]]:
         """Each phase with its settings."""
@@ -188,10 +171,7 @@ class Results:
     """
 
     def __init__(
-        self,
-        arms: Sequence[Arm],
-        experiment: Experiment | None = None,
-        folder: Path | None = None,
+        self, arms: Sequence[Arm], experiment: Experiment | None = None, folder: Path | None = None
     ) -> None:
         self.arms = {arm.name: arm for arm in arms}
         self.experiment, self.folder = experiment, folder
@@ -260,5 +240,6 @@ def _while_on(setting: Scheduled, phase: Span) -> list[Span]:
     return [span] if span.start < span.stop else []
 
 
-def _without(settings: Run | Phase, name: str) -> str:
-    return json.dumps(settings.model_dump(mode="json", exclude={name}), sort_keys=True)
+def _differ(settings: Run | Phase, others: Run | Phase, but: str) -> bool:
+    """Whether settings differ in anything else than this one."""
+    return settings.model_copy(update={but: getattr(others, but)}) != others

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 
 from grokscope.analysis.curve import prepare, resampled, smoothed
-from grokscope.analysis.level import LEAST_LOOKS, NEAR, Array, median, quick_median
-from grokscope.analysis.locate import LEAST_POINTS, band_of, resting, resting_level
+from grokscope.analysis.level import LEAST_LOOKS, Array, Span, median, quick_median
+from grokscope.analysis.locate import LEAST_POINTS, TIP, band_of, resting, resting_level
 from grokscope.analysis.onset import Onset
 from grokscope.analysis.quantities import Quantity, scale_of
 from grokscope.analysis.run import Trajectory
-from grokscope.analysis.statistics import Drawn, paired_draws
+from grokscope.analysis.statistics import Drawn
 
 UNKNOWN = Drawn(math.nan, np.empty(0))
 
@@ -72,7 +72,7 @@ class _Parts(NamedTuple):
     """
 
     size: float  # from the highest level until the middle of the plateau to the end
-    late: float  # until the last `NEAR` looks before validation accuracy moves
+    late: float  # until the level at the end of the plateau
     whole: float  # by the median over the whole plateau
 
     @property
@@ -81,6 +81,18 @@ class _Parts(NamedTuple):
         if not self.size > 0:
             return math.nan, math.nan
         return self.late / self.size, self.whole / self.size
+
+
+def lead(first: Onset, second: Onset) -> Drawn:
+    """By how many decades of steps one onset precedes another; positive: it comes first."""
+    early, late = _paired(first, second)
+    return Drawn(math.log10(second.step) - math.log10(first.step), late - early)
+
+
+def _paired(*onsets: Onset) -> list[Array]:
+    """As many draws of log10 of each step as of the onset with the fewest."""
+    count = min(len(onset.draws) for onset in onsets)
+    return [np.log10(onset.draws[:count]) for onset in onsets]
 
 
 def describe_fall(run: Trajectory, quantity: Quantity) -> Fall:
@@ -118,12 +130,13 @@ def _parts(run: Trajectory, quantity: Quantity) -> tuple[_Parts, Array]:
         return _Parts(math.nan, math.nan, math.nan), np.empty((2, 0))
 
     def parts_of(smooth: Array, raw: Array, onset: float) -> _Parts:
-        plateau = raw[(curve.time >= start) & (curve.time <= onset)]
+        plateau = (curve.time >= start) & (curve.time <= onset)
+        end = plateau & (curve.time >= math.log10(Span(10**start, 10**onset).last_part))
         # Turned curves rise: the highest level is the lowest here, and a fall is positive.
-        after, lowest = resting_level(raw), float(smoothed(raw[early], NEAR).min())
+        after, lowest = resting_level(raw), float(smoothed(raw[early], TIP).min())
         calm = resting(smooth[early], lowest, band_of(raw - smooth, after - lowest))
         before = quick_median(smooth[early][calm]) if len(calm) else lowest
-        return _Parts(after - before, median(plateau[-NEAR:]) - before, median(plateau) - before)
+        return _Parts(after - before, median(raw[end]) - before, median(raw[plateau]) - before)
 
     parts = parts_of(curve.smooth, curve.raw, math.log10(run.onset.step))
     if not run.fall(*quantity).found:
@@ -141,8 +154,7 @@ def _position(run: Trajectory, onset: Onset) -> Drawn:
     if not onset.found:
         return UNKNOWN
     start, length = math.log10(run.memorised.step), math.log10(run.onset.step / run.memorised.step)
-    draws = paired_draws(run.memorised.draws, run.onset.draws, onset.draws)
-    low, high, place = (np.log10(steps) for steps in draws)
+    low, high, place = _paired(run.memorised, run.onset, onset)
     # A draw whose plateau has next to no length says nothing about a place on it.
     span = np.where(high - low > length / 3, high - low, np.nan)
     return Drawn((math.log10(onset.step) - start) / length, np.asarray((place - low) / span))

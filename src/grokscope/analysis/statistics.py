@@ -19,6 +19,7 @@ Array = NDArray[np.float64]
 Interval = tuple[float, float]
 
 CONFIDENCE = 0.95
+TAIL = (1 - CONFIDENCE) / 2
 RESAMPLES = 4_000
 UNKNOWN: Interval = (math.nan, math.nan)
 TIED = 1e-9  # of the values: seeds that scatter by no more do not scatter at all
@@ -27,12 +28,7 @@ LEAST_PAIRS = 6  # fewer, and the interval of a rank correlation is far too narr
 
 
 def bootstrap_interval(
-    values: ArrayLike,
-    draws: Sequence[ArrayLike] | None = None,
-    *,
-    confidence: float = CONFIDENCE,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    values: ArrayLike, draws: Sequence[ArrayLike] = (), *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
     """Hierarchical bootstrap interval of the mean over seeds.
 
@@ -54,7 +50,6 @@ def bootstrap_interval(
     Args:
         values: A value per seed, ``[seeds]``; those that are not finite are left out.
         draws: For each seed draws of its uncertainty; they are centred on its value. Empty: none.
-        confidence: In (0, 1).
         resamples: Bootstrap samples.
         seed: Of the resampling.
 
@@ -68,20 +63,17 @@ def bootstrap_interval(
         return UNKNOWN
     rng = np.random.default_rng(seed)
     mean = float(known.mean())
-    tail = (1 - confidence) / 2
+    tails = [TAIL, 1 - TAIL]
     drawn = known[rng.integers(count, size=(resamples, count))].mean(axis=1)
-    z, t = float(special.ndtri(1 - tail)), float(special.stdtrit(count - 1, 1 - tail))
+    z, t = float(special.ndtri(1 - TAIL)), float(special.stdtrit(count - 1, 1 - TAIL))
     widen = t / z * math.sqrt(count / (count - 1))
     noise = np.zeros(resamples)
-    for which in kept if draws is not None else ():
-        inner = np.asarray(draws[which] if draws is not None else (), dtype=np.float64)
+    for which in kept if len(draws) else ():
+        inner = np.asarray(draws[which], dtype=np.float64)
         inner = inner[np.isfinite(inner)]
         if len(inner):
             noise += rng.choice(inner - np.median(inner), size=resamples) / count
-    between, within = (
-        np.quantile(drawn - mean, [tail, 1 - tail]),
-        np.quantile(noise, [tail, 1 - tail]),
-    )
+    between, within = np.quantile(drawn - mean, tails), np.quantile(noise, tails)
     low, high = np.hypot(between * widen, within)
     return mean - float(low), mean + float(high)
 
@@ -135,8 +127,7 @@ def over_seeds(values: Mapping[int, float], draws: Mapping[int, ArrayLike] | Non
     """
     seeds = [seed for seed in sorted(values) if math.isfinite(values[seed])]
     known = [values[seed] for seed in seeds]
-    within = None if draws is None else [draws[seed] for seed in seeds]
-    interval = bootstrap_interval(known, within)
+    interval = bootstrap_interval(known, [draws[seed] for seed in seeds] if draws else ())
     return Effect(mean_of(known), interval, tuple(zip(seeds, known, strict=True)))
 
 
@@ -146,22 +137,6 @@ def over_draws(drawn: Mapping[int, Drawn]) -> Effect:
         {seed: value for seed, (value, _) in drawn.items()},
         {seed: draws for seed, (_, draws) in drawn.items()},
     )
-
-
-def lead_lag(onset_a: ArrayLike, onset_b: ArrayLike) -> Array:
-    """By how many decades of steps a precedes b: log10(b / a). Positive: a comes first.
-
-    Args:
-        onset_a: Steps, a scalar or one per draw.
-        onset_b: Steps, of the same shape.
-    """
-    return np.asarray(np.log10(onset_b) - np.log10(onset_a))
-
-
-def paired_draws(*draws: Array) -> tuple[Array, ...]:
-    """As many draws of each onset as of that with the fewest; none where one has none."""
-    count = min(len(onsets) for onsets in draws)
-    return tuple(onsets[:count] for onsets in draws)
 
 
 def rank_correlation(x: ArrayLike, y: ArrayLike, fixed: Sequence[ArrayLike] = ()) -> float:
@@ -184,8 +159,8 @@ def rank_correlation(x: ArrayLike, y: ArrayLike, fixed: Sequence[ArrayLike] = ()
 
 def _finite(*columns: ArrayLike) -> Array:
     """Columns ``[columns, points]`` at the points where all of them are finite."""
-    both = np.array([np.asarray(column, dtype=np.float64) for column in columns])
-    return np.asarray(both[:, np.isfinite(both).all(axis=0)])
+    values: Array = np.array(columns, dtype=np.float64)
+    return np.asarray(values[:, np.isfinite(values).all(axis=0)])
 
 
 def _rank_correlations(samples: Array) -> Array:
@@ -202,7 +177,7 @@ def _rank_correlations(samples: Array) -> Array:
     left = np.linalg.norm(pair, axis=2)
     settled = (left <= 1e-9 * np.maximum(total, 1.0)).any(axis=1)
     product = np.where(settled, math.nan, left.prod(axis=1))
-    return np.clip((pair[:, 0] * pair[:, 1]).sum(axis=1) / product, -1, 1)
+    return np.asarray(np.clip((pair[:, 0] * pair[:, 1]).sum(axis=1) / product, -1, 1))
 
 
 def correlation_draws(
@@ -250,9 +225,8 @@ def correlation_over_seeds(drawn: Mapping[int, Drawn]) -> Effect:
     if len(mean.per_seed) == 1:
         (_, draws), *_ = fishers.values()
         finite = draws[np.isfinite(draws)]
-        tail = (1 - CONFIDENCE) / 2
         if len(finite):
-            low, high = np.quantile(finite, [tail, 1 - tail])
+            low, high = np.quantile(finite, [TAIL, 1 - TAIL])
             mean = replace(mean, interval=(float(low), float(high)))
     by_seed = tuple((seed, drawn[seed].value) for seed, _ in mean.per_seed)
     return replace(mean.through(math.tanh), per_seed=by_seed)
@@ -277,7 +251,7 @@ def correlation_interval(correlation: float, count: int) -> Interval:
     if count < LEAST_PAIRS or not math.isfinite(correlation):
         return UNKNOWN
     centre = float(fisher(correlation))
-    half = float(special.ndtri((1 + CONFIDENCE) / 2))
+    half = float(special.ndtri(1 - TAIL))
     half *= math.sqrt((1 + correlation**2 / 2) / (count - 3))
     return math.tanh(centre - half), math.tanh(centre + half)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from grokscope.analysis.quantities import FLATNESS, NCC, NCC_HELD_OUT, REPRESENTATIVENESS
+from grokscope.analysis.quantities import COLLAPSE, FLATNESS, REPRESENTATIVENESS
 from grokscope.analysis.run import Results
 
-MOVING = (NCC, NCC_HELD_OUT, *FLATNESS, *REPRESENTATIVENESS)  # the rows of `onset_table`
+MOVING = (*COLLAPSE, *FLATNESS, *REPRESENTATIVENESS)  # the rows of `onset_table`
 
 
 def plateau_table(results: Results) -> pd.DataFrame:
@@ -22,11 +22,10 @@ def plateau_table(results: Results) -> pd.DataFrame:
         it stayed at 0.9 or above.
     """
     columns = ["arm", "seed", "memorised", "onset", "generalised", "stable_after"]
-    rows = [
-        (run.arm, run.seed, run.memorised.step, run.onset.step, run.generalised.step,
-         1 - run.fell_again)
-        for run in results.runs
-    ]  # fmt: skip
+    rows = []
+    for run in results.runs:
+        steps = (run.memorised.step, run.onset.step, run.generalised.step)
+        rows.append((run.arm, run.seed, *steps, 1 - run.fell_again))
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -13,24 +13,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from grokscope.analysis import quantities
+from grokscope.analysis.claims import rules
 from grokscope.analysis.claims.finding import Finding, Verdict, claim
-from grokscope.analysis.claims.rules import (
-    LEAST_SEEDS,
-    between,
-    direction,
-    finding,
-    measured,
-    undecided,
-)
 from grokscope.analysis.correlations import Window, over_time
-from grokscope.analysis.quantities import (
-    FLATNESS,
-    NCC,
-    NCC_HELD_OUT,
-    TRAINING_LOSS,
-    VALIDATION_ACCURACY,
-    Quantity,
-)
+from grokscope.analysis.quantities import TRAINING_LOSS, VALIDATION_ACCURACY, Quantity
 from grokscope.analysis.run import Trajectory
 from grokscope.analysis.statistics import (
     LEAST_PAIRS,
@@ -44,18 +31,7 @@ STRONG = 0.7
 UNIT = "rank correlation"
 OVER_RUNS = "final levels over runs"
 LOGIT_SCALE = Quantity("logit_scale")
-RIVALS = (NCC, NCC_HELD_OUT, *FLATNESS, LOGIT_SCALE, TRAINING_LOSS)
-# Where and how it is looked at, in a finding's context and in its reason.
-LOOKS: tuple[tuple[str, str, Window, Quantity | None], ...] = (
-    ("", "over all steps", "all steps", None),
-    ("after memorisation", "after memorisation", "after memorisation", None),
-    (
-        "after memorisation, given training loss",
-        "after memorisation with the rank of training loss held fixed",
-        "after memorisation",
-        TRAINING_LOSS,
-    ),
-)
+RIVALS = (*quantities.COLLAPSE, *quantities.FLATNESS, LOGIT_SCALE, TRAINING_LOSS)
 
 
 @claim(
@@ -70,45 +46,45 @@ LOOKS: tuple[tuple[str, str, Window, Quantity | None], ...] = (
 )
 def collapse_goes_with_generalisation(runs: Sequence[Trajectory]) -> Iterator[Finding]:
     """C15, for NCC and its rivals: over time, after memorisation, given the loss, over runs."""
-    rivals = measured(runs, RIVALS)
-    for context, where, window, fixed in LOOKS:
-        for rival in rivals:
-            if rival != fixed:
-                yield _over_time(runs, rival, context, where=where, window=window, fixed=fixed)
+    rivals = rules.measured(runs, RIVALS)
+    for rival in rivals:
+        yield _over_time(runs, rival, "all steps")
+    for rival in rivals:
+        yield _over_time(runs, rival, "after memorisation")
+    for rival in rivals:
+        if rival != TRAINING_LOSS:
+            yield _over_time(runs, rival, "after memorisation", TRAINING_LOSS)
     if len(runs) >= LEAST_PAIRS:  # fewer have no interval
         yield from (_over_runs(runs, rival) for rival in rivals)
 
 
 def _over_time(
-    runs: Sequence[Trajectory],
-    rival: Quantity,
-    context: str,
-    *,
-    where: str,
-    window: Window,
-    fixed: Quantity | None,
+    runs: Sequence[Trajectory], rival: Quantity, window: Window, fixed: Quantity | None = None
 ) -> Finding:
+    where = "over all steps" if window == "all steps" else window
+    context: str = "" if window == "all steps" else window
+    context += f", given {fixed.name}" if fixed else ""
     arms = {run.arm for run in runs}
     if len(arms) > 1:
         reason = f"There are {len(arms)} arms; look at one at a time."
-        return undecided(rival.name, reason, unit=UNIT, context=context)
+        return rules.untested(rival.name, reason, unit=UNIT, context=context)
     found = over_time(runs, rival, VALIDATION_ACCURACY, fixed=fixed, window=window)
     if not found.per_seed:
         reason = f"No run has it at enough looks ({window})."
-        return undecided(rival.name, reason, unit=UNIT, context=context)
-    few = len(found.per_seed) < LEAST_SEEDS
+        return rules.untested(rival.name, reason, unit=UNIT, context=context)
+    held = f" with the rank of {fixed.name} held fixed" if fixed else ""
     spread = ", ".join(f"{value:.2f}" for _, value in found.per_seed)
     sign = _sign(rival)
-    return finding(
+    return rules.finding(
         found,
         basis=rival.name,
-        verdict="undecided" if few else _strong(found.interval, rival),
+        verdict=_strong(found.interval, rival),
         unit=UNIT,
-        reason=f"The rank correlation is {found.effect:.2f}{between(found.interval)} {where}, by "
-        f"seed {spread}; it is expected to be {'negative' if sign < 0 else 'positive'}, and strong "
-        f"from {sign * STRONG:+.1f} on.",
+        reason=f"The rank correlation is {found.effect:.2f}{rules.between(found.interval)} {where}"
+        f"{held}, by seed {spread}; it is expected to be {'negative' if sign < 0 else 'positive'}, "
+        f"and strong from {sign * STRONG:+.1f} on.",
         context=context,
-        why="underpowered" if few else "",
+        why="underpowered" if len(found.per_seed) < rules.LEAST_SEEDS else "",
     )
 
 
@@ -118,14 +94,14 @@ def _over_runs(runs: Sequence[Trajectory], rival: Quantity) -> Finding:
     rho = rank_correlation(*pairs.T)
     if not math.isfinite(rho):
         reason = f"Too few of the runs have a final level ({len(pairs)}), or they do not vary."
-        return undecided(rival.name, reason, unit=UNIT, context=OVER_RUNS)
+        return rules.untested(rival.name, reason, unit=UNIT, context=OVER_RUNS)
     interval = correlation_interval(rho, len(pairs))
-    found = finding(
+    found = rules.finding(
         Effect(rho, interval),
         basis=rival.name,
         verdict=_strong(interval, rival),
         unit=UNIT,
-        reason=f"The rank correlation of final levels is {rho:.2f}{between(interval)} over "
+        reason=f"The rank correlation of final levels is {rho:.2f}{rules.between(interval)} over "
         f"{len(pairs)} runs.",
         context=OVER_RUNS,
     )
@@ -140,4 +116,4 @@ def _sign(rival: Quantity) -> int:
 def _strong(interval: Interval, rival: Quantity) -> Verdict:
     """The verdict on an interval, turned so that the expected direction is positive."""
     low, high = sorted(_sign(rival) * end for end in interval)
-    return direction((low, high), STRONG)
+    return rules.direction((low, high), STRONG)

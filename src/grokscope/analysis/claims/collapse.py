@@ -8,20 +8,14 @@ them, and the same with features that are not centred.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from grokscope.analysis.claims import rules
 from grokscope.analysis.claims.finding import Finding, Verdict, Why, claim
-from grokscope.analysis.claims.rules import (
-    LEAST_SEEDS,
-    between,
-    clause,
-    finding,
-    one_arm,
-    undecided,
-)
 from grokscope.analysis.correlations import together
 from grokscope.analysis.quantities import Quantity
 from grokscope.analysis.run import Trajectory
@@ -52,8 +46,12 @@ MEASURES = ("relative_flatness", "collapse_flatness_bound", "collapse_residual")
 )
 def collapse_implies_flatness(runs: Sequence[Trajectory]) -> list[Finding]:
     """C10 on trained networks (the headline), and on exact heads, centred and not."""
-    one_arm(runs)
-    return [_trained(runs), _exact(), _off_centre()]
+    rules.one_arm(runs)
+    return [
+        _trained(runs),
+        _on_heads("exact simplex heads", RADII, (0.0,)),
+        _on_heads("exact simplex heads, off-centre", (1.0,), OFFSETS),
+    ]
 
 
 def exact_slack(classes: int, radius: float, gap: float, offset: float = 0.0) -> float:
@@ -85,49 +83,25 @@ def exact_slack(classes: int, radius: float, gap: float, offset: float = 0.0) ->
     return math.log10(max(bound, SMALLEST) / max(kappa, SMALLEST))
 
 
-def _exact() -> Finding:
-    slack = {
-        (classes, gap, radius): exact_slack(classes, radius, gap)
-        for classes in CLASSES
-        for radius in RADII
-        for gap in GAPS
-    }
-    broken = sum(value < -ROUNDING for value in slack.values())
-    classes, gap, radius = tightest = min(slack, key=lambda head: slack[head])
-    reason = (
-        f"On {len(slack)} exactly collapsed heads with centred features ({CLASSES[0]} to "
-        f"{CLASSES[-1]} classes) {broken or 'none'} break the bound; it is tightest, at "
-        f"{10 ** slack[tightest]:.3g} times kappa, with {classes} classes, radius {radius:g} and "
-        f"logit gap {gap:g}."
-    )
-    return _on_heads("exact simplex heads", [*slack.values()], reason)
-
-
-def _off_centre() -> Finding:
-    slack = {
-        (offset, classes, gap): exact_slack(classes, 1.0, gap, offset)
-        for classes in CLASSES
-        for gap in GAPS
-        for offset in OFFSETS
-    }
-    broken = [head for head, value in slack.items() if value < -ROUNDING]
-    reason = f"With a global mean of up to {OFFSETS[-1]:g} radii the bound holds throughout."
-    if broken:
-        offset, classes, gap = min(broken)
-        reason = (
-            "NC1 to NC4 say nothing about the length of the global mean. Kappa grows with it and "
-            f"the bound does not: {len(broken)} of {len(slack)} collapsed heads break the bound, "
-            f"the first at a global mean of {offset:g} radii ({classes} classes, logit gap {gap:g})."
-        )
-    return _on_heads("exact simplex heads, off-centre", [*slack.values()], reason)
-
-
-def _on_heads(basis: str, slack: Sequence[float], reason: str) -> Finding:
+def _on_heads(basis: str, radii: Sequence[float], offsets: Sequence[float]) -> Finding:
     """A finding on a grid of heads: the least slack, with the least and the greatest."""
-    least, most = min(slack), max(slack)
-    verdict: Verdict = "contradicted" if least < -ROUNDING else "supported"
-    effect = Effect(least, (least, most))
-    return finding(effect, basis=basis, verdict=verdict, unit=UNIT, reason=reason)
+    slack = {head: exact_slack(*head) for head in itertools.product(CLASSES, radii, GAPS, offsets)}
+    classes, radius, gap, offset = tightest = min(slack, key=lambda head: slack[head])
+    least, most = slack[tightest], max(slack.values())
+    broken = [offset for (*_, offset), value in slack.items() if value < -ROUNDING]
+    first = f", the first at a global mean of {min(broken):g} radii" if broken else ""
+    return rules.finding(
+        Effect(least, (least, most)),
+        basis=basis,
+        verdict="contradicted" if broken else "supported",
+        unit=UNIT,
+        reason=f"Of {len(slack)} exactly collapsed heads ({CLASSES[0]} to {CLASSES[-1]} classes, "
+        f"a global mean of {offsets[0]:g} to {offsets[-1]:g} radii) {len(broken) or 'none'} break "
+        f"the bound{first}; it is tightest, at {10**least:.3g} times kappa, with {classes} "
+        f"classes, radius {radius:g}, logit gap {gap:g} and a global mean of {offset:g} radii. "
+        "NC1 to NC4 say nothing about the length of the global mean: kappa grows with it, the "
+        "bound does not.",
+    )
 
 
 def _trained(runs: Sequence[Trajectory]) -> Finding:
@@ -135,17 +109,17 @@ def _trained(runs: Sequence[Trajectory]) -> Finding:
     measured = [run for run in runs if all(run.has(name) for name in MEASURES)]
     if not measured:
         reason = "Kappa, the bound and the residual of its assumptions were not measured."
-        return undecided(basis, reason, unit=UNIT)
+        return rules.untested(basis, reason, unit=UNIT)
     reasons = {run.seed: [run.why_no_level(name) for name in MEASURES] for run in measured}
     without = {seed: next(filter(None, whys)) for seed, whys in reasons.items() if any(whys)}
-    left_out = clause("Left out", without)
+    left_out = rules.clause("Left out", without)
     levels = {
         run.seed: [run.level(name) for name in MEASURES]
         for run in measured
         if run.seed not in without
     }
     if not levels:
-        return undecided(basis, f"No run has a level at its end.{left_out}", unit=UNIT)
+        return rules.untested(basis, f"No run has a level at its end.{left_out}", unit=UNIT)
     slack = {
         seed: math.log10(max(bound, SMALLEST) / max(kappa, SMALLEST))
         for seed, (kappa, bound, _) in levels.items()
@@ -153,25 +127,24 @@ def _trained(runs: Sequence[Trajectory]) -> Finding:
     met = [seed for seed, (*_, residual) in levels.items() if residual <= ASSUMED]
     counted = over_seeds({seed: slack[seed] for seed in met or slack})
     below = sum(value >= 0 for _, value in counted.per_seed)
-    verdict: Verdict = "undecided"
-    why: Why = "underpowered" if met else "not tested"
-    if len(met) >= LEAST_SEEDS:
-        verdict = "supported" if below == len(met) else "undecided" if below else "contradicted"
-        why = "ambiguous"
+    verdict: Verdict = "supported" if below else "contradicted"
+    why: Why = "ambiguous" if 0 < below < len(met) else ""
     if met:
+        why = "underpowered" if len(met) < rules.LEAST_SEEDS else why
         reason = (
             f"The assumptions are met at the end in {len(met)} of {len(slack)} seeds; there kappa "
             f"lies below the bound in {below}, at {10**-counted.effect:.2g} times the bound"
-            f"{between(counted.interval)}."
+            f"{rules.between(counted.interval)}."
         )
     else:
+        why = "not tested"
         typical = float(np.median([residual for *_, residual in levels.values()]))
         reason = (
             f"The assumptions are not met: their residual at the end is {typical:.2g}, where "
             f"{ASSUMED:g} or less is asked for, so the bound says nothing here. Kappa lies below "
             f"it in {below} of {len(slack)} seeds all the same."
         )
-    return finding(
+    return rules.finding(
         counted,
         basis=basis,
         verdict=verdict,

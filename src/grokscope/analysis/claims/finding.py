@@ -1,7 +1,7 @@
 """What a claim is, and what its test returns.
 
 A claim is a function of stored runs, or of the comparisons that an experiment declares, under the
-decorator `claim`. Ours are the modules beside this one; `grokscope.analysis.claims.catalogue` finds
+decorator `claim`. Ours are the modules beside this one; `grokscope.analysis.claims.evaluate` finds
 them, and a user's in ``file.py:name``.
 """
 

@@ -13,21 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from grokscope.analysis.claims.finding import Finding, Verdict, claim
-from grokscope.analysis.claims.rules import (
-    ACCURACY,
-    MARGIN,
-    RATIO,
-    arms_of,
-    between,
-    changed,
-    compared,
-    direction,
-    logs,
-    same_kappa,
-    times,
-    within,
-)
+from grokscope.analysis.claims import rules
+from grokscope.analysis.claims.finding import Finding, Verdict, Why, claim
 from grokscope.analysis.contrasts import Comparison
 from grokscope.analysis.statistics import geometric_ratio
 
@@ -48,7 +35,8 @@ FAILS = 0.5  # training accuracy below which a network has not learnt
 )
 def suppressing_collapse(comparisons: Sequence[Comparison]) -> Iterator[Finding]:
     """C3, for each arm: accuracy, then kappa, then whether NCC was moved at all."""
-    return _pushed(comparisons, up=True)
+    for comparison in comparisons:
+        yield from _pushed(comparison, up=True)
 
 
 @claim(
@@ -62,7 +50,8 @@ def suppressing_collapse(comparisons: Sequence[Comparison]) -> Iterator[Finding]
 )
 def encouraging_collapse(comparisons: Sequence[Comparison]) -> Iterator[Finding]:
     """C4, for each arm."""
-    return _pushed(comparisons, up=False)
+    for comparison in comparisons:
+        yield from _pushed(comparison, up=False)
 
 
 @claim(
@@ -79,16 +68,16 @@ def angles_leave_the_simplex(comparisons: Sequence[Comparison]) -> Iterator[Find
     """C5, for each arm."""
     for comparison in comparisons:
         angle = comparison.difference("angle_deviation")
-        moved, how = _moved(comparison, up=True)
+        why, how = _moved(comparison, up=True)
         further = "further from" if not angle.effect < 0 else "closer to"
-        yield compared(
-            comparison,
+        yield rules.finding(
             angle,
+            pair=comparison,
             unit="degrees",
-            verdict=direction(angle.interval, DEGREES) if moved else "undecided",
-            reason=f"{arms_of(comparison)}: angles are {abs(angle.effect):.1f} degrees "
-            f"{further} the simplex angle{between(angle.interval)}. {how}",
-            why="" if moved else "not tested",
+            verdict=rules.direction(angle.interval, DEGREES),
+            reason=f"{comparison.arms}: angles are {abs(angle.effect):.1f} degrees {further} the "
+            f"simplex angle{rules.between(angle.interval)}. {how}",
+            why=why,
         )
 
 
@@ -110,15 +99,15 @@ def augmentation_weakens(comparisons: Sequence[Comparison]) -> Iterator[Finding]
             continue
         augmented, without = comparison.ratio("ncc"), partner.ratio("ncc")
         change = geometric_ratio(augmented.by_seed, without.by_seed)
-        low, high = logs(change.interval)
-        yield compared(
-            comparison,
+        low, high = rules.logs(change.interval)
+        yield rules.finding(
             change,
-            verdict=direction((-high, -low), math.log(WEAKER)),
+            pair=comparison,
+            verdict=rules.direction((-high, -low), math.log(WEAKER)),
             unit="times the ratio without",
             reason=f"The penalty multiplies NCC by {without.effect:.3g} without augmentation and "
             f"by {augmented.effect:.3g} with it, {change.effect:.3g} times as much"
-            f"{between(change.interval)}",
+            f"{rules.between(change.interval)}",
         )
 
 
@@ -140,10 +129,10 @@ def sweeps(comparisons: Sequence[Comparison]) -> Iterator[Finding]:
             continue  # nothing to compare it with
         seen, settled = _seen(comparison)
         verdict: Verdict = "supported" if seen == expected else "contradicted"
-        interval = between(comparison.accuracy.interval)
-        yield compared(
-            comparison,
+        interval = rules.between(comparison.accuracy.interval)
+        yield rules.finding(
             comparison.accuracy,
+            pair=comparison,
             verdict=verdict if settled else "undecided",
             reason=f"In the paper it {PHRASES[expected]}; here it {PHRASES[seen]}{interval}",
         )
@@ -169,43 +158,42 @@ def _seen(comparison: Comparison) -> tuple[str, bool]:
     low, high = accuracy.interval
     if len(accuracy.per_seed) == 1:  # no interval: what was seen, without a verdict
         low = high = accuracy.effect
-    if within((low, high), MARGIN) == "supported":
+    if rules.within((low, high), rules.MARGIN) == "supported":
         return "unchanged", runs > 1
-    if high < -MARGIN or low > MARGIN:
-        return ("lower" if high < -MARGIN else "higher"), runs > 1
+    if high < -rules.MARGIN or low > rules.MARGIN:
+        return ("lower" if high < -rules.MARGIN else "higher"), runs > 1
     return "unclear", False
 
 
-def _moved(comparison: Comparison, up: bool) -> tuple[bool, str]:
-    """Whether NCC was moved as it was meant to be, and a clause that says so."""
+def _moved(comparison: Comparison, up: bool) -> tuple[Why, str]:
+    """Empty if NCC was moved as it was meant to be, else ``not tested``; and a clause on that."""
     collapse = comparison.ratio("ncc")
     low, high = collapse.interval
-    moved = low >= MOVED if up else high <= 1 / MOVED
-    how = f"NCC is {times(collapse)}"
+    how = f"NCC is {rules.times(collapse)}"
+    if low >= MOVED if up else high <= 1 / MOVED:
+        return "", how
     which = "rose" if up else "fell"
-    return moved, how if moved else f"{how}, so it is not shown that it {which} by a factor of 2"
+    return "not tested", f"{how}, so it is not shown that it {which} by a factor of 2"
 
 
-def _pushed(comparisons: Sequence[Comparison], up: bool) -> Iterator[Finding]:
-    for comparison in comparisons:
-        moved, how = _moved(comparison, up)
-        accuracy, kappa = comparison.accuracy, comparison.kappa
-        for what, effect, unit, unchanged, change in (
-            (
-                "validation accuracy",
-                accuracy,
-                ACCURACY,
-                within(accuracy.interval, MARGIN),
-                f"changes by {changed(accuracy)}",
-            ),
-            ("exact κ", kappa, RATIO, same_kappa(comparison), f"is {times(kappa)}"),
-        ):
-            yield compared(
-                comparison,
-                effect,
-                basis=f"{what}: {comparison.name}",
-                verdict=unchanged if moved else "undecided",
-                unit=unit,
-                reason=f"{arms_of(comparison)}: {what} {change}. {how}",
-                why="" if moved else "not tested",
-            )
+def _pushed(comparison: Comparison, up: bool) -> Iterator[Finding]:
+    why, how = _moved(comparison, up)
+    accuracy, kappa = comparison.accuracy, comparison.kappa
+    yield rules.finding(
+        accuracy,
+        pair=comparison,
+        basis=f"validation accuracy: {comparison.name}",
+        verdict=rules.within(accuracy.interval, rules.MARGIN),
+        reason=f"{comparison.arms}: validation accuracy changes by {rules.changed(accuracy)}. "
+        f"{how}",
+        why=why,
+    )
+    yield rules.finding(
+        kappa,
+        pair=comparison,
+        basis=f"exact κ: {comparison.name}",
+        verdict=rules.same_kappa(comparison),
+        unit=rules.RATIO,
+        reason=f"{comparison.arms}: exact κ is {rules.times(kappa)}. {how}",
+        why=why,
+    )

@@ -84,66 +84,58 @@ def fits(comparison: Comparison) -> bool:
     return bool(levels) and not comparison.diverged and all(level >= FITS for level in levels)
 
 
-def undecided(
-    basis: str, reason: str, *, unit: str = "", context: str = "", why: Why = "not tested"
-) -> Finding:
-    """A finding for what could not be tested at all."""
-    return Finding(
-        basis=basis, verdict="undecided", unit=unit, reason=reason, context=context, why=why
-    )
-
-
-def why_undecided(interval: Interval) -> Why:
-    """``underpowered`` for an effect that has no interval."""
-    return "underpowered" if math.isnan(sum(interval)) else ""
-
-
 def finding(
     effect: Effect,
     *,
-    basis: str,
-    verdict: Verdict,
-    unit: str,
     reason: str,
+    verdict: Verdict = "undecided",
+    unit: str = ACCURACY,
+    basis: str = "",
     context: str = "",
     why: Why = "",
+    pair: Comparison | None = None,
 ) -> Finding:
-    """A finding on an effect; ``why`` counts where it is undecided."""
+    """A finding on an effect.
+
+    Args:
+        effect: What was found, over seeds.
+        reason: What was found in words; for a comparison without its full stop.
+        verdict: By a rule fixed in advance.
+        unit: Of the effect.
+        basis: What was measured; for a comparison its name by default.
+        context: Where else it was looked at; empty for the claim's first question.
+        why: Why it is undecided, whatever the verdict would be; an undecided verdict on an effect
+            without an interval is ``underpowered`` by itself.
+        pair: The comparison, if it is about one; seeds that it leaves out follow the reason.
+    """
+    if why:
+        verdict = "undecided"
+    elif verdict == "undecided":
+        why = why_undecided(effect.interval)
     return Finding(
-        basis=basis,
+        basis=basis or (pair.name if pair else ""),
         verdict=verdict,
         effect=effect.effect,
         interval=effect.interval,
         unit=unit,
         seeds=len(effect.per_seed),
         per_seed=effect.per_seed,
-        reason=reason,
-        context=context,
-        why=(why or why_undecided(effect.interval)) if verdict == "undecided" else "",
-    )
-
-
-def compared(
-    comparison: Comparison,
-    effect: Effect,
-    *,
-    verdict: Verdict,
-    reason: str,
-    unit: str = ACCURACY,
-    basis: str = "",
-    context: str = "",
-    why: Why = "",
-) -> Finding:
-    """A finding on one comparison; runs that were left out are named after the reason."""
-    return finding(
-        effect,
-        basis=basis or comparison.name,
-        verdict=verdict,
-        unit=unit,
-        reason=f"{reason}.{clause('Left out', comparison.left_out)}",
+        reason=f"{reason}.{clause('Left out', pair.left_out)}" if pair else reason,
         context=context,
         why=why,
     )
+
+
+def untested(basis: str, reason: str, *, unit: str = "", context: str = "") -> Finding:
+    """A finding for what could not be tested at all."""
+    return finding(
+        Effect(), basis=basis, reason=reason, unit=unit, context=context, why="not tested"
+    )
+
+
+def why_undecided(interval: Interval) -> Why:
+    """``underpowered`` for an effect that has no interval."""
+    return "underpowered" if math.isnan(sum(interval)) else ""
 
 
 def usable(runs: Sequence[Trajectory]) -> tuple[list[Trajectory], dict[int, str]]:
@@ -166,11 +158,6 @@ def numbered(seeds: Iterable[int]) -> str:
     """``seed 1`` or ``seeds 1, 2``."""
     names = [str(seed) for seed in sorted(seeds)]
     return f"seed{'s' if len(names) > 1 else ''} {', '.join(names)}"
-
-
-def arms_of(comparison: Comparison) -> str:
-    """Arm and reference, for a sentence."""
-    return f"{comparison.contrast.arm} against {comparison.contrast.against}"
 
 
 def between(interval: Interval) -> str:

@@ -15,24 +15,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from grokscope.analysis.claims import rules
 from grokscope.analysis.claims.finding import Finding, Verdict, Why, claim
-from grokscope.analysis.claims.rules import (
-    KAPPA_FACTOR,
-    MARGIN,
-    RATIO,
-    arms_of,
-    changed,
-    compared,
-    direction,
-    fits,
-    is_counterexample,
-    numbered,
-    same_kappa,
-    times,
-    why_undecided,
-)
 from grokscope.analysis.contrasts import Comparison
-from grokscope.analysis.statistics import Effect, mean_of, paired_difference
+from grokscope.analysis.statistics import Effect, mean_of, over_seeds, paired_difference
 
 PENALTY, RIVAL = "penalty", "rival"
 
@@ -53,15 +39,14 @@ def suppressing_flatness(comparisons: Sequence[Comparison]) -> Iterator[Finding]
         accuracy, kappa = comparison.accuracy, comparison.kappa
         published = comparison.ratio("published_penalty")
         shown = f", the published value {published.effect:.3g} times" if published.per_seed else ""
-        tested = _fits_and_is_sharp(comparison, kappa)
         low, high = accuracy.interval
-        yield compared(
-            comparison,
+        yield rules.finding(
             accuracy,
-            reason=f"{arms_of(comparison)}: {trained(comparison)}; validation accuracy changes by "
-            f"{changed(accuracy)}; exact kappa is {times(kappa)}{shown}",
-            verdict=direction((-high, -low), MARGIN) if tested else "undecided",
-            why="" if tested else _why_untested(comparison, kappa),
+            pair=comparison,
+            reason=f"{comparison.arms}: {trained(comparison)}; validation accuracy changes by "
+            f"{rules.changed(accuracy)}; exact kappa is {rules.times(kappa)}{shown}",
+            verdict=rules.direction((-high, -low), rules.MARGIN),
+            why=_why_untested(comparison, kappa),
         )
 
 
@@ -79,15 +64,15 @@ def removal_restores(comparisons: Sequence[Comparison]) -> Iterator[Finding]:
     """C8: each arm at the end of a phase, and at the end of the one before, where it was pushed."""
     for comparison in comparisons:
         accuracy, before = comparison.accuracy, comparison.before
-        lower = before is not None and before.accuracy.interval[1] < -MARGIN
+        lower = before is not None and before.accuracy.interval[1] < -rules.MARGIN
         blocked = "" if lower else "; it is not shown that accuracy was lower before the removal"
-        yield compared(
-            comparison,
+        yield rules.finding(
             accuracy,
-            reason=f"{arms_of(comparison)}, at the end: {trained(comparison)}; validation accuracy "
-            f"differs by {changed(accuracy)}{blocked}",
+            pair=comparison,
+            reason=f"{comparison.arms}, at the end: {trained(comparison)}; validation accuracy "
+            f"differs by {rules.changed(accuracy)}{blocked}",
             # Restored: no longer lower than the reference by more than the margin.
-            verdict=direction(accuracy.interval, -MARGIN) if lower else "undecided",
+            verdict=rules.direction(accuracy.interval, -rules.MARGIN),
             why="" if lower else "not tested",
         )
 
@@ -110,27 +95,26 @@ def due_to_flatness(comparisons: Sequence[Comparison]) -> Iterator[Finding]:
         if pair.contrast.role == PENALTY:
             yield _explained(pair, rivals)
     for rival in rivals:
-        reason = f"{arms_of(rival)}: {_effects(rival)}"
-        yield compared(rival, rival.accuracy, verdict="undecided", reason=reason)
+        yield rules.finding(rival.accuracy, pair=rival, reason=_effects(rival))
 
 
 def _explained(penalty: Comparison, rivals: Sequence[Comparison]) -> Finding:
     """Whether sharpness, or what a rival does as well, explains the effect of a penalty."""
-    accuracy, kappa = penalty.accuracy, penalty.kappa
+    accuracy = penalty.accuracy
     verdict: Verdict = "undecided"
     why: Why = ""
-    reason = f"{arms_of(penalty)}: {_effects(penalty)}"
-    if not accuracy.interval[1] < -MARGIN:  # NaN, too
+    reason = _effects(penalty)
+    if not accuracy.interval[1] < -rules.MARGIN:  # NaN, too
         reason += ". It is not shown to lower accuracy, so there is no effect to explain"
-        why = why_undecided(accuracy.interval) or "not tested"
+        why = rules.why_undecided(accuracy.interval) or "not tested"
     elif alike := [rival.name for rival in rivals if _does_as_much(rival, penalty)]:
         verdict = "contradicted"
         reason += f". As much without a sharper head: {', '.join(alike)}"
-    elif not _fits_and_is_sharp(penalty, kappa):
-        why = _why_untested(penalty, kappa)
-    elif rivals and all(rival.accuracy.interval[0] > -MARGIN for rival in rivals):
-        verdict = "supported"
-    return compared(penalty, accuracy, verdict=verdict, reason=reason, why=why)
+    else:
+        why = _why_untested(penalty, penalty.kappa)
+        if rivals and all(rival.accuracy.interval[0] > -rules.MARGIN for rival in rivals):
+            verdict = "supported"
+    return rules.finding(accuracy, pair=penalty, verdict=verdict, reason=reason, why=why)
 
 
 @claim(
@@ -156,32 +140,30 @@ def no_sharp_network_generalises(comparisons: Sequence[Comparison]) -> list[Find
 def _counterexample(comparison: Comparison, measure: str, context: str) -> Finding:
     kappa = comparison.ratio(measure)
     seeds = kappa.by_seed.keys()  # the same for both halves of the question
-    accuracy = comparison.difference("accuracy", "validation", [*seeds])
+    changes = comparison.accuracy.by_seed
+    accuracy = over_seeds({seed: changes[seed] for seed in seeds & changes.keys()})
     verdict: Verdict = "undecided"
-    why: Why = ""
-    if not _fits_and_is_sharp(comparison, kappa):
-        why = _why_untested(comparison, kappa)
-    elif is_counterexample(kappa.interval[0], accuracy.interval[0]):
+    if rules.is_counterexample(kappa.interval[0], accuracy.interval[0]):
         verdict = "contradicted"
-    elif accuracy.interval[1] < -MARGIN:
+    elif accuracy.interval[1] < -rules.MARGIN:
         verdict = "supported"
     name = "kappa at matched loss" if measure.endswith("matched") else "exact kappa"
     without = comparison.pairs.keys() - seeds - comparison.left_out.keys()
     if seeds:
-        found = f"{name} is {times(kappa)}; validation accuracy differs by {changed(accuracy)}"
-        missing = f". Without {name}: {numbered(without)}" if without else ""
+        differs = f"validation accuracy differs by {rules.changed(accuracy)}"
+        found = f"{name} is {rules.times(kappa)}; {differs}"
+        missing = f". Without {name}: {rules.numbered(without)}" if without else ""
     else:
         no_level = comparison.why_no_level(measure, "it") or "it is not positive"
         found, missing = f"{name} cannot be compared ({no_level})", ""
-    return compared(
-        comparison,
+    return rules.finding(
         kappa,
+        pair=comparison,
         verdict=verdict,
-        unit=RATIO,
-        reason=f"{arms_of(comparison)}: {trained(comparison)}; {found}; {_scales(comparison)}"
-        f"{missing}",
+        unit=rules.RATIO,
+        reason=f"{comparison.arms}: {trained(comparison)}; {found}; {_scales(comparison)}{missing}",
         context=context,
-        why=why,
+        why=_why_untested(comparison, kappa),
     )
 
 
@@ -190,26 +172,26 @@ def trained(comparison: Comparison) -> str:
     level = mean_of(list(comparison.arm_levels("accuracy").values()))
     if math.isnan(level):
         return "no run has a level at the end of the phase"
-    return f"training accuracy {level:.3f}{'' if fits(comparison) else ' (not every seed fits)'}"
-
-
-def _fits_and_is_sharp(comparison: Comparison, kappa: Effect) -> bool:
-    return fits(comparison) and kappa.interval[0] >= KAPPA_FACTOR
+    fitted = "" if rules.fits(comparison) else " (not every seed fits)"
+    return f"training accuracy {level:.3f}{fitted}"
 
 
 def _why_untested(comparison: Comparison, kappa: Effect) -> Why:
     """Why an arm is no test: it does not fit, is not sharp, or has no interval to tell."""
-    return why_undecided(kappa.interval) or "not tested" if fits(comparison) else "not tested"
+    if not rules.fits(comparison):
+        return "not tested"
+    sharp = kappa.interval[0] >= rules.KAPPA_FACTOR
+    return "" if sharp else rules.why_undecided(kappa.interval) or "not tested"
 
 
 def _does_as_much(rival: Comparison, penalty: Comparison) -> bool:
     """Whether a rival fits, leaves kappa as it is, and lowers accuracy as much as the penalty."""
-    lowers = rival.accuracy.interval[1] < -MARGIN
+    lowers = rival.accuracy.interval[1] < -rules.MARGIN
     more = paired_difference(
         rival.arm_levels("accuracy", "validation"), penalty.arm_levels("accuracy", "validation")
     )
-    alike = same_kappa(rival) == "supported"
-    return fits(rival) and lowers and more.interval[1] < MARGIN and alike
+    alike = rules.same_kappa(rival) == "supported"
+    return rules.fits(rival) and lowers and more.interval[1] < rules.MARGIN and alike
 
 
 def _scales(comparison: Comparison) -> str:
@@ -222,6 +204,7 @@ def _scales(comparison: Comparison) -> str:
 
 def _effects(comparison: Comparison) -> str:
     return (
-        f"{trained(comparison)}; validation accuracy changes by {changed(comparison.accuracy)} "
-        f"and exact kappa to {times(comparison.kappa)}; {_scales(comparison)}"
+        f"{comparison.arms}: {trained(comparison)}; validation accuracy changes by "
+        f"{rules.changed(comparison.accuracy)} and exact kappa to "
+        f"{rules.times(comparison.kappa)}; {_scales(comparison)}"
     )

@@ -25,44 +25,21 @@ and where there is no interval (fewer than two seeds, or fewer than five that al
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from grokscope.analysis import quantities
+from grokscope.analysis.claims import rules
 from grokscope.analysis.claims.finding import Finding, Verdict, Why, claim
-from grokscope.analysis.claims.rules import (
-    LEAST_SEEDS,
-    between,
-    clause,
-    direction,
-    finding,
-    measured,
-    one_arm,
-    undecided,
-    usable,
-)
+from grokscope.analysis.level import LEAST_LOOKS, looks_at_end, too_few_looks
 from grokscope.analysis.locate import FRACTION
 from grokscope.analysis.milestones import LEAST_FALL
 from grokscope.analysis.onset import Onset
-from grokscope.analysis.quantities import (
-    FLATNESS,
-    NCC,
-    NCC_HELD_OUT,
-    REPRESENTATIVENESS,
-    UNBIASED_NCC,
-    Quantity,
-    scale_of,
-)
+from grokscope.analysis.quantities import Quantity, scale_of
 from grokscope.analysis.run import Trajectory
-from grokscope.analysis.stages import Fall, describe_fall
-from grokscope.analysis.statistics import (
-    Drawn,
-    Effect,
-    lead_lag,
-    over_draws,
-    over_seeds,
-    paired_draws,
-)
+from grokscope.analysis.stages import Fall, describe_fall, lead
+from grokscope.analysis.statistics import Effect, over_draws, over_seeds
 
 HALF = 0.5  # share of a fall, and half a plateau: nearer to one end than to the other
 SLACK = FRACTION  # of a fall, either side of one half
@@ -82,8 +59,8 @@ AGAINST = "Against the claim, without such a fall"
 )
 def collapse_comes_first(runs: Sequence[Trajectory]) -> list[Finding]:
     """C1: the onset of the lasting NCC fall against that of generalisation."""
-    one_arm(runs)
-    collapse = measured(runs, (NCC, NCC_HELD_OUT, *UNBIASED_NCC))
+    rules.one_arm(runs)
+    collapse = rules.measured(runs, (*quantities.COLLAPSE, *quantities.UNBIASED_COLLAPSE))
     return [_order(runs, quantity) for quantity in collapse]
 
 
@@ -99,8 +76,8 @@ def collapse_comes_first(runs: Sequence[Trajectory]) -> list[Finding]:
 )
 def flatness_waits(runs: Sequence[Trajectory]) -> list[Finding]:
     """C2, for exact kappa, the bound, the published value and kappa at matched confidence."""
-    one_arm(runs)
-    return [_waits(runs, quantity) for quantity in measured(runs, FLATNESS)]
+    rules.one_arm(runs)
+    return [_waits(runs, quantity) for quantity in rules.measured(runs, quantities.FLATNESS)]
 
 
 @claim(
@@ -114,67 +91,57 @@ def flatness_waits(runs: Sequence[Trajectory]) -> list[Finding]:
 )
 def representativeness_waits(runs: Sequence[Trajectory]) -> list[Finding]:
     """C11, by the decomposition of the gap and by kernel density."""
-    one_arm(runs)
-    return [_waits(runs, quantity) for quantity in measured(runs, REPRESENTATIVENESS)]
+    rules.one_arm(runs)
+    return [
+        _waits(runs, quantity) for quantity in rules.measured(runs, quantities.REPRESENTATIVENESS)
+    ]
 
 
 def _order(runs: Sequence[Trajectory], quantity: Quantity) -> Finding:
-    kept, unusable = usable(runs)
+    kept, unusable = rules.usable(runs)
     onsets = {run.seed: run.fall(*quantity) for run in kept if run.has(*quantity)}
     against = {seed: onset.reason for seed, onset in onsets.items() if not onset.found}
-    left_out = clause(AGAINST, against) + clause("Left out", unusable)
+    left_out = rules.clause(AGAINST, against) + rules.clause("Left out", unusable)
     found = [run for run in kept if run.seed in onsets.keys() - against.keys()]
     if not found:
-        return undecided(quantity.name, f"No run shows both onsets.{left_out}", unit=LEAD)
-    lead = _lead({run.seed: (onsets[run.seed], run.onset) for run in found})
-    before = _lead({run.seed: (onsets[run.seed], run.memorised) for run in found})
-    first = sum(value > 0 for _, value in lead.per_seed)
+        return rules.untested(quantity.name, f"No run shows both onsets.{left_out}", unit=LEAD)
+    ahead = over_draws({run.seed: lead(onsets[run.seed], run.onset) for run in found})
+    before = over_draws({run.seed: lead(onsets[run.seed], run.memorised) for run in found})
+    first = sum(value > 0 for _, value in ahead.per_seed)
     inside = sum(value >= 0 for _, value in before.per_seed)
-    earlier = lead.effect > 0
-    factors = sorted(10 ** (end if earlier else -end) for end in lead.interval)
+    sign, when = (1, "earlier") if ahead.effect > 0 else (-1, "later")
+    low, high = sorted(10 ** (sign * end) for end in ahead.interval)
     memorising = before.through(lambda decades: 10**decades)
     reason = (
-        f"NCC starts to fall {10 ** abs(lead.effect):.2g} times {'earlier' if earlier else 'later'}"
-        f" (in steps) than validation accuracy starts to rise{between((factors[0], factors[1]))}, "
-        f"and first in {first} of {len(found)} seeds: at step "
-        f"{_typical(onsets[run.seed] for run in found)}, compared with step "
-        f"{_typical(run.onset for run in found)}. In {inside} of {len(found)} seeds it starts "
+        f"NCC starts to fall {10 ** abs(ahead.effect):.2g} times {when} (in steps) than "
+        f"validation accuracy starts to rise{rules.between((low, high))}, and first in {first} of "
+        f"{len(found)} seeds: at step {_typical(onsets[run.seed] for run in found)}, compared with "
+        f"step {_typical(run.onset for run in found)}. In {inside} of {len(found)} seeds it starts "
         f"before training accuracy reaches 0.99, which takes {memorising.effect:.2g} times as many "
-        f"steps{between(memorising.interval)}.{left_out}"
+        f"steps{rules.between(memorising.interval)}.{left_out}"
     )
     why: Why = ""
-    verdict = direction(lead.interval, 0.0)
+    verdict = rules.direction(ahead.interval, 0.0)
     if verdict == "supported" and (against or not before.interval[0] > 0):
         verdict, why = "undecided", "ambiguous" if against else ""
-    return finding(lead, basis=quantity.name, verdict=verdict, unit=LEAD, reason=reason, why=why)
-
-
-def _lead(onsets: Mapping[int, tuple[Onset, Onset]]) -> Effect:
-    """By how many decades the first of two onsets comes first."""
-    return over_draws(
-        {
-            seed: Drawn(
-                float(lead_lag(one.step, other.step)),
-                lead_lag(*paired_draws(one.draws, other.draws)),
-            )
-            for seed, (one, other) in onsets.items()
-        }
+    return rules.finding(
+        ahead, basis=quantity.name, verdict=verdict, unit=LEAD, reason=reason, why=why
     )
 
 
 def _waits(runs: Sequence[Trajectory], quantity: Quantity) -> Finding:
-    kept, missing = usable(runs)
-    missing |= {run.seed: "not measured" for run in kept if not run.has(*quantity)}
+    kept, missing = rules.usable(runs)
+    missing |= {run.seed: reason for run in kept if (reason := _unmeasured(run, quantity))}
     falls = {run.seed: describe_fall(run, quantity) for run in kept if run.seed not in missing}
     against = {seed: fall.why for seed, fall in falls.items() if fall.why}
-    left_out = clause(AGAINST, against) + clause("Left out", missing)
+    left_out = rules.clause(AGAINST, against) + rules.clause("Left out", missing)
     if not falls:
-        return undecided(quantity.name, f"No run can tell.{left_out}", unit=SHARE)
+        return rules.untested(quantity.name, f"No run can tell.{left_out}", unit=SHARE)
     found = {seed: fall for seed, fall in falls.items() if math.isfinite(fall.share.value)}
-    if len(found) < LEAST_SEEDS and len(falls) >= LEAST_SEEDS:
+    if len(found) < rules.LEAST_SEEDS and len(falls) >= rules.LEAST_SEEDS:
         return _does_not_fall(quantity, falls, left_out=left_out)
     if not found:
-        return undecided(quantity.name, f"There is no lasting fall.{left_out}", unit=SHARE)
+        return rules.untested(quantity.name, f"There is no lasting fall.{left_out}", unit=SHARE)
     share = over_draws({seed: fall.share for seed, fall in found.items()})
     place = over_draws({seed: fall.position for seed, fall in found.items()})
     plateau = over_draws({seed: fall.plateau_share for seed, fall in found.items()})
@@ -183,31 +150,37 @@ def _waits(runs: Sequence[Trajectory], quantity: Quantity) -> Finding:
     if verdict == "supported" and (against or not plateau.interval[1] < HALF - SLACK):
         verdict, why = "undecided", "ambiguous" if against else ""
     used = [run for run in kept if run.seed in found]
+    size, level = _sizes(found.values(), quantity)
     reason = (
-        f"{share.effect:.0%} of its {_total(found, quantity)} came before validation accuracy "
-        f"began to move{between(share.interval)}; {_held(found, quantity)}, {plateau.effect:.0%} "
-        f"of the fall below it{between(plateau.interval)}. Its lasting fall begins at step "
+        f"{share.effect:.0%} of its {size} came before validation accuracy began to move"
+        f"{rules.between(share.interval)}; on the plateau it is {level}, {plateau.effect:.0%} of "
+        f"the fall below it{rules.between(plateau.interval)}. Its lasting fall begins at step "
         f"{_typical(fall.first for fall in found.values())}, the steepest stage at step "
         f"{_typical(fall.largest for fall in found.values())}; memorisation is at step "
         f"{_typical(run.memorised for run in used)}, generalisation begins at step "
         f"{_typical(run.onset for run in used)} ({len(found)} "
         f"seed{'s' if len(found) > 1 else ''}).{left_out}"
     )
-    return finding(share, basis=quantity.name, verdict=verdict, unit=SHARE, reason=reason, why=why)
+    return rules.finding(
+        share, basis=quantity.name, verdict=verdict, unit=SHARE, reason=reason, why=why
+    )
 
 
-def _held(falls: Mapping[int, Fall], quantity: Quantity) -> str:
-    """Where the measure stood on the plateau."""
-    level = float(np.median([fall.plateau for fall in falls.values()]))
+def _unmeasured(run: Trajectory, quantity: Quantity) -> str:
+    """Why a measure is not known at the end of a run's plateau; empty where it is."""
+    if not run.has(*quantity):
+        return "not measured"
+    looks = len(looks_at_end(run.curve(*quantity), run.stretch("onset")))
+    return "" if looks >= LEAST_LOOKS else too_few_looks(looks, "plateau")
+
+
+def _sizes(falls: Collection[Fall], quantity: Quantity) -> tuple[str, str]:
+    """The fall in words, and where the measure stood on the plateau."""
+    size = float(np.median([fall.size for fall in falls]))
+    level = float(np.median([fall.plateau for fall in falls]))
     if scale_of(quantity.measure) == "log":
-        return f"on the plateau it is at {level:.2g} times its highest level"
-    return f"on the plateau it is {level:+.2g} from its worst level"
-
-
-def _total(falls: Mapping[int, Fall], quantity: Quantity) -> str:
-    size = float(np.median([fall.size for fall in falls.values()]))
-    log = scale_of(quantity.measure) == "log"
-    return f"{10**size:.3g}-fold fall" if log else f"fall by {size:.3g}"
+        return f"{10**size:.3g}-fold fall", f"at {level:.2g} times its highest level"
+    return f"fall by {size:.3g}", f"{level:+.2g} from its worst level"
 
 
 def _does_not_fall(quantity: Quantity, falls: Mapping[int, Fall], *, left_out: str) -> Finding:
