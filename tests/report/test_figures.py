@@ -74,7 +74,7 @@ def test_sharpness_is_one_at_memorisation_for_every_value(whole: Study) -> None:
             values = stored(metrics(), measure, "train", seed)
             steps = sorted([0, *values])
             nearest = int(np.abs(np.array(steps) - memorised[seed]).argmin())
-            unit = statistics.median(values[each] for each in steps[nearest - 4 : nearest + 5])
+            unit = statistics.median(values[each] for each in steps[nearest - 2 : nearest + 3])
             assert curve == pytest.approx({each: value / unit for each, value in values.items()})
 
 
@@ -137,10 +137,12 @@ def test_the_table_tells_levels_in_the_course_of_training(whole: Study) -> None:
             values = stored(metrics(), measure, "train", seed)
             steps = sorted(values)
             near = int(np.abs(np.array(steps) - milestones["memorised"][seed]).argmin())
-            onset = [each for each in steps if each < milestones["onset"][seed]][-9:]
+            memorised, begins = milestones.loc[seed, ["memorised", "onset"]]
+            late = begins - 0.2 * (begins - memorised)  # the last fifth of the plateau
+            onset = [each for each in steps if late <= each <= begins]
             end = [each for each in steps if each >= 3200]
             for key, window in (
-                ("at", steps[near - 4 : near + 5]), ("before", onset), ("end", end),
+                ("at", steps[near - 2 : near + 3]), ("before", onset), ("end", end),
             ):  # fmt: skip
                 expected[key].append(statistics.median(values[each] for each in window))
         ratios = {
