@@ -11,8 +11,8 @@ import yaml
 
 from grokscope.runs.options import RunOptions
 from grokscope.runs.store import Store
-from grokscope.runs.worker import run_segment
 from grokscope.spec import Run
+from one_segment import run_segment
 from small_runs import experiment, run, segment
 
 

@@ -14,55 +14,22 @@ from pathlib import Path
 
 import torch
 
-import grokscope
 from grokscope.engine.alike import UnlikeError
 from grokscope.engine.loop import Training
 from grokscope.engine.memory import bytes_of, free_bytes
 from grokscope.engine.observe import Row
 from grokscope.engine.replicas import Replicas, Solo
 from grokscope.engine.state import State
-from grokscope.runs.devices import find_device
-from grokscope.runs.environment import environment
-from grokscope.runs.lease import LeaseLostError, SegmentBusyError, busy_error
+from grokscope.runs.jobs import Progress
+from grokscope.runs.lease import LeaseLostError, SegmentBusyError
+from grokscope.runs.machine import environment, find_device
 from grokscope.runs.options import Place, RunOptions
-from grokscope.runs.progress import Progress
 from grokscope.runs.store import Store
 from grokscope.spec import Segment
 from grokscope.tasks import Task, build_task
 
 OPTIONS, PLACE = RunOptions(), Place()
-
-
-def run_segment(
-    store: Store,
-    segment: Segment,
-    on_progress: Callable[[Progress], None],
-    should_stop: Callable[[], bool],
-    *,
-    options: RunOptions = OPTIONS,
-) -> bool:
-    """Run what is missing of one segment on the CPU; returns whether it is finished now.
-
-    Args:
-        store: Where states and results are kept.
-        segment: What to run; its parent must be finished.
-        on_progress: Called at every tick.
-        should_stop: Asked at every tick; if true, a checkpoint is written and the call returns.
-        options: Threads and seconds between checkpoints.
-
-    Raises:
-        SegmentBusyError: If another process is running this segment.
-        ValueError: As `run_job`.
-    """
-    busy: list[Progress] = []
-
-    def pass_on(progress: Progress) -> None:
-        (busy.append if progress.busy else on_progress)(progress)
-
-    run_job(store, (segment,), pass_on, should_stop, options=options)
-    if busy:
-        raise busy_error(segment.id, store.folder)
-    return store.outcome(segment) is not None
+PACKAGE = Path(__file__).parents[1]
 
 
 def run_job(
@@ -264,8 +231,7 @@ def describe_failure(error: Exception) -> str:
     see where. ``GROKSCOPE_TRACEBACK=1`` always asks for the traceback.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    package = Path(grokscope.__file__).parent
-    is_ours = isinstance(error, ValueError) and package in Path(frames[-1].filename).parents
+    is_ours = isinstance(error, ValueError) and PACKAGE in Path(frames[-1].filename).parents
     if is_ours and not os.environ.get("GROKSCOPE_TRACEBACK"):
         return str(error)
     return "".join(traceback.format_exception(error))
