@@ -119,13 +119,13 @@ def experiments_table(entries: Iterable[CatalogueEntry]) -> Table:
         table.add_column(column, no_wrap=column == "experiment")
     for entry in entries:
         presets = ", ".join(entry.presets)
-        table.add_row(f"[bold]{entry.name}", entry.experiment().title, presets)
+        table.add_row(f"[bold]{entry.name}", entry().title, presets)
     return table
 
 
 def entry_table(entry: CatalogueEntry) -> Table:
     """What an experiment asks, and its presets with their size and duration."""
-    default = entry.experiment()
+    default = entry()
     table = Table(
         title=f"[bold]{entry.name}[/bold]  {default.title}\n{default.question}",
         title_justify="left",
@@ -134,7 +134,7 @@ def entry_table(entry: CatalogueEntry) -> Table:
     for column in ("preset", "what it is for", "runs", "on 2 cores"):
         table.add_column(column, justify="right" if column == "runs" else "left")
     for name, preset in entry.presets.items():
-        experiment = entry.experiment(name)
+        experiment = entry(name)
         longest = max(run.phases[-1].until for run in experiment.arms.values())
         runs = f"{len(experiment.arms) * len(experiment.seeds)} of {longest:,} steps"
         about = f"{preset.about}: {SMOKE_TEST}" if experiment.smoke_test else preset.about

@@ -14,9 +14,11 @@ from pathlib import Path
 import filelock._soft
 import pytest
 
+from grokscope.runs.jobs import Progress
 from grokscope.runs.lease import Lease
 from grokscope.runs.options import RunOptions
 from grokscope.runs.store import Store
+from grokscope.runs.worker import run_job
 from small_runs import segment
 
 STUDY = """

@@ -1,6 +1,6 @@
 """One file per question: arms, seeds, what would answer it, which figure it draws.
 
-A module here declares what it offers as ``EXPERIMENTS``; nothing else has to know of it.
+What a module here offers is found by itself, see `catalogue.offer`; nothing else has to know of it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def find_experiment(name: str, preset: str = "default") -> Experiment:
             f"there is no experiment {name!r}. {did_you_mean(name, EXPERIMENTS)}There are: "
             f"{', '.join(EXPERIMENTS)}; for your own, write {YOUR_OWN}"
         )
-    return EXPERIMENTS[name].experiment(preset)
+    return EXPERIMENTS[name](preset)
 
 
 def _referenced(reference: str, preset: str) -> Experiment:
