@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -24,6 +24,7 @@ def _kinds(union: Any) -> tuple[str, ...]:
     return tuple(member.model_fields["kind"].default for member in members)
 
 
+Kind = TypeVar("Kind", Experiment, Run)
 TASK_KINDS, CONSTRAINT_KINDS = _kinds(Task), _kinds(Constraint)
 
 
@@ -56,10 +57,7 @@ def read_experiment(path: Path) -> Experiment:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; grokscope show NAME > {path} writes one")
-    try:
-        return Experiment.model_validate(parse(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a grokscope experiment: {explain(error)}") from error
+    return _read(path, Experiment)
 
 
 def read_run(path: Path) -> Run:
@@ -68,10 +66,15 @@ def read_run(path: Path) -> Run:
     Raises:
         ValueError: If the file holds something else.
     """
+    return _read(path, Run)
+
+
+def _read(path: Path, kind: type[Kind]) -> Kind:
     try:
-        return Run.model_validate(parse(path.read_text(encoding="utf-8")))
+        return kind.model_validate(parse(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} does not hold the settings of a run: {explain(error)}") from error
+        name = kind.__name__.lower()
+        raise ValueError(f"{path} is not a grokscope {name}: {explain(error)}") from error
 
 
 def override(experiment: Experiment, assignments: Sequence[str]) -> Experiment:
