@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from grokscope.analysis.claims import CLAIMS
+from grokscope.analysis.claims import find_claim, list_claims
 from grokscope.experiments import EXPERIMENTS, find_experiment
 from grokscope.experiments.catalogue import collect
-from grokscope.report.figures import FIGURES
+from grokscope.report.figures import list_figures
 from grokscope.spec import Experiment, Images, Run
 
 EVERY = [(name, preset) for name, entry in EXPERIMENTS.items() for preset in entry.presets]
@@ -22,10 +22,10 @@ def segments(experiment: Experiment) -> int:
 def test_claims_figures_and_contrasts_are_there(name, preset):
     made = find_experiment(name, preset)
     assert (made.name, made.preset) == (name, preset)
-    assert set(made.claims) <= set(CLAIMS)
-    assert set(made.figures) <= set(FIGURES)
+    assert set(made.claims) <= {claim.id for claim in list_claims()}
+    assert set(made.figures) <= set(list_figures())
     assert {each.claim for each in made.contrasts} <= set(made.claims)
-    compared = {each for each in made.claims if CLAIMS[each].compares}
+    compared = {each for each in made.claims if find_claim(each).compares}
     assert compared == {each.claim for each in made.contrasts}
 
 

@@ -155,3 +155,30 @@ def test_a_file_can_be_mended_and_loaded_again():
         load("study.py:answer")
     write("study.py", "answer = 1 / 1  # mended\n")
     assert load("study.py:answer") == 1
+
+
+def test_a_file_is_executed_once_until_it_changes():
+    text = "from pathlib import Path\nwith Path('log').open('a') as log:\n    log.write('x')\n"
+    write("study.py", f"{text}answer = 1\n")
+    assert [load("study.py:answer") for _ in range(3)] == [1, 1, 1]
+    assert load("./study.py:answer") == 1
+    assert Path("log").read_text() == "x"
+    write("study.py", f"{text}answer = 22\n")
+    assert load("study.py:answer") == 22
+    assert Path("log").read_text() == "xx"
+
+
+def test_a_file_that_is_touched_is_executed_again():
+    path = write("study.py", "answer = []\n")
+    before = load("study.py:answer")
+    assert load("study.py:answer") is before
+    os.utime(path, (1, 1))
+    assert load("study.py:answer") is not before
+
+
+def test_of_two_files_of_one_name_the_one_asked_for_last_can_be_pickled():
+    for folder in "ab":
+        write(f"{folder}/study.py", f"class Point:\n    folder = {folder!r}\n")
+    for folder in "aba":
+        point = load(f"{folder}/study.py:Point")
+        assert pickle.loads(pickle.dumps(point)).folder == folder

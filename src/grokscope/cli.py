@@ -37,7 +37,7 @@ console = Console(highlight=False)
 
 def _version(requested: bool) -> None:
     if requested:
-        from grokscope import __version__
+        from grokscope.version import __version__
 
         print(f"grokscope {__version__}")
         raise typer.Exit
@@ -238,16 +238,13 @@ def _run(experiment: Experiment, execution: Execution) -> None:
     folder = execution.folder(experiment)
     from grokscope.console import SegmentBars, estimate_line, runs_table
     from grokscope.report.study import check_names
-    from grokscope.runs.devices import find_device
     from grokscope.runs.launch import launch
     from grokscope.runs.plan import Plan
-    from grokscope.runs.preflight import check_penalties, check_tasks
+    from grokscope.runs.preflight import preflight
     from grokscope.runs.store import Store
     from grokscope.spec.sweep import SWEEP
 
     options = execution.options()
-    if options.on == "local":
-        find_device(options.device)
     if execution.beside:
         Store(execution.beside).experiment()  # raises before the work, not after it
     store = Store(folder)
@@ -257,9 +254,8 @@ def _run(experiment: Experiment, execution: Execution) -> None:
             "choose another folder with --out"
         )
     check_names(experiment)
-    check_penalties(experiment)
     plan = Plan(experiment, store)
-    check_tasks(plan.missing())
+    preflight(plan, options)
     summary = f"{experiment.title} ({plan.summary()}) in {folder}"
     console.print(escape(summary), soft_wrap=True)
     if execution.dry_run or experiment.name.endswith(SWEEP):
@@ -270,7 +266,8 @@ def _run(experiment: Experiment, execution: Execution) -> None:
         return
     store.save_command(_command_line(), execution.beside)
     try:
-        with SegmentBars(plan, console) as bars:
+        bars = SegmentBars(plan, console)
+        with bars.progress:
             finished = launch(experiment, store, options, bars, notify=_notify)
     except KeyboardInterrupt:
         console.print("\nStopped; everything up to here is kept. To resume, run this again:")

@@ -102,7 +102,7 @@ class Plan:
 
     def summary(self) -> str:
         """``4 segments: 2 finished, 1 to resume, 1 new``."""
-        states = Counter(
+        states = Counter[str](
             entry.status
             for entry in self.entries.values()
             if not (entry.is_missing and self.is_cut_off(entry.segment))
@@ -111,7 +111,7 @@ class Plan:
 
     def runs_summary(self) -> str:
         """``240 runs: 180 finished, 3 to resume, 57 new``; a run is an arm with a seed."""
-        states = Counter(state for _, _, state in self.run_states())
+        states = Counter[str](state for _, _, state in self.run_states())
         return _counted("run", states.total(), states)
 
     def run_states(self) -> list[tuple[str, int, Status]]:
