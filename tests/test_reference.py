@@ -143,20 +143,6 @@ def test_a_file_that_fails_says_how_and_in_which_line(text, problem):
     assert refused.value.__cause__ is not None
 
 
-def test_a_module_that_fails_says_how():
-    write("own_broken_module.py", "1 / 0\n")
-    with pytest.raises(ValueError, match="own_broken_module cannot be imported: ZeroDivisionErr"):
-        load("own_broken_module:x")
-
-
-def test_a_file_can_be_mended_and_loaded_again():
-    write("study.py", "answer = 1 / 0\n")
-    with pytest.raises(ValueError, match="ZeroDivisionError"):
-        load("study.py:answer")
-    write("study.py", "answer = 1 / 1  # mended\n")
-    assert load("study.py:answer") == 1
-
-
 def test_a_file_is_executed_once_until_it_changes():
     text = "from pathlib import Path\nwith Path('log').open('a') as log:\n    log.write('x')\n"
     write("study.py", f"{text}answer = 1\n")
@@ -182,3 +168,17 @@ def test_of_two_files_of_one_name_the_one_asked_for_last_can_be_pickled():
     for folder in "aba":
         point = load(f"{folder}/study.py:Point")
         assert pickle.loads(pickle.dumps(point)).folder == folder
+
+
+def test_a_module_that_fails_says_how():
+    write("own_broken_module.py", "1 / 0\n")
+    with pytest.raises(ValueError, match="own_broken_module cannot be imported: ZeroDivisionErr"):
+        load("own_broken_module:x")
+
+
+def test_a_file_can_be_mended_and_loaded_again():
+    write("study.py", "answer = 1 / 0\n")
+    with pytest.raises(ValueError, match="ZeroDivisionError"):
+        load("study.py:answer")
+    write("study.py", "answer = 1 / 1  # mended\n")
+    assert load("study.py:answer") == 1

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="grokscope",
     help="What does a network need in order to generalise? Measure, intervene, and see.",
-    epilog="To begin: grokscope list. Errors take one line; GROKSCOPE_TRACEBACK=1 prints the full "
+    epilog="To begin: grokscope list. An error is one line; GROKSCOPE_TRACEBACK=1 prints the full "
     "traceback.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -119,7 +119,7 @@ def show(name: Name, selection: Selection) -> None:
 @app.command()
 @expand_options
 def run(name: Name, selection: Selection, execution: Execution) -> None:
-    """Run what is missing of an experiment, then write its report. Ctrl-C is safe."""
+    """Run the missing parts of an experiment, then write its report. Ctrl-C is safe."""
     _run(selection.experiment(name), execution)
 
 
@@ -152,7 +152,7 @@ def report(out: Folder, beside: Beside = None) -> None:
     store.experiment()
     if beside is not None:
         Store(beside).experiment()  # raises if there is none
-        with suppress(OSError):  # a folder that is only read is reported on all the same
+        with suppress(OSError):  # a folder that cannot be written to gets a report all the same
             store.save_command(None, beside)
     _write_report(store, beside)
 

@@ -35,7 +35,7 @@ Name = Annotated[
 Folder = Annotated[Path, typer.Argument(help="Folder of a run (its --out).", show_default=False)]
 Beside = Annotated[
     Path | None,
-    results(help="A second run to plot alongside; defaults to FOLDER-paper where that exists."),
+    results(help="A second run to plot alongside; defaults to that of the last report."),
 ]
 Grid = Annotated[
     list[str],
@@ -115,7 +115,7 @@ class Execution:
         how(
             "--replicas",
             min=1,
-            help="Most runs that one worker trains together; defaults to 1 on a CPU and to as "
+            help="The most runs that one worker trains together; defaults to 1 on a CPU, to as "
             "many as fit into memory on a GPU.",
         ),
     ] = None

@@ -162,7 +162,7 @@ def estimate_line(plan: Plan, options: RunOptions) -> str:
     left = plan.estimate(workers)
     if left.seconds is None or left.disk is None:
         kinds = ", ".join(left.unknown)
-        return f"Time and disk are not known, as no segment of {kinds} has finished here yet."
+        return f"Time and disk are not known yet: no segment of the task {kinds} has finished here."
     noun = "worker" if workers == 1 else "workers"
     return (
         f"About {clock(left.seconds)} with {workers} {noun} and {left.disk / 1e6:,.1f} MB of "

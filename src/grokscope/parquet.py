@@ -87,7 +87,7 @@ def find_split(folder: Path, split: str) -> ParquetSplit:
 
     Raises:
         ValueError: If there is no such folder, no file of this split or files of several data
-            sets, or the columns of labels or text cannot be told; says what there is.
+            sets, or it is unclear which column holds labels or text; says what there is.
     """
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; give one with Parquet files in it")
