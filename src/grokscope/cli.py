@@ -268,7 +268,9 @@ def _run(experiment: Experiment, execution: Execution) -> None:
     try:
         bars = SegmentBars(plan, console)
         with bars.progress:
-            finished = launch(experiment, store, options, bars, notify=_notify)
+            finished = launch(
+                experiment, store, options, bars, notify=lambda text: console.print(escape(text))
+            )
     except KeyboardInterrupt:
         console.print("\nStopped; everything up to here is kept. To resume, run this again:")
         console.print(escape(f"  {_command_line()}"), soft_wrap=True)
@@ -292,10 +294,6 @@ def _write_report(store: Store, beside: Path | None) -> None:
     other = Store(beside) if beside else store.beside() or paper_setting_beside(store.folder)
     path = write_report(collect(store, other), store.folder)
     console.print(f"Report: {path.resolve().as_uri()}", soft_wrap=True)
-
-
-def _notify(sentence: str) -> None:
-    console.print(escape(sentence))
 
 
 def _command_line() -> str:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from grokscope.analysis.claims import ClaimReport
     from grokscope.experiments.catalogue import CatalogueEntry
     from grokscope.measures.record import Measure
+    from grokscope.runs.jobs import Progress as SegmentProgress
     from grokscope.runs.options import RunOptions
     from grokscope.runs.plan import Plan
-    from grokscope.runs.jobs import Progress as SegmentProgress
 
 SHOWN = {
     "train/accuracy": "train {:.0%}",

@@ -140,17 +140,7 @@ def run_all(
     on_progress: Callable[[Progress], None],
     notify: Callable[[str], None],
 ) -> None:
-    """Run everything that a scheduler holds.
-
-    Args:
-        scheduler: What to run.
-        executor: Who runs it.
-        on_progress: Called with all progress, in this process.
-        notify: Called with a sentence when there is nothing left to do but to wait for others.
-
-    Raises:
-        RunFailedError: If a segment raised or its worker was lost.
-    """
+    """Run everything that a scheduler holds; arguments and errors are those of `launch`."""
     notified = False
     while not scheduler.is_done:
         jobs, news = scheduler.next(executor.free_slots)

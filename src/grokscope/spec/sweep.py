@@ -11,11 +11,10 @@ from itertools import combinations, product
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from grokscope.spec.experiment import Contrast, Experiment
 from grokscope.spec.run import Run
-from grokscope.spec.text import assign, check_kind, explain, keys_of, parse
+from grokscope.spec.text import assign, check_kind, explain, keys_of, parse, validated
 
 MOST_RUNS = 10_000  # more are a typing error
 SWEEP = "-sweep"  # ends the name of every sweep
@@ -99,10 +98,7 @@ def sweep(experiment: Experiment, grid: Sequence[str]) -> Experiment:
         "paper": (),
         "figures": experiment.figures if len(arms) <= FEW_ARMS else BY_ARM,
     }
-    try:
-        return Experiment.model_validate(dict(experiment) | changes)
-    except ValidationError as error:
-        raise ValueError(f"--grid {' --grid '.join(grid)}: {explain(error)}") from error
+    return validated(dict(experiment) | changes, f"--grid {' --grid '.join(grid)}")
 
 
 def _axis(text: str, experiment: Experiment) -> Axis:
@@ -123,7 +119,6 @@ def _axis(text: str, experiment: Experiment) -> Axis:
 
 
 def _labelled(axes: Sequence[Axis]) -> list[Axis]:
-    """The axes, labelled with the shortest ends of their paths that distinguish them."""
     paths = [axis.keys for axis in axes]
     for axis in axes:
         if paths.count(axis.keys) > 1:
@@ -132,6 +127,7 @@ def _labelled(axes: Sequence[Axis]) -> list[Axis]:
 
 
 def _label(keys: tuple[str, ...], paths: Sequence[tuple[str, ...]]) -> str:
+    """The shortest end of a path that distinguishes it from the others."""
     for length in range(1, len(keys)):
         end = keys[-length:]
         unique = sum(path[-length:] == end for path in paths) == 1

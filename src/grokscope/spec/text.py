@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -104,11 +104,7 @@ def override(experiment: Experiment, assignments: Sequence[str]) -> Experiment:
                 assign(data, start + keys, parse(text))
         except (yaml.YAMLError, ValueError) as error:
             raise ValueError(f"--set {assignment}: {explain(error)}") from error
-    try:
-        return Experiment.model_validate(data)
-    except ValidationError as error:
-        options = ", ".join(f"--set {assignment}" for assignment in assignments)
-        raise ValueError(f"{options}: {explain(error)}") from error
+    return validated(data, ", ".join(f"--set {assignment}" for assignment in assignments))
 
 
 def with_seeds(experiment: Experiment, text: str) -> Experiment:
@@ -121,10 +117,19 @@ def with_seeds(experiment: Experiment, text: str) -> Experiment:
         seeds = [int(part) for part in text.split(",")]
     except ValueError as error:
         raise ValueError(f"--seeds {text}: write whole numbers, e.g. 1,42,15213") from error
+    return validated(experiment.model_dump() | {"seeds": seeds}, f"--seeds {text}")
+
+
+def validated(data: Mapping[str, Any], options: str) -> Experiment:
+    """The experiment of these settings.
+
+    Raises:
+        ValueError: If they do not fit together; names the options that made them.
+    """
     try:
-        return Experiment.model_validate(experiment.model_dump() | {"seeds": seeds})
+        return Experiment.model_validate(data)
     except ValidationError as error:
-        raise ValueError(f"--seeds {text}: {explain(error)}") from error
+        raise ValueError(f"{options}: {explain(error)}") from error
 
 
 def explain(error: Exception) -> str:

@@ -276,13 +276,12 @@ def _await_answer(address: str) -> None:
     deadline = time.monotonic() + TIMEOUT
     while host:
         try:
-            socket.create_connection((host, int(port)), timeout=TIMEOUT).close()
+            with socket.create_connection((host, int(port)), timeout=TIMEOUT):
+                return
         except OSError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
-        else:
-            return
 
 
 def _resolve(options: RunOptions, resources: dict[str, float]) -> RunOptions:
