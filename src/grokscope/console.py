@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
@@ -105,7 +105,7 @@ class SegmentBars:
 
 def experiments_table(entries: Iterable[CatalogueEntry]) -> Table:
     """Every experiment with its title, and its presets, the default one first."""
-    table = _table("experiment", "what it is about", "presets", whole="experiment")
+    table = _table(("experiment", "what it is about", "presets"), whole="experiment")
     for entry in entries:
         presets = ", ".join(entry.presets)
         table.add_row(f"[bold]{entry.name}", entry().title, presets)
@@ -115,7 +115,7 @@ def experiments_table(entries: Iterable[CatalogueEntry]) -> Table:
 def entry_table(entry: CatalogueEntry) -> Table:
     """What an experiment asks, and its presets with their size and duration."""
     default = entry()
-    table = _table("preset", "what it is for", "runs", "on 2 cores", right=("runs",))
+    table = _table(("preset", "what it is for", "runs", "on 2 cores"), right=("runs",))
     table.title = f"[bold]{entry.name}[/bold]  {default.title}\n{default.question}"
     for name, preset in entry.presets.items():
         experiment = entry(name)
@@ -128,7 +128,7 @@ def entry_table(entry: CatalogueEntry) -> Table:
 
 def plan_table(plan: Plan) -> Table:
     """Segments with their state, and how much work is left."""
-    table = _table("segment", "id", "state", "step", "time", right=("step", "time"))
+    table = _table(("segment", "id", "state", "step", "time"), right=("step", "time"))
     table.title = f"[italic]{plan.summary()}"
     for name, entry in plan.entries.items():
         steps = f"{entry.step:,}/{entry.segment.phase.until:,}"
@@ -146,7 +146,7 @@ def plan_table(plan: Plan) -> Table:
 
 def runs_table(plan: Plan) -> Table:
     """Every run, an arm with a seed, and its state."""
-    table = _table("arm", "seed", "state", right=("seed",))
+    table = _table(("arm", "seed", "state"), right=("seed",))
     for arm, seed, state in plan.run_states():
         table.add_row(escape(arm), str(seed), state)
     return table
@@ -172,7 +172,7 @@ def estimate_line(plan: Plan, options: RunOptions) -> str:
 
 def measures_table(measures: Iterable[Measure]) -> Table:
     """Every measure: name, what it is, unit, direction and what it needs."""
-    table = _table("measure", "what it is", "unit", "direction", "needs", whole="measure")
+    table = _table(("measure", "what it is", "unit", "direction", "needs"), whole="measure")
     for measure in measures:
         cells = (measure.title, measure.unit, measure.direction, ", ".join(measure.needs))
         table.add_row(f"[bold]{escape(measure.name)}", *map(escape, cells))
@@ -181,7 +181,7 @@ def measures_table(measures: Iterable[Measure]) -> Table:
 
 def measure_table(measure: Measure) -> Table:
     """Everything about one measure."""
-    table = _table("field", "value")
+    table = _table(("field", "value"))
     table.title = f"[bold]{escape(measure.name)}[/bold]  {escape(measure.title)}"
     table.show_header = False
     for name in FIELDS:
@@ -195,7 +195,7 @@ def claims_table(claims: Iterable[ClaimReport]) -> Table:
     """Verdicts with effect, interval and seeds; each basis of a claim has a line."""
     from grokscope.report.words import interval, name_of, number
 
-    table = _table("claim", "rests on", "verdict", "effect", "seeds", right=("seeds",))
+    table = _table(("claim", "rests on", "verdict", "effect", "seeds"), right=("seeds",))
     for report in claims:
         for finding in report.findings():
             first = finding is report.headline
@@ -210,7 +210,7 @@ def claims_table(claims: Iterable[ClaimReport]) -> Table:
     return table
 
 
-def _table(*columns: str, right: Collection[str] = (), whole: str = "") -> Table:
+def _table(columns: Sequence[str], right: Collection[str] = (), whole: str = "") -> Table:
     """An empty table.
 
     Args:
