@@ -189,7 +189,7 @@ def test_status_tells_what_is_finished_what_goes_on_what_is_new_and_how_long_it_
     for segment, state in (
         (whole[0], "finished 1,000/1,000 1 min 40 s"),
         (whole[1], "new 1,000/2,000"),
-        (stopped[0], "stopped 250/1,000"),
+        (stopped[0], "to resume 250/1,000"),
         (diverged[0], "diverged 500/1,000 50 s"),
         (diverged[1], "cut off"),
     ):

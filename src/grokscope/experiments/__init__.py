@@ -18,7 +18,7 @@ from grokscope.spec import Experiment, explain, read_experiment
 __all__ = ["EXPERIMENTS", "find_experiment"]
 
 EXPERIMENTS: Mapping[str, CatalogueEntry] = collect(__name__, __path__)
-USERS = "path/to/file.py:name or the name of a YAML file that 'grokscope show' wrote"
+REFERENCES = "path/to/file.py:name or the name of a YAML file that 'grokscope show' wrote"
 
 
 def find_experiment(name: str, preset: str = "default") -> Experiment:
@@ -39,7 +39,7 @@ def find_experiment(name: str, preset: str = "default") -> Experiment:
     if name not in EXPERIMENTS:
         raise ValueError(
             f"there is no experiment {name!r}. {did_you_mean(name, EXPERIMENTS)}There are: "
-            f"{', '.join(EXPERIMENTS)}; to run your own, give {USERS}"
+            f"{', '.join(EXPERIMENTS)}; to run your own, give {REFERENCES}"
         )
     return EXPERIMENTS[name](preset)
 
