@@ -117,7 +117,9 @@ REFUSED = {
     "my_study.py:claim": "claims.0 of own: there is no claim 'C71'. Did you mean C7? There are: C1",
     "my_study.py:figure": "figures.0 of own: there is no figure 'outcome'. Did you mean outcomes?",
     "my_study.py:other_figure": "figures.0 of own: my_study.py has no 'panel'.",
-    "my_study.py:contrast": "contrasts.0.claim of own: my_study.py has no 'jugde'. Did you mean judge?",
+    "my_study.py:contrast": (
+        "contrasts.0.claim of own: my_study.py has no 'jugde'. Did you mean judge?"
+    ),
     "my_study.py:penalty": (
         "arms.pushed.phases.0.penalties.0.measure: my_study.py has no 'sqares'. Did you mean squar"
     ),
