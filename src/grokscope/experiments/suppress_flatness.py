@@ -33,7 +33,6 @@ def forks(scale: Scale, height: float, removal: float) -> dict[str, Run]:
     at, end = scale.steps(removal), scale.steps(EPOCHS)
     plain = Phase(until=at, optimizer=PLAIN)
     pushed = suppressing(at, height)
-
     capped = Phase(until=end, constraints=(cap(height),))
     ways = {
         "baseline": (plain, Phase(until=end)),
@@ -86,9 +85,7 @@ def _suppress_flatness(name: str, preset: str, title: str, removal: float) -> Ex
         contrasts=(
             Contrast(claim="C7", arm="kept", phase=0, label="at the removal"),
             Contrast(claim="C7", arm="kept", label="at the end"),
-            Contrast(claim="C8", arm="removed + optimiser"),
-            Contrast(claim="C8", arm="removed"),
-            Contrast(claim="C8", arm="kept + optimiser"),
+            *compare(("C8",), ("removed + optimiser", "removed", "kept + optimiser")),
             Contrast(claim="C8", arm="removed + optimiser", against="baseline + optimiser"),
             Contrast(claim="C14", arm="kept", phase=0, label="at the removal"),
             Contrast(claim="C14", arm="kept", label="at the end"),
