@@ -77,7 +77,10 @@ def page() -> str:
         parts += [f"\n## {room}\n", *_list(modules)]
         inside = {module: graph[module] & set(modules) for module in modules}
         if any(inside.values()):
-            parts += ["", *_drawing(reduced(inside), {module: _short(module) for module in modules})]
+            parts += [
+                "",
+                *_drawing(reduced(inside), {module: _short(module) for module in modules}),
+            ]
     return "\n".join(parts) + "\n"
 
 

@@ -14,9 +14,9 @@ Made by `make docs` from the records that stand beside the functions in `groksco
 `grokscope measures NAME` prints one of them. Names are those in a `Measurement` and in
 `metrics.parquet`; the functions, with shapes and errors, are in [api.md](api.md).
 
-Features φ `[n, d]`, logits z = Wφ + b `[n, C]`, rows of the head w_c, p = softmax(z), class means μ_c.
-Unless a note says otherwise a measure is taken in evaluation mode on a frozen subset and accumulated
-in float64.
+Features φ `[n, d]`, logits z = Wφ + b `[n, C]`, rows of the head w_c, p = softmax(z), class means
+μ_c. Unless a note says otherwise, a measure is taken in evaluation mode on a frozen subset and
+accumulated in float64.
 """
 
 
@@ -24,9 +24,8 @@ def page() -> str:
     """The page as Markdown."""
     parts = [HEAD, "| name | what it is | unit | direction |", "|---|---|---|---|"]
     for name, measure in records().items():
-        parts.append(
-            f"| [`{name}`](#{name}) | {measure.title} | {measure.unit or 'none'} | {measure.direction} |"
-        )
+        cells = (f"[`{name}`](#{name})", measure.title, measure.unit, measure.direction)
+        parts.append(f"| {' | '.join(cells)} |")
     for measure in records().values():
         parts += ["", *_section(measure)]
     return "\n".join(parts) + "\n"

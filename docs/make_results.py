@@ -9,9 +9,9 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from grokscope.analysis import plateau_table
+from grokscope.analysis.run import Results
 from grokscope.experiments import EXPERIMENTS, find_experiment
-from grokscope.report.study import claims_of, common, ours
+from grokscope.report.study import claims_of, common, value_here
 from grokscope.report.words import interval, name_of, number
 from grokscope.runs.plan import Plan
 from grokscope.runs.store import Store
@@ -65,7 +65,7 @@ def _experiments(stores: dict[str, Store]) -> Iterator[str]:
 
 def _section(name: str, store: Store) -> Iterator[str]:
     experiment = store.experiment()
-    metrics = store.metrics(experiment)
+    results = Results.read(store)
     facts = common(store.environments(experiment))
     yield f"## {name}"
     yield ""
@@ -82,7 +82,7 @@ def _section(name: str, store: Store) -> Iterator[str]:
     yield ""
     yield "| claim | on | verdict | effect (95 % interval) | seeds |"
     yield "|---|---|---|---|---|"
-    for report in claims_of(experiment, metrics):
+    for report in claims_of(results):
         for finding in report.findings():
             between = interval(*finding.interval)
             effect = number(finding.effect)
@@ -96,13 +96,12 @@ def _section(name: str, store: Store) -> Iterator[str]:
         yield ""
         yield "| what the paper reports | the paper | ours |"
         yield "|---|---|---|"
-        milestones = plateau_table(metrics)
         for row in experiment.paper:
-            here = number(ours(row, experiment, metrics, milestones))
+            here = number(value_here(row, results))
             yield f"| {row.what} | {row.value} | {here} |"
 
 
-def _changes(experiment) -> str:  # type: ignore[no-untyped-def]
+def _changes(experiment: Experiment) -> str:
     """How the settings differ from the preset's, as ``run`` would be told."""
     preset = find_experiment(experiment.name, experiment.preset)
     parts = ["grokscope", "run", experiment.name, "--preset", experiment.preset]

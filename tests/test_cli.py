@@ -173,7 +173,7 @@ def test_before_anything_ran_everything_is_new(grokscope):
     claims = grokscope("claims here")
     assert claims.out == "There are no claims to test: nothing has been measured yet.\n"
     assert grokscope("report here").code == 0
-    assert "has not begun" in Path("here/report.html").read_text()
+    assert "has not started" in Path("here/report.html").read_text()
 
 
 def test_status_tells_what_is_finished_what_goes_on_what_is_new_and_how_long_it_takes(grokscope):
@@ -211,7 +211,7 @@ def test_claims_are_answered_from_what_is_stored(grokscope):
     done = grokscope("claims here")
     assert done.code == 0
     assert re.search(r"C1 NCC ✓ supported .* 3 ", done.words)
-    assert "C1 In grokking NCC falls during memorisation" in done.words
+    assert "C1 In a network that memorises first" in done.words
 
 
 def test_an_experiment_may_claim_nothing(grokscope):
@@ -257,5 +257,5 @@ def test_measuring_needs_model_and_data(grokscope):
     assert "Missing option '--model'" in grokscope("measure").err
     done = grokscope("measure --model nowhere --data nowhere")
     assert done.code == 2
-    assert done.err.startswith("Error: there is no nowhere/config.json; --model is a folder that")
+    assert done.err.startswith("Error: nowhere/config.json does not exist; --model takes a folder")
     assert done.err.count("\n") == 1

@@ -142,7 +142,7 @@ REFUSED = {
     ),
     "suppress-collapse --set arms.suppressed.phases.0.penalties.0.measure=nc": (
         "--set arms.suppressed.phases.0.penalties.0.measure=nc: "
-        "arms.suppressed.phases.0.penalties.0: measure 'nc' is not a measure; there are "
+        "arms.suppressed.phases.0.penalties.0: 'nc' is not a mea"
     ),
 }
 

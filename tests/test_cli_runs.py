@@ -17,7 +17,7 @@ import pytest
 
 from grokscope.cli import main
 from grokscope.experiments import find_experiment
-from grokscope.report.figures import FIGURES
+from grokscope.report.figures import list_figures
 from grokscope.runs.store import Store
 
 OWN = '''
@@ -127,7 +127,7 @@ def test_the_tiny_preset_runs_from_the_first_step_to_the_report(here, monkeypatc
     assert "grokscope run grokking --preset tiny --seeds 7" in page
     # It neither memorises nor generalises in 60 steps: some figures say why they are not there.
     drawn = {path.stem for path in (folder / "figures").glob("*.png")}
-    missing = {name for name in FIGURES if f"The figure {name} is left out" in page}
+    missing = {name for name in list_figures() if f"The figure {name} is left out" in page}
     assert "grokking" in drawn
     assert drawn | missing == set(experiment.figures)
     assert not drawn & missing
@@ -147,8 +147,7 @@ def test_an_image_experiment_runs_to_its_report(here, monkeypatch, capsys):
     assert set(penalty["arm"]) == {"suppressed", "suppressed, memory"}
     assert (penalty["value"] > 0).all()
     page = (folder / "report.html").read_text(encoding="utf-8")
-    for claim in store.experiment().claims:
-        assert f">{claim}<" in page
+    assert "so no claim is judged" in page  # the preset is a smoke test
     assert "accuracies" in {path.stem for path in (folder / "figures").glob("*.png")}
 
 
@@ -165,8 +164,9 @@ def test_your_own_task_is_trained_and_run_again_does_nothing_new(here, monkeypat
     assert grokscope("run my_study.py:experiment --out out", monkeypatch) == 0
     assert "(1 segment: 1 finished)" in capsys.readouterr().out
     assert stored_bytes(folder) == first
-    # The file of its settings says everything, too, and its report says so.
-    assert "grokscope run out/experiment.yaml" in (folder / "report.html").read_text()
+    # The report says how it was run; the file of its settings says everything, too.
+    page = (folder / "report.html").read_text()
+    assert "grokscope run my_study.py:experiment --out out" in page
     assert grokscope("run out/experiment.yaml --out out", monkeypatch) == 0
     assert stored_bytes(folder) == first
     assert grokscope("status out", monkeypatch) == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
 from test_docs import GROKSCOPE, ROOT, blocks, called
 
 PAGE = ROOT / "CONTRIBUTING.md"

@@ -182,3 +182,30 @@ def test_a_file_can_be_mended_and_loaded_again():
         load("study.py:answer")
     write("study.py", "answer = 1 / 1  # mended\n")
     assert load("study.py:answer") == 1
+
+
+@pytest.mark.parametrize("reference", ["results/own.py:answer", "results/../results/own.py:answer"])
+def test_no_code_is_run_that_lies_in_a_folder_of_results(reference):
+    write("results/own.py", "raise SystemExit('this code was run')\n")
+    with pytest.raises(ValueError, match="no code is run"):
+        load(reference, outside=Path("results"))
+    write("mine/own.py", "answer = 42\n")
+    assert load("mine/own.py:answer", outside=Path("results")) == 42
+
+
+def test_a_link_out_of_the_folder_of_results_or_into_it_is_followed_before_it_is_judged(apart):
+    write("results/own.py", "raise SystemExit('this code was run')\n")
+    Path("link.py").symlink_to(apart / "results" / "own.py")
+    with pytest.raises(ValueError, match="no code is run"):
+        load("link.py:answer", outside=Path("results"))
+
+
+def test_no_module_is_looked_for_in_a_folder_of_results(apart, monkeypatch):
+    folder = write("results/hidden.py", "raise SystemExit('this code was run')\n").parent
+    monkeypatch.chdir(folder)
+    with pytest.raises(ValueError, match="no code is run"):
+        load("hidden:answer", outside=Path())
+    monkeypatch.chdir(apart)
+    with pytest.raises(ValueError, match="no code is run"):
+        load("results.hidden:answer", outside=Path("results"))
+    assert load("math:pi", outside=Path("results")) is math.pi

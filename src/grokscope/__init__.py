@@ -16,7 +16,8 @@ from grokscope.version import __version__
 if TYPE_CHECKING:
     from grokscope import interventions, measures, results, spec, tasks
     from grokscope.experiments import find_experiment
-    from grokscope.measures import Measure, NotFiniteError
+    from grokscope.measures import Measure
+    from grokscope.measures.checks import NotFiniteError
     from grokscope.probe import Look, Measurement, Probe
     from grokscope.tasks import Split, Task
 
@@ -41,7 +42,7 @@ _HOMES = {
     "Look": "probe",
     "Measure": "measures",
     "Measurement": "probe",
-    "NotFiniteError": "measures",
+    "NotFiniteError": "measures.checks",
     "Probe": "probe",
     "Split": "tasks",
     "Task": "tasks",

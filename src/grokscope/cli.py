@@ -160,16 +160,15 @@ def report(out: Folder, beside: Beside = None) -> None:
 @app.command()
 def claims(out: Folder) -> None:
     """Report which claims hold in a run, with effect, interval and seeds."""
+    from grokscope.analysis.run import Results
     from grokscope.console import claims_table
     from grokscope.report.study import claims_of
     from grokscope.runs.store import Store
 
-    store = Store(out)
-    experiment = store.experiment()
-    metrics = store.metrics(experiment)
-    findings = claims_of(experiment, metrics)
+    results = Results.read(Store(out))
+    findings = claims_of(results)
     if not findings:
-        reason = "nothing has been measured yet" if metrics.empty else "the experiment names none"
+        reason = "the experiment names none" if results.runs else "nothing has been measured yet"
         console.print(f"There are no claims to test: {reason}.")
         return
     console.print(claims_table(findings))
@@ -288,10 +287,10 @@ def _replaces(experiment: Experiment, store: Store) -> bool:
 
 def _write_report(store: Store, beside: Path | None) -> None:
     from grokscope.report.page import write_report
-    from grokscope.report.study import collect, paper_setting_beside
+    from grokscope.report.study import collect
     from grokscope.runs.store import Store
 
-    other = Store(beside) if beside else store.beside() or paper_setting_beside(store.folder)
+    other = Store(beside) if beside else store.beside()
     path = write_report(collect(store, other), store.folder)
     console.print(f"Report: {path.resolve().as_uri()}", soft_wrap=True)
 

@@ -25,27 +25,39 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"Did you mean {close[0]}? " if close else ""
 
 
-def load(reference: str) -> Any:
+def load(reference: str, *, outside: Path | None = None) -> Any:
     """The object that ``package.module:name`` or ``path/to/file.py:name`` refers to.
 
     Packages are also looked for in the current folder, and what a file imports also next to it.
 
     Args:
         reference: A module or a file, a colon, and a name in it.
+        outside: A folder of results, wherever they came from: no code that lies in it is run.
 
     Raises:
-        ValueError: If the reference has another form, there is no such file, module or name, or
-            the import fails; the message says which.
+        ValueError: If the reference has another form, there is no such file, module or name, the
+            code lies in that folder, or the import fails; the message says which.
     """
     source, colon, name = reference.rpartition(":")
     if not colon or not source or not name:
         raise ValueError(f"{reference!r}: write package.module:name or path/to/file.py:name")
+    if outside is not None and _lies_in(source, outside.resolve()):
+        raise ValueError(f"{source} lies in the folder of results, from which no code is run")
     module = _file(source) if source.endswith(".py") else _module(source)
     if not hasattr(module, name):
         public = [attribute for attribute in vars(module) if not attribute.startswith("_")]
         hint = did_you_mean(name, public)
         raise ValueError(f"{source} has no {name!r}. {hint}It has: {', '.join(public)}")
     return getattr(module, name)
+
+
+def _lies_in(source: str, folder: Path) -> bool:
+    """Whether a file, or a module wherever it is looked for, would be found in a folder."""
+    places = [Path(source)]
+    if not source.endswith(".py"):
+        folders: list[str] = [str(Path.cwd()), *sys.path]
+        places = [Path(searched, *source.split(".")) for searched in folders]
+    return any(place.resolve().is_relative_to(folder) for place in places)
 
 
 def _module(name: str) -> ModuleType:

@@ -25,7 +25,7 @@ from grokscope.analysis.claims import (
 from grokscope.analysis.contrasts import Comparison
 from grokscope.analysis.level import Curve, Span
 from grokscope.analysis.run import Arm, Results, Trajectory
-from grokscope.analysis.statistics import Paired
+from grokscope.analysis.statistics import Effect
 from grokscope.report.canvas import Canvas, Drawn
 from grokscope.report.contents import Study
 from grokscope.report.curves import MissingMeasureError
@@ -44,10 +44,10 @@ __all__ = [
     "Comparison",
     "Curve",
     "Drawn",
+    "Effect",
     "Finding",
     "MissingMeasureError",
     "Onset",
-    "Paired",
     "Panel",
     "Results",
     "Span",

@@ -14,6 +14,7 @@ from grokscope.analysis import Results, evaluate_claims, find_claim, list_claims
 from grokscope.analysis.claims import SMOKE_TEST
 from grokscope.analysis.claims.rules import KAPPA_FACTOR, MARGIN, is_counterexample
 from grokscope.spec import Contrast, Experiment, Phase, Run
+from made_store import accuracies, made_experiment, stored
 
 MINE = """
 from grokscope.analysis import Finding, claim
@@ -117,6 +118,22 @@ def test_what_cannot_be_judged_says_so_and_the_others_are_judged(mine, reference
     assert lost.headline.reason.startswith("Not judged: ")
     assert why in lost.headline.reason
     assert found.headline.verdict == "supported"
+
+
+def test_code_in_the_folder_of_results_is_not_run(mine, tmp_path):
+    results = worlds()
+    results.folder = tmp_path
+    mine.write_text("raise SystemExit('this code was run')")
+    (report,) = evaluate_claims(results, [f"{mine}:mine"])
+    assert report.headline.verdict == "undecided"
+    assert "lies in the folder of results, from which no code is run" in report.headline.reason
+
+
+def test_results_know_the_folder_that_they_were_read_from(tmp_path):
+    store = stored(tmp_path / "results", made_experiment(), {1: accuracies(), 42: accuracies()})
+    results = Results.read(store)
+    assert results.folder == store.folder
+    assert results.only(next(iter(results.arms))).folder == store.folder
 
 
 def test_a_smoke_test_gets_no_verdict(mine):

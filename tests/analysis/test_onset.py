@@ -8,17 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import points, rise, tenth, two_stages
+from worlds import points, rise, run_of, tenth, two_stages
 
-from grokscope.analysis import Curve, Trajectory
+from grokscope.analysis import Trajectory
 from grokscope.analysis.locate import split_of
-from grokscope.analysis.milestones import (
-    generalisation_onset,
-    generalisation_step,
-    memorisation_step,
-    stability,
-)
 from grokscope.analysis.onset import LOST, detect_crossing, detect_onset
+from grokscope.analysis.trajectory import stability
 
 STEPS = points()
 GAPS = np.log10(STEPS[2:] / STEPS[1:-1])
@@ -267,8 +262,6 @@ def test_the_split_leaves_the_fewest_points_on_the_wrong_side(beyond):
         ({"direction": "up"}, "direction"),
         ({"scale": "ln"}, "scale"),
         ({"scale": "log", "values": np.linspace(-1, 1, 9)}, "negative"),
-        ({"window": 4}, "window"),
-        ({"fraction": 1.0}, "fraction"),
         ({"stage": "second"}, "stage"),
         ({"steps": np.zeros(9)}, "distinct"),
         ({"values": np.zeros(8)}, "one curve"),
@@ -294,9 +287,8 @@ def accuracies(spike_every: int = 0) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("spike_every", [0, 4, 3])
 def test_milestones_are_found_through_spikes_and_the_creeping_plateau_is_no_onset(spike_every):
     train, held_out = accuracies(spike_every)
-    memorised = memorisation_step(STEPS, train)
-    onset = generalisation_onset(STEPS, held_out, memorised.step)
-    generalised = generalisation_step(STEPS, held_out)
+    run = run_of(STEPS, train, held_out)
+    memorised, onset, generalised = run.memorised, run.onset, run.generalised
     assert decades(memorised.step, 10 ** (math.log10(350) + 0.05 * math.log(99))) < 0.05
     # A tenth of the way from the plateau, 0.35 half way in log time, to one.
     assert 2_300 < onset.step < 2_750
@@ -307,11 +299,11 @@ def test_milestones_are_found_through_spikes_and_the_creeping_plateau_is_no_onse
 def test_a_run_that_only_memorises_has_no_other_milestone():
     train, _ = accuracies()
     held_out = 0.3 * rise(STEPS, 350, 0.05)
-    memorised = memorisation_step(STEPS, train)
-    assert memorised.found
-    assert not generalisation_onset(STEPS, held_out, memorised.step).found
-    assert not generalisation_step(STEPS, held_out).found
-    assert not memorisation_step(STEPS, held_out).found
+    run = run_of(STEPS, train, held_out)
+    assert run.memorised.found
+    assert not run.onset.found
+    assert not run.generalised.found
+    assert not run_of(STEPS, held_out, held_out).memorised.found
 
 
 def test_a_curve_beyond_its_level_from_the_start_passes_it_there():
@@ -322,12 +314,13 @@ def test_a_curve_beyond_its_level_from_the_start_passes_it_there():
 def test_a_level_that_is_lost_for_good_is_not_passed(back):
     steps = np.arange(1, 91) * 50.0
     curve = np.r_[np.full(40, 0.1), np.full(50 - back, 1.0), np.full(back, 0.1)]
-    lost = generalisation_step(steps, curve)
+    lost = run_of(steps, curve, curve).generalised
     assert not lost.found
     assert lost.reason == LOST
     kept = detect_crossing(steps, curve, 0.95, lasting=False)
     assert kept.step == pytest.approx(2050, abs=50)
-    assert generalisation_step(steps, np.where(steps < 2050, 0.1, 1.0)).found
+    held = np.where(steps < 2050, 0.1, 1.0)
+    assert run_of(steps, held, held).generalised.found
 
 
 def lost_at_the_end(points: int, measure: str = "validation") -> Trajectory:
@@ -336,8 +329,7 @@ def lost_at_the_end(points: int, measure: str = "validation") -> Trajectory:
     train = np.r_[np.linspace(0.1, 1, 10), np.ones(80)]
     held_out = np.r_[np.full(40, 0.1), np.ones(50)]
     (held_out if measure == "validation" else train)[90 - points :] = 0.1
-    curves = {("accuracy", "train"): train, ("accuracy", "validation"): held_out}
-    return Trajectory("a", 1, {key: Curve(steps, values) for key, values in curves.items()})
+    return run_of(steps, train, held_out)
 
 
 @pytest.mark.parametrize("points", [10, 22])

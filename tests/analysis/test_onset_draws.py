@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from worlds import points, rise, two_stages
+from worlds import points, rise, run_of, two_stages
 
-from grokscope.analysis.curve import prepare, resampled, smoothed
+from grokscope.analysis.curve import WINDOW, prepare, resampled, smoothed
 from grokscope.analysis.locate import locate, steepest
-from grokscope.analysis.milestones import memorisation_step
 from grokscope.analysis.onset import detect_onset
 
 STEPS = points()
@@ -21,7 +20,7 @@ def test_draws_that_wait_until_they_are_asked_for_are_those_of_every_curve_resam
     prepared = prepare(STEPS, curve, "fall", "log")
     expected = []
     for drawn in resampled(prepared, 60, 4):
-        smooth = smoothed(drawn, prepared.window)
+        smooth = smoothed(drawn, WINDOW)
         part = steepest(prepared.time, smooth[None])[0] if stage == "largest" else slice(None)
         expected.append(locate(prepared.time[part], smooth[part], drawn[part]).time)
     assert np.log10(onset.draws) == pytest.approx(np.array(expected), nan_ok=True)
@@ -38,7 +37,8 @@ def test_an_interval_that_nobody_asks_for_costs_nothing(monkeypatch):
         return resampled(*arguments)
 
     monkeypatch.setattr("grokscope.analysis.onset.resampled", counted)
-    memorised = memorisation_step(STEPS, rise(STEPS, 350, 0.05))
+    accuracy = rise(STEPS, 350, 0.05)
+    memorised = run_of(STEPS, accuracy, accuracy).memorised
     assert memorised.found
     assert not calls
     assert len(memorised.draws) == 200
@@ -55,9 +55,7 @@ def test_an_onset_is_found_where_half_of_the_resampled_curves_have_one():
         if onset.found or "resampled" in onset.reason:
             prepared = prepare(STEPS, curve, "rise", "linear")
             drawn = resampled(prepared, 40, 0)
-            times = [
-                locate(prepared.time, smoothed(one, prepared.window), one).time for one in drawn
-            ]
+            times = [locate(prepared.time, smoothed(one, WINDOW), one).time for one in drawn]
             found.append((onset.found, np.isfinite(times).mean() >= 0.5))
     assert len(found) > 10
     assert all(claimed == half for claimed, half in found)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from grokscope.analysis import ClaimReport, Results, evaluate_claims
+from grokscope.analysis import ClaimReport, Curve, Results, Trajectory, evaluate_claims
 from grokscope.spec import Experiment
 
 SEEDS = (1, 42, 15213, 7)
@@ -43,6 +43,12 @@ def two_stages(steps: np.ndarray, early: float, late: float) -> np.ndarray:
     log = 2 + 0.36 * rise(steps, 250, 0.05) - early * rise(steps, 700, 0.02)
     log = log - late * rise(steps, 2700, 0.02) + 0.05 * rng.normal(size=len(steps))
     return 10**log
+
+
+def run_of(steps: np.ndarray, train: np.ndarray, validation: np.ndarray) -> Trajectory:
+    """A run of which only the two accuracies were measured."""
+    curves = {"train": Curve(steps, train), "validation": Curve(steps, validation)}
+    return Trajectory("a", 1, {("accuracy", split): curve for split, curve in curves.items()})
 
 
 @dataclass(frozen=True)
@@ -114,11 +120,6 @@ AT_GENERALISATION = ((2700.0, 1.0, 0.03),)
 HALF_AND_HALF = ((700.0, 0.6, 0.03), (2700.0, 0.6, 0.03))
 MOSTLY_EARLY = ((700.0, 0.9, 0.03), (2700.0, 0.3, 0.03))
 NEVER: tuple[tuple[float, float, float], ...] = ()
-
-
-def world_of(falls: Mapping[str, tuple[tuple[float, float, float], ...]], **more: object) -> World:
-    """A world in which these measures fall thus."""
-    return World(falls=falls, **more)  # type: ignore[arg-type]
 
 
 def judged(

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
-from small_runs import two_arms
 
 from grokscope.report.page import write_report
 from grokscope.report.study import collect
 from grokscope.runs.store import Store
+from small_runs import two_arms
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -140,5 +140,6 @@ def test_every_figure_and_every_table_is_there_at_both_widths(browser, page):
 
 def headings(browser: Any, table: str) -> set[str]:
     """The column headings of a table: on a phone its rows may carry them as labels instead."""
-    script = "return [...document.querySelectorAll(`#${arguments[0]} thead th`)].map(c => c.textContent.trim())"
+    found = "document.querySelectorAll(`#${arguments[0]} thead th`)"
+    script = f"return [...{found}].map((cell) => cell.textContent.trim())"
     return set(browser.execute_script(script, table))

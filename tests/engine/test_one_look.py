@@ -122,16 +122,17 @@ def test_penalties_see_the_answers_alone_and_the_loss_both_tokens(measure):
     torch.testing.assert_close(outcome.values[f"penalty_{measure}"], expected.detach())
     both = functional.cross_entropy(logits.flatten(0, 1), labels.flatten()).detach()
     torch.testing.assert_close(outcome.values["minibatch_loss"], both)
-    torch.testing.assert_close(outcome.features, features.detach())
-    assert torch.equal(outcome.labels, labels[:, 0])
+    found, counted = outcome.rows
+    torch.testing.assert_close(found, features.detach())
+    assert torch.equal(counted, labels[:, 0])
 
 
 def test_a_cap_on_the_logit_scale_is_that_of_the_answers():
     update, inputs, labels = two_tokens({"constraints": (LogitScaleCap(cap=0.05),)})
     outcome = update.outcome(inputs, labels)
-    assert outcome.features is not None
-    update.after(1, outcome.features, labels[:, 0])
-    logits = update.task.model.head(outcome.features)
+    features, _ = outcome.rows
+    update.after(1, features, labels[:, 0])
+    logits = update.task.model.head(features)
     assert float(logits.std(-1, correction=0).mean()) == pytest.approx(0.05)
 
 
@@ -155,8 +156,7 @@ def test_a_batch_whose_answers_are_all_of_one_class_has_no_ncc():
     update, _, labels = two_tokens({"penalties": (Penalty(measure="ncc", weight=0.01),)})
     one = labels.clone()
     one[:, 0] = 3
-    assert update.active(1, labels) == (0,)
-    assert update.active(1, one) == ()
+    assert update.active(torch.stack([labels, one]), step=1) == [(0,), ()]
     assert update.several(torch.stack([labels, one])) == [True, False]
 
 
@@ -192,7 +192,8 @@ def test_labels_of_minus_100_count_for_no_penalty():
     torch.testing.assert_close(outcome.values["penalty_ncc"], ncc(moments).detach())
     entropy = gini(task.model.head(features)).detach()
     torch.testing.assert_close(outcome.values["penalty_gini"], entropy)
-    assert outcome.labels is not None and bool((outcome.labels >= 0).all())
+    _, labels = outcome.rows
+    assert bool((labels >= 0).all())
     hidden = torch.full((2, 8), -100)
     hidden[0, :2] = torch.tensor([1, 2])
     hidden[1, :2] = 1
@@ -236,3 +237,10 @@ def test_training_on_both_tokens_does_not_depend_on_the_look():
         list(training.run())
         states.append(training.state())
     assert_same_states(*states, rtol=0, atol=0)
+
+
+def test_a_look_whose_head_is_a_number_is_refused_with_the_argument_that_was_meant():
+    with pytest.raises(
+        ValueError, match=r"head must be the name of a layer, got 256; .*batch_size="
+    ):
+        Look(256)

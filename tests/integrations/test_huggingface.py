@@ -227,7 +227,7 @@ def test_a_row_that_is_no_image_is_named(processed, tmp_path):
 def test_images_need_an_image_processor(saved, tmp_path):
     write(tmp_path / "test.parquet", image=[b"", b""], label=[0, 1])
     told = refusal(saved / "bert", tmp_path)
-    assert told.startswith(f"{saved / 'bert'} has no image processor that can be read: ")
+    assert told.startswith(f"no image processor could be read from {saved / 'bert'}: ")
 
 
 # Functions.
@@ -300,16 +300,16 @@ def test_functions_that_give_something_else_are_refused(own):
 def test_a_folder_of_data_needs_a_folder_of_a_model(own, texts):
     told = refusal(f"{own}:model", texts)
     assert told == (
-        "a data set in a folder needs the tokenizer or image processor of a model folder, but "
-        f"--model is the function {own}:model; give --data as a function, too"
+        "a data set in a folder needs the tokenizer or image processor of a model in a folder, "
+        f"but --model is the function {own}:model; pass a function as --data, too"
     )
 
 
 def test_what_is_no_folder_of_a_model_is_refused_with_what_one_is(tmp_path, texts):
     told = refusal(tmp_path, texts)
     assert told == (
-        f"there is no {tmp_path}/config.json; --model is a folder that save_pretrained wrote, or "
-        "a function as package.module:name or path/to/file.py:name"
+        f"{tmp_path}/config.json does not exist; --model takes a folder written by "
+        "save_pretrained, or a function such as package.module:name or path/to/file.py:name"
     )
 
 
@@ -334,7 +334,7 @@ def test_weights_that_cannot_be_read_are_refused(bert, texts, content):
     (bert / "model.safetensors").unlink()
     if content is not None:
         (bert / "model.safetensors").write_bytes(content)
-    assert refusal(bert, texts).startswith(f"{bert} has no weights that can be read: ")
+    assert refusal(bert, texts).startswith(f"no weights could be read from {bert}: ")
 
 
 def test_a_head_without_weights_is_refused_rather_than_measured_as_it_falls_out(bert, texts):
@@ -352,27 +352,27 @@ def test_a_head_without_weights_is_refused_rather_than_measured_as_it_falls_out(
 def test_a_model_without_a_tokenizer_says_so(bert, texts, files):
     for file in bert.glob(files):
         file.unlink()
-    assert refusal(bert, texts).startswith(f"{bert} has no tokenizer that can be read: ")
+    assert refusal(bert, texts).startswith(f"no tokenizer could be read from {bert}: ")
 
 
 def test_a_tokenizer_that_cannot_fill_up_says_so(bert, texts):
     save_tokenizer(bert)
     assert refusal(bert, texts) == (
-        f"the tokenizer in {bert} has neither a padding nor an end token, so texts cannot share a "
-        "batch; set its pad_token and save it again"
+        f"the tokenizer in {bert} has neither a padding token nor an end token, so texts cannot "
+        "be batched; set its pad_token and save it again"
     )
 
 
 def test_a_data_set_without_text_or_images_is_refused(saved, tmp_path):
     file = write(tmp_path / "test.parquet", label=[0, 1], value=[0.5, 0.6])
     told = refusal(saved / "bert", tmp_path)
-    assert told == f"{file} has neither a column of text nor one of images"
+    assert told == f"{file} has neither a text column nor an image column"
 
 
 def test_a_row_without_text_or_label_is_named(saved, tmp_path):
     write(tmp_path / "test.parquet", text=[*["good"] * 9, None], label=[0] * 10)
     told = refusal(saved / "bert", tmp_path, max_examples=7)  # the last of which is row 9
-    assert told == f"row 9 of the split in {tmp_path} has no text; leave such rows out"
+    assert told == f"row 9 of the split in {tmp_path} has no text; remove such rows"
     write(tmp_path / "test.parquet", text=["good", "bad"], label=[0, None])
     assert "row 1" in refusal(saved / "bert", tmp_path)
 

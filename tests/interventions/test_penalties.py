@@ -72,8 +72,8 @@ def test_your_own_measure_is_a_penalty_too(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"measure": "flatness"}, "'flatness' is not a measure; there are loss, .*your own is"),
-        ({"measure": "accuracy"}, "'accuracy' can't be a penalty; there are"),
+        ({"measure": "flatness"}, "'flatness' is not a measure; choose one of loss, .*of your own"),
+        ({"measure": "accuracy"}, "'accuracy' can't be a penalty; choose one of"),
         ({"measure": "generalisation_gap"}, "'generalisation_gap' can't be a penalty"),
         ({"measure": "gini", "temperature": 2.0}, "belong to relative_flatness_bound, not to gini"),
         ({"measure": "gini", "memory": 0.5}, "memory belongs to ncc"),

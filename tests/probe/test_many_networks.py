@@ -13,7 +13,7 @@ from grokscope.measures.checks import NotFiniteError
 from grokscope.probe import Measurement, measure_tensors
 from grokscope.probe.assembly import Assembly
 from grokscope.probe.choice import choose
-from grokscope.probe.networks import Block, Heads
+from grokscope.probe.trees import Block, Heads
 
 
 class Networks:

@@ -3,41 +3,42 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from grokscope.analysis.run import Results
+from grokscope.interventions import FrobeniusCap, Penalty
 from grokscope.report import Study
 from grokscope.report.words import number
+from grokscope.spec import Experiment, Images, Optimizer, Phase, Run
 
 SEEDS = (1, 42, 15213)
 STEPS = 20  # an epoch
 REMOVAL, LAST = 30, 60
 CHANCE = 0.1
-PLAIN = {"name": "sgd", "lr": 0.01, "schedule": "constant"}
-CHANGED = {"name": "sgd", "lr": 0.1, "schedule": "cosine"}
-TASK = {"kind": "images", "source": "uoft-cs/cifar10"}
+PLAIN = Optimizer(name="sgd", lr=0.01)
+CHANGED = Optimizer(name="sgd", lr=0.1, schedule="cosine")
+TASK = Images(source="uoft-cs/cifar10")
 
 
 def phase(
-    until: int, cap: float = 0.0, penalty: float = 0.0, optimizer: Mapping[str, Any] = PLAIN
-) -> dict[str, Any]:
-    """A phase's settings as the experiment's YAML has them; ``until`` in epochs."""
-    penalties = [{"measure": "relative_flatness_bound", "weight": -penalty, "start": 0}]
-    constraints = [{"kind": "frobenius", "cap": cap, "start": 0, "stop": None}]
-    return {
-        "until": until * STEPS,
-        "optimizer": dict(optimizer),
-        "penalties": penalties if penalty else [],
-        "constraints": constraints if cap else [],
-    }
+    until: float, cap: float = 0.0, penalty: float = 0.0, optimizer: Optimizer = PLAIN
+) -> Phase:
+    """A phase; ``until`` in epochs."""
+    pushed = Penalty(measure="relative_flatness_bound", weight=-penalty) if penalty else None
+    return Phase(
+        until=round(until * STEPS),
+        optimizer=optimizer,
+        penalties=(pushed,) if pushed else (),
+        constraints=(FrobeniusCap(cap=cap),) if cap else (),
+    )
 
 
 PUSHED = phase(REMOVAL, 50, 0.01)
-PHASES: dict[str, list[dict[str, Any]]] = {
+PHASES: dict[str, list[Phase]] = {
     "baseline": [phase(LAST)],
     "removed": [PUSHED, phase(LAST, 50)],
     "removed, restarted": [PUSHED, phase(LAST, 50, 0.0, CHANGED)],
@@ -45,7 +46,7 @@ PHASES: dict[str, list[dict[str, Any]]] = {
     "cap 20": [phase(LAST, 20, 0.01)],
     "cap 10, strong": [phase(LAST, 10, 0.03)],
     "cap alone": [phase(LAST, 50)],
-    "rate 0.5": [{**phase(LAST), "optimizer": {**PLAIN, "lr": 0.5}}],
+    "rate 0.5": [phase(LAST, optimizer=Optimizer(name="sgd", lr=0.5))],
 }
 # Levels far from the start: training and validation accuracy, kappa, share of the ceiling.
 LEVELS = {
@@ -113,35 +114,60 @@ def one_run(arm: str, seed: int) -> pd.DataFrame:
     return long[["arm", "seed", "step", "epoch", "split", "measure", "value"]]
 
 
+def metrics(arms: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
+    return pd.concat([one_run(arm, seed) for arm in arms for seed in seeds], ignore_index=True)
+
+
+def unchanged(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame
+
+
 def arms_study(
-    arms: Sequence[str] = tuple(PHASES), seeds: Sequence[int] = SEEDS, **changes: Any
+    arms: Sequence[str] = tuple(PHASES),
+    seeds: Sequence[int] = SEEDS,
+    *,
+    change: Callable[[pd.DataFrame], pd.DataFrame] = unchanged,
+    phases: Mapping[str, list[Phase]] = {},
+    tasks: Mapping[str, Any] = {},
+    **fields: Any,
 ) -> Study:
-    """The study; ``changes`` replace its fields. Unknown arms have one phase of a cap of 20."""
-    settings = {
-        arm: {"task": TASK, "batch_size": 64, "phases": PHASES.get(arm, [phase(LAST, 20, 0.01)])}
+    """The study; unknown arms have one phase with a cap of 20.
+
+    ``change`` is applied to its metrics, ``phases`` and ``tasks`` replace those of arms, ``fields``
+    its own.
+    """
+    known = {**PHASES, **phases}
+    runs = {
+        arm: Run(
+            task=tasks.get(arm, TASK), batch_size=64,
+            phases=tuple(known.get(arm, [phase(LAST, 20, 0.01)])),
+        )
         for arm in arms
-    }
-    settings = deepcopy(settings)  # tests change them
-    fields: dict[str, Any] = {
-        "name": "suppress-flatness",
-        "title": "Does a network need a flat head?",
-        "question": "What becomes of a network whose flatness is suppressed?",
-        "metrics": pd.concat([one_run(arm, seed) for arm in arms for seed in seeds]),
-        "settings": {"name": "suppress-flatness", "seeds": list(seeds), "arms": settings},
+    }  # fmt: skip
+    asked = Experiment(
+        name="suppress-flatness", title="Does a network need a flat head?",
+        question="What becomes of a network whose flatness is suppressed?", arms=runs,
+        seeds=tuple(seeds),
+    )  # fmt: skip
+    whole: dict[str, Any] = {
+        "results": Results.from_metrics(change(metrics(arms, seeds)), asked),
+        "name": asked.name,
+        "title": asked.title,
+        "question": asked.question,
+        "settings": asked.model_dump(mode="json"),
         "figures": (
-            "accuracies", "flatness_by_arm", "collapse_by_arm", "losses_by_arm", "outcomes",
+            "outcomes", "accuracies", "flatness_by_arm", "collapse_by_arm", "losses_by_arm",
         ),
     }  # fmt: skip
-    return Study(**fields | changes)
+    return Study(**whole | fields)
 
 
 def stored(study: Study, arm: str, measure: str, split: str) -> dict[int, dict[int, float]]:
     """Step -> seed -> value."""
-    rows = study.metrics
-    rows = rows[(rows.arm == arm) & (rows.measure == measure) & (rows.split == split)]
     found: dict[int, dict[int, float]] = {}
-    for row in rows.itertuples():
-        found.setdefault(int(row.step), {})[int(row.seed)] = float(row.value)
+    for seed, run in study.results.arms[arm].runs.items():
+        for step, value in zip(*run.curve(measure, split), strict=True):
+            found.setdefault(int(step), {})[seed] = float(value)
     return found
 
 
@@ -156,7 +182,9 @@ def naive_level(
             last[seed] = max(last.get(seed, 0), step / STEPS)
             if stop - 0.2 * (stop - start) <= step / STEPS <= stop:
                 by_seed.setdefault(seed, []).append(value)
-    return {seed: statistics.median(own) for seed, own in by_seed.items() if last[seed] >= stop}
+    return {
+        seed: statistics.median(values) for seed, values in by_seed.items() if last[seed] >= stop
+    }
 
 
 def middle(levels: dict[int, float]) -> str:

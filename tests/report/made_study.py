@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from grokscope.analysis.claims import ClaimReport, Finding
-from grokscope.report import Study
+from grokscope.analysis.run import Results
+from grokscope.report import Counterpart, Study
+from grokscope.spec import Experiment, ModularArithmetic, Phase, Run
 
 SEEDS = (1, 42, 15213)
 MILESTONES = {1: (458, 2250, 3250), 42: (440, 2550, 3700), 15213: (481, 2400, 3450)}
@@ -75,7 +76,6 @@ def one_seed(seed: int, milestones: tuple[int, int, int], until: int = 4000) -> 
         "logit_scale": 1 + 14 * fit + 5 * grok,
         "mean_class_angle": 90 - 0.6 * grok + noise(0.002),
         "parameter_norm": 60 - 20 * fit,
-        **{f"extra_{i}": noise(0.2) for i in range(12)},
     }
     validation: dict[str, np.ndarray] = {
         "accuracy": held_out,
@@ -115,110 +115,96 @@ def metrics(seeds: Sequence[int] = SEEDS) -> pd.DataFrame:
     return pd.concat([one_seed(seed, MILESTONES[seed]) for seed in seeds], ignore_index=True)
 
 
-def milestone_frame(seeds: Sequence[int] = SEEDS) -> pd.DataFrame:
-    rows = [("grokking", seed, *map(float, MILESTONES[seed]), 0.98) for seed in seeds]
-    columns = ["arm", "seed", "memorised", "onset", "generalised", "stable_after"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def onsets(seeds: Sequence[int] = SEEDS) -> pd.DataFrame:
-    """Onsets as `Study.onsets` wants them; one was not found."""
-    at = {
-        ("memorised", ""): 458,
-        ("ncc", "train"): 160,
-        ("ncc", "validation"): 260,
-        ("relative_flatness", "train"): 520,
-        ("relative_flatness_bound", "train"): 530,
-        ("published_flatness", "train"): 1900,
-        ("representativeness", "validation"): 2450,
-        ("generalisation", ""): 2350,
-    }
-    rows = []
-    for (measure, split), step in at.items():
-        for index, seed in enumerate(seeds):
-            middle = step * (0.93 + 0.07 * index)
-            rows.append(("grokking", measure, split, seed, middle, middle * 0.9, middle * 1.12))
-    frame = pd.DataFrame(rows, columns=["arm", "measure", "split", "seed", "step", "low", "high"])
-    missing = (frame.measure == "representativeness") & (frame.seed == seeds[0])
-    frame.loc[missing, ["step", "low", "high"]] = np.nan
-    return frame
-
-
-def correlations() -> pd.DataFrame:
-    rng = np.random.default_rng(0)
-    rows = []
-    measures = ("relative_flatness", "relative_flatness_bound", "published_flatness", "ncc")
-    for measure in measures:
-        for with_ in ("generalisation_gap", "validation accuracy"):
-            for given in ("", "loss"):
-                rho = float(rng.uniform(-0.9, 0.9))
-                rows.append((measure, with_, given, "plateau", rho, rho - 0.12, rho + 0.09))
-    columns = ["measure", "with", "given", "window", "rho", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
-
-
 def claims() -> list[ClaimReport]:
     def finding(
         claim: str, basis: str, verdict: str, effect: float, half: float, unit: str
     ) -> Finding:
-        seeds = tuple((seed, effect + i * half / 3) for i, seed in enumerate(SEEDS))
-        interval = (effect - half, effect + half)
-        reason = f"In 3 of 3 seeds it is {effect:,.3g} {unit} ({half:,.3g} either way)."
-        return Finding(claim, basis, verdict, effect, interval, unit, 3, seeds, reason)
+        return Finding(
+            claim=claim, basis=basis, verdict=verdict, effect=effect, unit=unit, seeds=3,
+            interval=(effect - half, effect + half),
+            per_seed=tuple((seed, effect + i * half / 3) for i, seed in enumerate(SEEDS)),
+            reason=f"In 3 of 3 seeds it is {effect:,.3g} {unit} ({half:,.3g} either way).",
+        )  # fmt: skip
 
     return [
         ClaimReport(
-            "C1",
-            "In grokking NCC falls during memorisation, before validation accuracy rises.",
-            finding("C1", "ncc", "supported", -2130, 160, "steps"),
+            claim="C1",
+            title="Collapse comes before generalisation",
+            statement="The features cluster by class before the network is accurate on new data.",
+            headline=finding("C1", "ncc", "supported", -2130, 160, "steps"),
         ),
         ClaimReport(
-            "C2",
-            "In grokking relative flatness stays high during memorisation and falls when "
-            "generalisation begins.",
-            finding("C2", "relative_flatness", "contradicted", -1890, 140, "steps"),
-            (
+            claim="C2",
+            statement="The last layer stays sharp, and becomes flat only when generalising begins.",
+            headline=finding("C2", "relative_flatness", "contradicted", -1890, 140, "steps"),
+            others=(
                 finding("C2", "relative_flatness_bound", "contradicted", -1870, 155, "steps"),
                 finding("C2", "published_flatness", "supported", -120, 210, "steps"),
             ),
             note="On the plateau kappa follows the training loss.",
         ),
         ClaimReport(
-            "C15",
-            "NCC correlates strongly with generalisation, though it is not necessary.",
-            finding("C15", "ncc", "undecided", 0.613, 0.41, "rank correlation"),
+            claim="C15",
+            statement="NCC goes with generalisation.",
+            headline=finding("C15", "ncc", "undecided", 0.613, 0.41, "rank correlation"),
         ),
     ]
 
 
-def study(seeds: Sequence[int] = SEEDS, **changes: Any) -> Study:
-    """The whole study; ``changes`` replace its fields."""
-    whole = Study(
+Change = Callable[[pd.DataFrame], pd.DataFrame]
+
+
+def unchanged(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame
+
+
+def experiment(seeds: Sequence[int] = SEEDS, arms: Sequence[str] = ("grokking",)) -> Experiment:
+    run = Run(task=ModularArithmetic(train_fraction=0.4), phases=(Phase(until=4000),))
+    return Experiment(
         name="grokking",
         title="Memorisation turns into generalisation",
         question="When does neural collapse set in, and when does the head become flat?",
-        metrics=metrics(seeds),
-        claims=claims(),
-        milestones=milestone_frame(seeds),
-        correlations=correlations(),
-        onsets=onsets(seeds),
-        settings={
-            "name": "grokking",
-            "preset": "default",
-            "seeds": list(seeds),
-            "arms": {"grokking": {"task": {"modulus": 97, "train_fraction": 0.4}}},
+        arms=dict.fromkeys(arms, run),
+        seeds=tuple(seeds),
+    )
+
+
+def results(frame: pd.DataFrame, seeds: Sequence[int] = SEEDS) -> Results:
+    return Results.from_metrics(
+        frame, experiment(seeds, list(pd.unique(frame["arm"])) or ["grokking"])
+    )
+
+
+def beside(
+    frame: pd.DataFrame, title: str = "grokscope's run in the paper's setting"
+) -> Counterpart:
+    """A second run of 25 times as many steps."""
+    longer = frame.assign(step=frame["step"] * 25)
+    return Counterpart(title, Results.from_metrics(longer))
+
+
+def study(seeds: Sequence[int] = SEEDS, change: Change = unchanged, **fields: Any) -> Study:
+    """The whole study; ``change`` is applied to its metrics, ``fields`` replace its fields."""
+    asked = experiment(seeds)
+    frame = change(metrics(seeds))
+    whole: dict[str, Any] = {
+        "results": results(frame, seeds),
+        "name": "grokking",
+        "title": asked.title,
+        "question": asked.question,
+        "claims": claims(),
+        "settings": asked.model_dump(mode="json"),
+        "environment": {
+            "python": "3.12.3", "torch": "2.13.0", "device": {"name": "CPU", "cores": 2},
         },
-        environment={"python": "3.12.3", "torch": "2.13.0", "device": {"name": "CPU", "cores": 2}},
-        paper=PAPER,
-        figures=(
-            "grokking",
-            "onsets",
-            "collapse",
-            "confidence",
-            "representativeness",
+        "paper": PAPER,
+        "cites_paper": True,
+        "figures": (
+            "grokking", "onsets", "collapse", "confidence", "representativeness",
             "partial_correlations",
         ),
-        notes=("One run spiked after step 3,000.",),
-        date="2026-11-24",
-    )
-    return replace(whole, **changes)
+        "notes": ("One run spiked after step 3,000.",),
+        "command": "grokscope run grokking --seeds 1,42,15213",
+        "date": "2026-11-24",
+    }  # fmt: skip
+    return Study(**whole | fields)

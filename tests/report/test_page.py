@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from made_study import claims, metrics, study
+from made_arms import arms_study
+from made_study import beside, claims, metrics, results, study
 
-from grokscope.report import Counterpart, write_report
-from grokscope.report.page import milestone_table
+from grokscope.report import Study, write_report
+from grokscope.report.tables import milestones_table
 from grokscope.report.words import typeset
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -100,7 +101,8 @@ def test_the_page_tells_question_answer_verdicts_and_seeds(page: Page) -> None:
     whole = study()
     assert whole.question in page.text
     for report in whole.claims:
-        assert report.statement in page.text
+        verdict = report.headline.verdict.capitalize()
+        assert f"{verdict}: {report.statement} Claim {report.claim}, three seeds" in page.text
         for finding in (report.headline, *report.others):
             assert finding.verdict in page.text
             assert typeset(finding.reason) in page.text
@@ -112,7 +114,10 @@ def test_the_page_tells_question_answer_verdicts_and_seeds(page: Page) -> None:
 
 
 def test_the_sections_come_in_the_order_of_a_readers_questions(page: Page) -> None:
-    wanted = ["answer", "figure", "milestones", "figures", "paper", "settings", "reproduce", "cite"]
+    wanted = [
+        "answer", "figure", "milestones", "claims", "figures", "reading", "paper", "glossary",
+        "settings", "reproduce", "cite",
+    ]  # fmt: skip
     assert [each for each in page.ids if each in wanted] == wanted
 
 
@@ -139,11 +144,11 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
         replace(claims()[0], statement=evil, headline=replace(claims()[0].headline, reason=evil))
     ]
     frame = metrics((1,)).assign(arm=evil)
-    beside = Counterpart(evil, frame)
     whole = study(
-        (1,), name=evil, title=evil, question=evil, notes=(evil,), claims=hostile, metrics=frame,
-        paper=((evil, evil, evil),), settings={evil: evil}, environment={evil: {evil: evil}},
-        counterpart=beside, figures=("grokking", evil), command=evil, date=evil,
+        (1,), name=evil, title=evil, question=evil, notes=(evil,), claims=hostile,
+        results=results(frame, (1,)), paper=((evil, evil, evil),), settings={evil: evil},
+        environment={evil: {evil: evil}}, counterpart=beside(frame, evil),
+        figures=("grokking", evil), command=evil, date=evil,
     )  # fmt: skip
     page = Page(write_report(whole, tmp_path).read_text(encoding="utf-8"))
     assert not page.tags & {"script", "img"}
@@ -155,35 +160,155 @@ def test_a_figure_without_its_measures_is_left_out_with_a_note(tmp_path: Path) -
     stale = tmp_path / "figures" / "confidence.png"
     stale.parent.mkdir()
     stale.write_bytes(b"of an earlier report")
-    frame = metrics((1,))
-    frame = frame[~frame.measure.str.startswith("nc")]
-    whole = study((1,), metrics=frame, figures=("collapse", "grokking", "nonesuch"))
-    whole = replace(whole, metrics=frame[frame.measure != "angle_deviation"])
+    gone = ("nc", "angle_deviation")
+    whole = study(
+        (1,), lambda frame: frame[~frame.measure.str.startswith(gone)],
+        figures=("collapse", "grokking", "nonesuch"),
+    )  # fmt: skip
     page = Page(write_report(whole, tmp_path).read_text(encoding="utf-8"))
     assert "The figure collapse is left out: none of its measures was taken." in page.text
-    assert "There is no figure named nonesuch" in page.text
+    assert "The figure nonesuch is left out: there is no figure 'nonesuch'." in page.text
     assert {each.stem for each in (tmp_path / "figures").iterdir()} == {"grokking"}
 
 
 def test_a_study_in_which_nothing_has_run_yet_has_a_page(tmp_path: Path) -> None:
-    whole = study(metrics=metrics((1,)).iloc[:0], claims=(), milestones=pd.DataFrame())
-    whole = replace(whole, onsets=whole.onsets.iloc[:0], correlations=pd.DataFrame())
+    whole = study(change=lambda frame: frame.iloc[:0], claims=())
     page = Page(write_report(whole, tmp_path).read_text(encoding="utf-8"))
-    assert "No claim was tested in this run." in page.text
+    assert "Nothing has been measured yet." in page.text
     assert "The figure grokking is left out: nothing has been measured yet." in page.text
 
 
-def test_milestones_that_were_not_reached_say_so() -> None:
-    frame = pd.DataFrame(
-        {"arm": "grokking", "seed": [1, 42], "memorised": [458.0, 440.0], "onset": [None, 2250.0]}
+def test_milestones_that_were_not_reached_say_so_and_medians_say_of_how_many() -> None:
+    def lost(frame: pd.DataFrame) -> pd.DataFrame:
+        low = (frame.measure == "accuracy") & (frame.split == "validation") & (frame.seed == 1)
+        frame.loc[low, "value"] = 0.2
+        return frame
+
+    table = milestones_table(study((1, 42), lost).arms)
+    assert table is not None
+    first, second, median = table.rows
+    assert first[0] == "seed 1"
+    assert first[2:] == ("not reached", "not reached", "–")
+    assert median[0] == "median"
+    assert median[3] == f"{second[3]}\n1 of 2 seeds"
+
+
+def test_arms_that_do_not_generalise_late_have_no_milestones() -> None:
+    assert milestones_table(arms_study(seeds=(1,)).arms) is None
+
+
+PAPER = "2509.17738"
+
+
+def text_of(whole: Study, folder: Path) -> str:
+    return Page(write_report(whole, folder).read_text(encoding="utf-8")).text
+
+
+def test_the_paper_is_cited_only_where_the_experiment_is_the_papers(tmp_path: Path) -> None:
+    mine = arms_study(("baseline", "cap 20"), (1, 42), name="mine", figures=("outcomes",))
+    text = text_of(mine, tmp_path)
+    assert PAPER not in text
+    assert "paper" not in text[: text.index("All settings, as YAML")].lower()
+    assert PAPER in text_of(replace(mine, cites_paper=True), tmp_path)
+
+
+def test_a_smoke_test_gives_no_verdicts_and_says_so_at_the_top(tmp_path: Path) -> None:
+    page = Page(
+        write_report(study(smoke_test=True, claims=(), figures=()), tmp_path).read_text("utf-8")
     )
-    headings, rows = milestone_table(frame)
-    assert headings == ["seed", "memorised", "generalisation begins"]
-    assert rows == [
-        ["1", "458", "not reached"],
-        ["42", "440", "2,250"],
-        ["median", "449", "2,250"],
-    ]
+    assert page.ids[0] == "smoke-test"
+    assert "no claim is judged" in page.text
+    assert not re.search("supported|contradicted|undecided", page.text)
+
+
+def test_synthetic_heads_have_no_interval_and_are_said_to_be_the_same_in_every_run(
+    tmp_path: Path,
+) -> None:
+    headline = claims()[0].headline
+    synthetic = replace(headline, basis="exact simplex heads", seeds=0, interval=(0.1, 3.7))
+    report = replace(claims()[0], others=(replace(synthetic, effect=0.301),))
+    text = text_of(study(claims=[report], figures=()), tmp_path)
+    said = "exact simplex heads a check on synthetic heads, the same in every run ✓ supported 0.301"
+    assert f"{said} steps" in text
+    assert "3.70" not in text
+
+
+def test_every_figure_and_table_has_an_id_and_both_forms(page: Page, written: Path) -> None:
+    for name in study().figures:
+        assert f"figure-{name}" in page.ids
+    for name in ("milestones", "claims", "paper", "grokking", "onsets", "plateau"):
+        assert f"table-{name}" in page.ids
+    text = written.read_text(encoding="utf-8")
+    assert text.count('<div class="wide">') == text.count('<div class="narrow">')
+    style = text[text.index("<style>") : text.index("</style>")]
+    hidden = re.findall(r"([^{}]*)\{[^{}]*display: none", style)
+    assert {rule.strip() for rule in hidden} == {".narrow", ".wide", ".stack td:empty"}
+
+
+def test_the_glossary_explains_what_the_page_says_and_no_more(page: Page, tmp_path: Path) -> None:
+    whole = page.text[page.text.index("Glossary") :]
+    for term in ("κ (kappa)", "NCC, neural collapse", "Matched loss", "Published value", "Seed"):
+        assert term in whole
+    bare = Study(study().results, title="t", figures=())
+    text = text_of(replace(bare, results=results(only_accuracy(), (1,))), tmp_path)
+    assert "Held out" in text
+    assert "Matched loss" not in text
+    assert "Published value" not in text
+
+
+def only_accuracy() -> pd.DataFrame:
+    frame = metrics((1,))
+    return frame[frame.measure == "accuracy"]
+
+
+MINE = """
+from grokscope.report import Drawn
+from grokscope.report.sheet import Row
+
+def mine(study, canvas):
+    axes = canvas.sheet([Row(1.5)]).grid[0][0]
+    for arm in study.arms:
+        axes.plot(list(arm.runs), list(arm.levels("accuracy").values()))
+    return Drawn(canvas.figure, "Of my own", "Final training accuracy by seed.")
+
+def broken(study, canvas):
+    return 1 / 0
+"""
+
+
+def test_a_users_figure_is_drawn_from_its_file(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "code").mkdir()
+    monkeypatch.chdir(tmp_path / "code")
+    Path("mine.py").write_text(MINE)
+    whole = study(figures=("mine.py:mine", "mine.py:broken", "gone.py:figure"), claims=())
+    page = Page(write_report(whole, tmp_path / "results").read_text(encoding="utf-8"))
+    assert "figure-mine" in page.ids
+    assert "Of my own. Final training accuracy by seed." in page.text
+    assert (tmp_path / "results" / "figures" / "mine.png").is_file()
+    assert "mine.py:broken is left out: it failed with ZeroDivisionError" in page.text
+    assert "gone.py:figure is left out: there is no file gone.py." in page.text
+
+
+def test_no_code_is_run_from_a_folder_of_results(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "evil.py").write_text("raise SystemExit('this was run')\n")
+    for here in (tmp_path, tmp_path.parent):
+        monkeypatch.chdir(here)
+        name = f"{(tmp_path / 'evil.py').relative_to(here)}:figure"
+        text = text_of(study(figures=(name, "evil:figure"), claims=()), tmp_path)
+        assert "from which no code is run" in text
+
+
+def test_the_commands_and_names_of_other_runs_are_as_recorded(page: Page) -> None:
+    assert "Run it again grokscope run grokking --seeds 1,42,15213" in page.text
+
+
+def test_one_number_stands_for_one_thing(page: Page) -> None:
+    table = milestones_table(study().arms)
+    assert table is not None
+    medians = dict(zip(table.headings, table.rows[-1], strict=True))
+    onsets = page.text[page.text.index("In order of their medians") :]
+    assert f"Training data memorised {medians['Memorised']} (" in onsets
+    assert f"Generalisation begins {medians['Generalisation begins']} (" in onsets
 
 
 def test_the_same_study_gives_the_same_bytes_in_any_process(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,14 @@ import pandas as pd
 import pytest
 from made_study import MILESTONES, one_seed
 
+from grokscope.analysis import plateau_table
 from grokscope.engine.observe import Row
 from grokscope.experiments import find_experiment
 from grokscope.experiments.grokking import grokking
 from grokscope.report import write_report
-from grokscope.report.study import collect, command_of, paper_setting_beside
+from grokscope.report.study import check_names, collect
 from grokscope.runs.store import Store
-from grokscope.spec import Experiment, Optimizer, PaperValue, Phase, Run
+from grokscope.spec import Contrast, Experiment, Optimizer, PaperValue, Phase, Run
 from made_store import (
     ENVIRONMENT,
     MEMORISED,
@@ -43,9 +46,14 @@ def test_a_study_tells_what_was_stored(tmp_path):
     study = collect(stored(tmp_path, asked, rows))
     written = pd.concat([frame.assign(seed=seed) for seed, frame in both.items()])
     keys = ["seed", "split", "measure", "step"]
-    found = study.metrics.astype({"split": str, "measure": str}).set_index(keys)["value"]
-    assert found.to_dict() == written.set_index(keys)["value"].to_dict()
-    assert set(study.metrics["arm"]) == {"grokking"}
+    found = {
+        (run.seed, split, measure, int(step)): value
+        for run in study.results.runs
+        for (measure, split), curve in run.curves.items()
+        for step, value in zip(*curve, strict=True)
+    }
+    assert found == written.set_index(keys)["value"].to_dict()
+    assert list(study.results.arms) == ["grokking"]
     assert (study.title, study.question) == (asked.title, asked.question)
     assert [each.claim for each in study.claims] == ["C1"]
     assert Experiment.model_validate(study.settings) == asked
@@ -56,7 +64,7 @@ def test_a_study_tells_what_was_stored(tmp_path):
 def test_milestones_lie_between_the_points_where_accuracy_jumps(tmp_path):
     at = {1: (300, 1500), 42: (440, 1700)}
     study = collect(stored(tmp_path, made_experiment(), {s: accuracies(*at[s]) for s in at}))
-    frame = study.milestones.set_index("seed")
+    frame = plateau_table(study.results).set_index("seed")
     for seed, (memorised, generalised) in at.items():
         assert memorised - 20 <= frame.loc[seed, "memorised"] <= memorised
         assert generalised - 20 <= frame.loc[seed, "generalised"] <= generalised
@@ -95,8 +103,11 @@ def test_a_segment_that_arms_share_counts_once_in_time_and_for_each_arm_in_metri
         finish(store, chain[1], [row for row in rows if row.step > shared.until])
     study = collect(store)
     assert study.environment["segments"] == 3
-    assert study.metrics.groupby("arm").size().to_dict() == {"one": len(rows), "other": len(rows)}
-    assert list(study.milestones["arm"]) == ["one", "other"]
+    points = {
+        name: sum(len(curve.steps) for curve in arm.runs[1].curves.values())
+        for name, arm in study.results.arms.items()
+    }
+    assert points == {"one": len(rows), "other": len(rows)}
 
 
 # Beside the paper.
@@ -105,8 +116,8 @@ LEVELS = {1: 40.0, 42: 60.0, 7: 10.0}  # of NCC, by seed
 
 
 def ncc(level: float) -> list[float]:
-    """Twice the level at the start, with spikes of one and two points, a third in the end."""
-    values = [2 * level] + [level] * 80 + [level / 3] * (len(POINTS) - 81)
+    """Twice the level at the start, with spikes, and a third of it in the last fifth."""
+    values = [2 * level] + [level] * 79 + [level / 3] * (len(POINTS) - 80)
     values[30] = values[60] = values[61] = 1000.0
     values[-2] = math.nan
     values[-1] = values[-4] = 500.0
@@ -125,7 +136,7 @@ PAPER = (
 
 
 def test_beside_the_papers_values_stand_medians_over_seeds_of_medians_over_points(tmp_path):
-    paper = tuple(PaperValue(what=ours or "else", value="?", ours=ours) for ours, _ in PAPER)
+    paper = tuple(PaperValue(what=asked or "else", value="?", measured=asked) for asked, _ in PAPER)
     asked = made_experiment(paper=paper, seeds=tuple(LEVELS))
     rows = {
         seed: [*accuracies(generalised=math.inf), *curve("train", "ncc", ncc(level))]
@@ -141,16 +152,18 @@ def test_beside_the_papers_values_stand_medians_over_seeds_of_medians_over_point
         windows = [known[max(0, at - 2) : at + 3] for at in range(len(known))]
         highest.append(max(statistics.median(window) for window in windows))
     naive[3] = statistics.median(highest)
-    for (ours, _), expected, (_, _, own) in zip(PAPER, naive, found, strict=True):
-        if ours == "memorised":
-            assert expected - 20 <= own <= expected
+    for (asked, _), expected, (_, _, found_here) in zip(PAPER, naive, found, strict=True):
+        if asked == "memorised":
+            assert expected - 20 <= found_here <= expected
         else:
-            assert own == (pytest.approx(expected) if isinstance(expected, float) else expected)
+            assert found_here == (
+                pytest.approx(expected) if isinstance(expected, float) else expected
+            )
 
 
 def test_a_spike_is_not_the_highest_level(tmp_path):
     asked = made_experiment(
-        paper=(PaperValue(what="w", value="v", ours="highest train/ncc"),), seeds=(1,)
+        paper=(PaperValue(what="w", value="v", measured="highest train/ncc"),), seeds=(1,)
     )
     values = [5.0] * len(POINTS)
     values[10] = values[50] = 1e6
@@ -162,7 +175,7 @@ def test_a_spike_is_not_the_highest_level(tmp_path):
 
 
 def test_runs_that_are_not_whole_are_named(tmp_path):
-    asked = made_experiment(1000, UNTIL, seeds=(1, 2, 3, 4), claims=("C1", "C99"))
+    asked = made_experiment(1000, UNTIL, seeds=(1, 2, 3, 4), claims=("C1",))
     store = Store(tmp_path)
     store.save_experiment(asked)
     early = [row for row in accuracies() if row.step <= 1000]
@@ -172,14 +185,13 @@ def test_runs_that_are_not_whole_are_named(tmp_path):
     finish(store, diverged[0], early[:40], step=780, diverged=True)
     store.checkpoint(stopped[0], made_state(640), early[:33], 5.0)
     assert collect(store).notes == [
-        "grokking, seed 2 diverged at step 780 (features or logits no longer finite); what was "
-        "measured until then is shown.",
-        "grokking, seed 2, phase 2 does not exist, as a phase before it diverged.",
-        "grokking, seed 3 is at step 640 of 1,000; it is shown so far.",
-        "grokking, seed 3, phase 2 has not begun.",
-        "grokking, seed 4 has not begun.",
-        "grokking, seed 4, phase 2 has not begun.",
-        "There is no test yet for 1 claim: C99.",
+        "grokking, seed 2 diverged at step 780 (features or logits were no longer finite); what "
+        "was measured until then is shown.",
+        "grokking, seed 2, phase 2 was not run, because a phase before it diverged.",
+        "grokking, seed 3 is at step 640 of 1,000; it is shown up to there.",
+        "grokking, seed 3, phase 2 has not started.",
+        "grokking, seed 4 has not started.",
+        "grokking, seed 4, phase 2 has not started.",
     ]
 
 
@@ -197,7 +209,7 @@ def lost_again(share: float) -> list[Row]:
 def test_a_run_that_loses_what_it_had_is_named_with_the_share(tmp_path):
     rows = {1: accuracies(), 42: lost_again(0.25)}
     (note,) = collect(stored(tmp_path, made_experiment(), rows)).notes
-    assert note.startswith("Unstable after generalising: validation accuracy was below 0.9 again")
+    assert note.startswith("Unstable after generalising: held-out accuracy fell below 0.9 again")
     assert "seed 1 " not in note
     after = [row.value for row in rows[42] if row.split == "validation" and row.step >= 1500]
     share = sum(value < 0.9 for value in after) / len(after)
@@ -219,12 +231,12 @@ def test_where_nothing_ran_a_study_and_its_page_say_so(tmp_path):
     store = Store(tmp_path)
     store.save_experiment(made_experiment(claims=("C1", "C2"), figures=("grokking", "onsets")))
     study = collect(store)
-    assert study.metrics.empty
+    assert not study.measured
     assert not study.claims
     assert study.environment == {}
     assert len(study.notes) == 2
     page = write_report(study, tmp_path).read_text(encoding="utf-8")
-    assert "grokking, seed 1 has not begun." in page
+    assert "grokking, seed 1 has not started." in page
 
 
 def test_a_folder_without_a_run_says_how_to_start_one(tmp_path):
@@ -235,35 +247,133 @@ def test_a_folder_without_a_run_says_how_to_start_one(tmp_path):
 # Beside.
 
 
-def test_the_papers_setting_stands_beside_once_something_was_measured(tmp_path, monkeypatch):
-    own = stored(tmp_path / "run", made_experiment(seeds=(1,)), {1: accuracies()})
-    assert paper_setting_beside(own.folder) is None
-    beside = tmp_path / "run-paper"
+def test_the_papers_setting_is_labelled_as_grokscopes_run_once_something_was_measured(tmp_path):
+    store = stored(tmp_path / "run", made_experiment(seeds=(1,)), {1: accuracies()})
+    beside = Store(tmp_path / "another")
     asked = made_experiment(seeds=(1,), preset="paper")
-    Store(beside).save_experiment(asked)
-    assert collect(own, paper_setting_beside(own.folder)).counterpart is None
-    stored(beside, asked, {1: accuracies(200, 900)})
-    monkeypatch.chdir(own.folder)
-    for folder in (own.folder, Path(), Path("../run")):
-        shown = collect(own, paper_setting_beside(folder)).counterpart
-        assert shown is not None
-        assert shown.title == "the paper's setting"
-        assert len(shown.metrics) == 2 * len(POINTS)
-        assert 180 <= shown.milestones["memorised"].item() <= 200
+    beside.save_experiment(asked)
+    assert collect(store).counterpart is None
+    assert collect(store, beside).counterpart is None
+    stored(beside.folder, asked, {1: accuracies(200, 900)})
+    shown = collect(store, beside).counterpart
+    assert shown is not None
+    assert shown.title == "grokscope's run in the paper's setting"
+    (run,) = shown.results.runs
+    assert 180 <= run.memorised.step <= 200
 
 
-# Run again.
+def test_another_preset_beside_is_called_by_its_preset(tmp_path):
+    store = stored(tmp_path / "run", made_experiment(seeds=(1,)), {1: accuracies()})
+    asked = made_experiment(seeds=(1,), preset="two-tokens")
+    other = stored(tmp_path / "other", asked, {1: accuracies()})
+    shown = collect(store, other).counterpart
+    assert shown is not None
+    assert shown.title == "a second run (preset two-tokens)"
+
+
+# Figures.
+
+
+def test_without_names_of_figures_those_that_suit_the_runs_are_drawn(tmp_path):
+    grokking = stored(tmp_path / "groks", made_experiment(seeds=(1,)), {1: accuracies()})
+    assert collect(grokking).figures[0] == "grokking"
+    never = stored(
+        tmp_path / "never", made_experiment(seeds=(1,)), {1: accuracies(generalised=math.inf)}
+    )
+    assert collect(never).figures[0] == "accuracies"
+    both = stored(
+        tmp_path / "both", made_experiment(arms=("one", "other"), seeds=(1,)), {1: accuracies()}
+    )
+    assert collect(both).figures == (
+        "outcomes", "accuracies", "flatness_by_arm", "collapse_by_arm", "losses_by_arm",
+    )  # fmt: skip
+
+
+def test_outcomes_come_first_where_several_arms_are_compared(tmp_path):
+    named = ("accuracies", "outcomes", "losses_by_arm")
+    asked = made_experiment(arms=("one", "other"), seeds=(1,), figures=named)
+    found = collect(stored(tmp_path, asked, {1: accuracies()})).figures
+    assert found == ("outcomes", "accuracies", "losses_by_arm")
+
+
+def test_a_users_measure_is_always_drawn(tmp_path):
+    rows = {1: [*accuracies(), *curve("train", "my_sparsity", [0.5] * len(POINTS))]}
+    asked = made_experiment(seeds=(1,), figures=("grokking",))
+    assert collect(stored(tmp_path, asked, rows)).figures == ("grokking", "measures")
+
+
+# Names.
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "close"),
+    [
+        ({"figures": ("grokking", "onset")}, "figures.1 of grokking", "Did you mean onsets?"),
+        ({"claims": ("C100",)}, "claims.0 of grokking", "C10"),
+        ({"figures": ("gone.py:figure",)}, "figures.0 of grokking", "there is no file gone.py"),
+        (
+            {
+                "arms": ("one", "other"),
+                "contrasts": (Contrast(claim="C77", arm="other", against="one"),),
+            },
+            "contrasts.0.claim of grokking",
+            "C7",
+        ),
+    ],
+)
+def test_a_wrong_name_is_refused_before_anything_runs(changes, where, close):
+    with pytest.raises(ValueError, match=re.escape(where)) as refused:
+        check_names(made_experiment(**changes))
+    assert close in str(refused.value)
+
+
+def test_names_that_exist_are_accepted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("def figure(study, canvas): ...\n")
+    check_names(made_experiment(figures=("grokking", "mine.py:figure"), claims=("C1", "C2")))
+
+
+# Run again, and elsewhere.
 
 
 def test_ours_is_run_again_by_name_and_all_else_by_the_file_of_its_settings(tmp_path):
+    def command(asked: Experiment) -> str:
+        store = Store(tmp_path / "a b")
+        store.save_experiment(asked)
+        return collect(store).command
+
     tiny = grokking("tiny")
-    other = tiny.model_copy(update={"seeds": (5,)})
-    assert command_of(tiny, tmp_path) == command_of(other, tmp_path) == ""
-    file = tmp_path / "a b" / "experiment.yaml"
+    assert command(tiny) == "grokscope run grokking --preset tiny --seeds 1,42,15213"
+    assert command(tiny.model_copy(update={"seeds": (5,)})).endswith("--seeds 5")
     changed = tiny.model_copy(update={"arms": {"grokking": Run(phases=(Phase(until=3),))}})
-    own = tiny.model_copy(update={"name": "mine"})
-    preset = tiny.model_copy(update={"preset": "mine"})
-    for each in (changed, own, preset):
-        assert command_of(each, file.parent) == f"grokscope run '{file}' --out '{file.parent}'"
-    Store(file.parent).save_experiment(changed)
-    assert find_experiment(str(file)) == changed
+    for each in (
+        changed, tiny.model_copy(update={"name": "mine"}), tiny.model_copy(update={"preset": "my"}),
+    ):  # fmt: skip
+        found = command(each)
+        assert found.startswith("grokscope run experiment.yaml --out .")
+        assert "a b" not in found
+    assert find_experiment(str(tmp_path / "a b" / "experiment.yaml")).preset == "my"
+
+
+def test_a_copied_folder_gives_the_same_page(tmp_path):
+    rows = {seed: [*accuracies(), *curve("train", "ncc", ncc(5.0))] for seed in (1, 42)}
+    store = stored(tmp_path / "one", made_experiment(figures=("grokking",), claims=("C1",)), rows)
+    copy = tmp_path / "elsewhere" / "quite another name"
+    shutil.copytree(store.folder, copy)
+    pages = [
+        write_report(collect(Store(folder)), folder).read_bytes() for folder in (store.folder, copy)
+    ]
+    assert pages[0] == pages[1]
+
+
+def test_a_smoke_test_has_no_claims(tmp_path):
+    smoke = grokking("tiny").model_copy(update={"seeds": (1,)})
+    if not getattr(smoke, "smoke_test", False):
+        pytest.skip("presets do not say yet that they are smoke tests")
+    store = Store(tmp_path)
+    store.save_experiment(smoke)
+    ((_, _, (segment,)),) = smoke.runs()
+    finish(store, segment, [row for row in accuracies() if row.step <= 60], step=60)
+    study = collect(store)
+    assert study.smoke_test
+    assert not study.claims

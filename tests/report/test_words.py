@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
-from made_study import claims
 
-from grokscope.analysis.claims import ClaimReport, Finding
 from grokscope.report.words import (
-    answer,
+    correlation,
     interval,
     listed,
+    name_of,
     number,
+    numeral,
+    share,
+    signed,
     step,
     steps_range,
     tick,
+    times,
     typeset,
 )
 
@@ -75,56 +77,25 @@ def test_lists_read_as_sentences_do() -> None:
     ]
 
 
-def test_the_answer_names_every_claim_once_and_those_that_turn_on_the_measure() -> None:
-    first, second = answer(claims())
-    assert first == (
-        "Of 3 claims tested with 3 seeds: C1 is supported; C2 is contradicted; C15 is undecided."
-    )
-    assert second == (
-        "C2 depends on what is measured: contradicted by exact κ and the bound on κ, "
-        "supported by the published value."
-    )
-
-
-@pytest.mark.parametrize(
-    ("seeds", "said"),
-    [
-        ((3, 3, 3), "Of 3 claims tested with 3 seeds: "),
-        ((3, 0, 3), "Of 3 claims tested with 3 seeds: "),
-        ((1, 3, 0), "Of 3 claims tested with 1 to 3 seeds: "),
-        ((1, 1, 0), "Of 3 claims tested with 1 seed: "),
-        ((0, 0, 0), "Of 3 claims tested: "),
-    ],
-)
-def test_the_answer_says_how_many_seeds_each_claim_rests_on(seeds, said) -> None:
-    reports = [
-        replace(each, headline=replace(each.headline, seeds=own))
-        for each, own in zip(claims(), seeds, strict=True)
-    ]
-    assert answer(reports)[0].startswith(said)
-
-
-def test_what_rests_on_no_seed_is_no_other_basis() -> None:
-    reports = [
-        replace(each, others=tuple(replace(other, seeds=0) for other in each.others))
-        for each in claims()
-    ]
-    assert len(answer(reports)) == 1
-
-
-def test_without_claims_the_answer_says_so() -> None:
-    assert answer([]) == ["No claim was tested in this run."]
-
-
 def test_only_the_minus_of_a_number_is_set():
     text = "by -0.5 (95 % interval -1 to -.25), log-spaced, 1e-3, C1-4, seed -3"
     assert typeset(text) == ("by −0.5 (95 % interval −1 to −.25), log-spaced, 1e-3, C1-4, seed −3")
 
 
-def test_a_claim_that_compares_arms_turns_on_the_arm() -> None:
-    finding = Finding("C14", "kept, at the end", "contradicted", 9.0, (8.0, 10.0), "", 3, (), "")
-    other = replace(finding, basis="cap 50", verdict="undecided")
-    report = ClaimReport("C14", "S", finding, (other,), compares=True)
-    assert answer([report])[1] == (
-        "C14 depends on the arm: contradicted in “kept, at the end”; undecided in “cap 50”."
-    )
+def test_differences_have_signs_and_no_zeros_that_say_nothing() -> None:
+    assert [signed(each) for each in (0.003, -0.0141, 1150.4, math.nan)] == [
+        "+0.003", "−0.014", "+1,150", "–",
+    ]  # fmt: skip
+    assert [share(each) for each in (0.4751, 1.0, math.nan)] == ["0.475", "1.000", "–"]
+    assert (times(917.3), correlation(-0.974)) == ("917×", "−0.97")
+    assert interval(-0.014, 0.02, signed) == "−0.014 to +0.020"
+
+
+def test_small_counts_are_words() -> None:
+    assert [numeral(each, "seed") for each in (1, 5, 12)] == ["one seed", "five seeds", "12 seeds"]
+
+
+def test_a_measure_that_nobody_named_is_called_by_its_name() -> None:
+    assert name_of("my_sparsity", "validation") == "my sparsity (held out)"
+    assert name_of("ncc (held out)") == "NCC (held out)"
+    assert name_of("memorised") == "training data memorised"

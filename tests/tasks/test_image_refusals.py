@@ -84,7 +84,7 @@ def test_a_split_that_is_not_there_is_answered_with_those_that_are(tmp_path):
     assert told == f"{tmp_path / 'set'} has no split 'test'; it holds train.parquet"
     folders = class_folders(tmp_path / "folders" / "train", a=[*pictures(1)], b=[*pictures(1)])
     told = refusal(folders, "test")
-    assert told.startswith(f"{folders / 'test'} has no class folders, and {folders} no Parquet")
+    assert told.startswith(f"{folders / 'test'} has no class folders, and {folders} has no Parquet")
     assert "it holds train. Write test/CLASS/*.png" in told
     assert refusal("digits", "validation") == (
         "digits has no split 'validation'; it has train and test"

@@ -226,7 +226,7 @@ def test_weights_belong_to_the_seed_of_the_initialisation(numbered):
         ),
         (
             {"normalisation": "cifar10"},
-            r"task.normalisation=cifar10 is for 3 channels, but the images have 1; take half or",
+            r"task.normalisation=cifar10 is for 3 channels, but the images have 1; choose half or",
         ),
     ],
 )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from grokscope.analysis.level import Span
 from grokscope.analysis.run import Arm, Results, Trajectory
-from grokscope.analysis.statistics import Paired
+from grokscope.analysis.statistics import Effect
 from grokscope.spec import Contrast
 
 
@@ -38,6 +36,11 @@ class Comparison:
         return f"{contrast.arm}{against}{', ' if contrast.label else ''}{contrast.label}"
 
     @property
+    def arms(self) -> str:
+        """Arm and reference, for a sentence."""
+        return f"{self.contrast.arm} against {self.contrast.against}"
+
+    @property
     def span(self) -> Span:
         """The phase at whose end the arms are compared, in steps."""
         return self.arm.phases[self.phase]
@@ -53,63 +56,66 @@ class Comparison:
         runs, others = self.arm.runs, self.reference.runs
         return {seed: (runs[seed], others[seed]) for seed in sorted(runs.keys() & others.keys())}
 
-    def levels(self, measure: str, split: str = "train") -> dict[int, tuple[float, float]]:
-        """Seed -> levels of arm and reference; NaN where a run has none."""
-        arm, reference = (
-            side.levels(measure, split, self.span) for side in (self.arm, self.reference)
-        )
-        return {seed: (arm[seed], reference[seed]) for seed in self.pairs}
-
     def arm_levels(self, measure: str, split: str = "train") -> dict[int, float]:
-        """Seed -> level of the arm."""
-        return {seed: level for seed, (level, _) in self.levels(measure, split).items()}
+        """Seed -> level of the arm, of the seeds of `pairs` that have one."""
+        levels = self.arm.levels(measure, split, self.span)
+        return {seed: levels[seed] for seed in self.pairs if levels[seed] == levels[seed]}
 
-    def difference(
-        self, measure: str, split: str = "train", seeds: Sequence[int] | None = None
-    ) -> Paired:
-        """Arm minus reference, of these seeds alone if any are named."""
-        return self.arm.difference(self.reference, measure, split, self.span, seeds=seeds)
+    def difference(self, measure: str, split: str = "train") -> Effect:
+        """Arm minus reference."""
+        return self.arm.difference(self.reference, measure, split, self.span)
 
-    def ratio(self, measure: str, split: str = "train") -> Paired:
+    def ratio(self, measure: str, split: str = "train") -> Effect:
         """Arm over reference, averaged on a log scale; of seeds in which both are positive."""
         return self.arm.ratio(self.reference, measure, split, self.span)
 
     @property
+    def accuracy(self) -> Effect:
+        """The difference of validation accuracy."""
+        return self.difference("accuracy", "validation")
+
+    @property
+    def kappa(self) -> Effect:
+        """The ratio of exact kappa."""
+        return self.ratio("relative_flatness")
+
+    @property
+    def left_out(self) -> dict[int, str]:
+        """Seed -> ``diverged`` or ``unfinished``, where a run is not at the end of the phase."""
+        stop, missing = self.span.stop, {}
+        for seed, pair in self.pairs.items():
+            if pair[0].diverged and not pair[0].reached(stop):
+                missing[seed] = "diverged"
+            elif any(not run.reached(stop) and not run.diverged for run in pair):
+                missing[seed] = "unfinished"
+        return missing
+
+    @property
     def diverged(self) -> list[int]:
         """Seeds whose run of the arm ended in NaN before the end of the phase."""
-        stop = self.span.stop
-        return [s for s, (run, _) in self.pairs.items() if run.diverged and not run.reached(stop)]
+        return [seed for seed, why in self.left_out.items() if why == "diverged"]
 
-    @property
-    def unfinished(self) -> list[int]:
-        """Seeds whose run of arm or reference has not come that far yet."""
-        stop = self.span.stop
-        return [
-            seed
-            for seed, pair in self.pairs.items()
-            if any(not run.reached(stop) and not run.diverged for run in pair)
-        ]
+    def why_no_level(self, measure: str, name: str) -> str:
+        """Why no seed has a level of a training measure in both arms; empty if one has.
 
-    @property
-    def comparable(self) -> bool:
-        """Whether a seed has a level in both arms at the end of the phase."""
-        return any(math.isfinite(sum(pair)) for pair in self.levels("accuracy").values())
-
-    @property
-    def why_not_comparable(self) -> str:
-        """Why no seed can be compared, as a sentence; empty if one can."""
-        if self.comparable:
-            return ""
+        Args:
+            measure: Such as ``accuracy``.
+            name: What to call it in the clause.
+        """
         if not self.pairs:
-            return "No seed has been run in both arms."
-        reached = [
-            pair for pair in self.pairs.values() if all(run.reached(self.span.stop) for run in pair)
+            return "no seed has been run in both arms"
+        span = self.span
+        reasons = [
+            [run.why_no_level(measure, "train", span) for run in pair]
+            for pair in self.pairs.values()
+            if all(run.reached(span.stop) for run in pair)
         ]
-        if not reached:
-            return "No seed has come to the end of the phase in both arms."
-        reasons = [run.why_no_level("accuracy", "train", self.span) for run in reached[0]]
-        why = next(filter(None, reasons), "no level")
-        return f"Training accuracy has no level at the end of the phase: {why}."
+        if not reasons:
+            return "no seed has come to the end of the phase in both arms"
+        if not all(map(any, reasons)):
+            return ""
+        why = next(filter(None, reasons[0]))
+        return f"{name} has no level at the end of the phase: {why}"
 
 
 def comparisons(results: Results, *claims: str) -> list[Comparison]:
@@ -119,20 +125,18 @@ def comparisons(results: Results, *claims: str) -> list[Comparison]:
         results: What has run; without an experiment, nothing is compared.
         claims: The names that the claim goes by, such as ``C7``.
     """
-    experiment = results.experiment
-    if experiment is None:
-        return []
+    arms, declared = results.arms, results.experiment.contrasts if results.experiment else ()
     contrasts = [
         contrast
-        for contrast in experiment.contrasts
-        if contrast.claim in claims and {contrast.arm, contrast.against} <= results.arms.keys()
+        for contrast in declared
+        if contrast.claim in claims and {contrast.arm, contrast.against} <= arms.keys()
     ]
     return [
         Comparison(
             contrast,
-            results.arms[contrast.arm],
-            results.arms[contrast.against],
-            contrast.phase % len(results.arms[contrast.arm].phases),
+            arms[contrast.arm],
+            arms[contrast.against],
+            contrast.phase % len(arms[contrast.arm].phases),
             place=place,
         )
         for place, contrast in enumerate(contrasts)

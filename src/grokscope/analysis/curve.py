@@ -5,7 +5,6 @@ Axes: a curve is ``[points]``, resampled curves are ``[resamples, points]``; tim
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,9 +13,9 @@ from numpy.typing import ArrayLike
 from scipy.ndimage import median_filter
 
 from grokscope.analysis.level import Array, quick_median
+from grokscope.analysis.quantities import Scale
 
 Direction = Literal["rise", "fall"]
-Scale = Literal["linear", "log"]
 
 WINDOW = 5  # points under one running median; odd
 INFLATION = 2.5  # of residuals, see `resampled`
@@ -31,7 +30,6 @@ class Prepared:
         time: log10(step), ascending, ``[points]``; step 0 stands at half the first step.
         raw: Scaled, turned values, ``[points]``.
         smooth: Their running median, ``[points]``.
-        window: Points under one median.
         sign: +1 for a rise, -1 for a fall.
         log: Whether values are log10 of the measured ones.
     """
@@ -39,7 +37,6 @@ class Prepared:
     time: Array
     raw: Array
     smooth: Array
-    window: int
     sign: int
     log: bool
 
@@ -47,21 +44,15 @@ class Prepared:
         """A scaled, turned value in the curve's own units."""
         return float(10 ** (self.sign * value)) if self.log else self.sign * value
 
-    def scaled(self, level: float) -> float:
-        """The inverse of `level`."""
-        return self.sign * (math.log10(level) if self.log else level)
 
-
-def prepare(
-    steps: ArrayLike, values: ArrayLike, direction: Direction, scale: Scale, *, window: int = WINDOW
-) -> Prepared:
+def prepare(steps: ArrayLike, values: ArrayLike, direction: Direction, scale: Scale) -> Prepared:
     """Check, sort, scale and turn a curve; points that are not finite are left out.
 
     Exact zeros on a log scale (a saturated softmax) count as the smallest positive value.
 
     Raises:
-        ValueError: For shapes that differ, an unknown direction or scale, an even window,
-            negative steps, or negative values on a log scale.
+        ValueError: For shapes that differ, an unknown direction or scale, negative steps, or
+            negative values on a log scale.
     """
     x, y = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or x.shape != y.shape:
@@ -70,8 +61,6 @@ def prepare(
         raise ValueError(f"direction must be 'rise' or 'fall', not {direction!r}")
     if scale not in ("linear", "log"):
         raise ValueError(f"scale must be 'linear' or 'log', not {scale!r}")
-    if window < 1 or window % 2 == 0:
-        raise ValueError(f"window must be odd and positive, not {window}")
     order = np.argsort(x[np.isfinite(y)], kind="stable")
     x, y = x[np.isfinite(y)][order], y[np.isfinite(y)][order]
     if len(x) and (x[0] < 0 or np.any(np.diff(x) == 0)):
@@ -84,13 +73,11 @@ def prepare(
     sign = 1 if direction == "rise" else -1
     if len(x) and x[0] == 0:
         x = np.concatenate([x[1:2] / 2 if len(x) > 1 else np.ones(1), x[1:]])
-    return Prepared(
-        np.log10(x), sign * y, smoothed(sign * y, window),
-        window=window, sign=sign, log=scale == "log",
-    )  # fmt: skip
+    turned = sign * y
+    return Prepared(np.log10(x), turned, smoothed(turned), sign=sign, log=scale == "log")
 
 
-def smoothed(values: Array, window: int) -> Array:
+def smoothed(values: Array, window: int = WINDOW) -> Array:
     """Running median along the last axis, mirrored at both ends."""
     if values.shape[-1] == 0:
         return values
@@ -114,7 +101,7 @@ def resampled(curve: Prepared, resamples: int, seed: int) -> Array:
     threshold in use: where it was raised clear of the noise, the interval holds the tenth of the
     change more rarely (0.1 decades of noise: 59 to 96 %).
     """
-    count, block = len(curve.raw), curve.window
+    count, block = len(curve.raw), WINDOW
     if resamples == 0 or count < block:
         return np.empty((0, count))
     rng = np.random.default_rng(seed)

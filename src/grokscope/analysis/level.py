@@ -1,12 +1,13 @@
-"""The one rule for a level: where a curve stands at the end of a phase, or at a milestone.
+"""The one rule for a level: where a curve stands at the end of a stretch, or around a step.
 
 A *look* is a step at which a run was measured. Training spikes, so a level is the median of
 several looks and never a single one:
 
-* at the end of a phase: of the looks in its last fifth;
-* around a step: of the `NEAR` looks nearest to it; before a step: of the last `NEAR` before it.
+* at the end of a stretch, such as a phase, or the plateau between two milestones: of the looks in
+  its last fifth;
+* around a step: of the `NEAR` looks nearest to it.
 
-Fewer than `LEAST_LOOKS` looks have no level (NaN). A phase covers the steps in (start, stop].
+Fewer than `LEAST_LOOKS` looks have no level (NaN). A stretch covers the steps in (start, stop].
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-LAST_PART = 0.2  # of a phase, over which the level at its end is taken
+LAST_PART = 0.2  # of a stretch, over which the level at its end is taken
 LEAST_LOOKS = 3  # fewer have no level
-NEAR = 5  # looks around a step, or before it, whose median is the level there
+NEAR = 5  # looks around a step, whose median is the level there
 
 
 class Curve(NamedTuple):
@@ -37,7 +38,7 @@ class Curve(NamedTuple):
 
 
 class Span(NamedTuple):
-    """A phase, or part of one, in steps: after ``start``, up to and including ``stop``."""
+    """A stretch of training, in steps: after ``start``, up to and including ``stop``."""
 
     start: float
     stop: float
@@ -68,11 +69,6 @@ def level_around(curve: Curve, step: float) -> float:
     return median(curve.values[max(0, nearest - NEAR // 2) : nearest + NEAR // 2 + 1])
 
 
-def level_before(curve: Curve, step: float) -> float:
-    """The median of a curve over the last `NEAR` looks before a step; NaN with too few."""
-    return math.nan if math.isnan(step) else median(curve.values[curve.steps < step][-NEAR:])
-
-
 def median(values: Array) -> float:
     """The median of some looks; NaN of fewer than `LEAST_LOOKS`."""
     return quick_median(values) if len(values) >= LEAST_LOOKS else math.nan
@@ -84,9 +80,9 @@ def quick_median(values: Array) -> float:
     return float(ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2)
 
 
-def too_few_looks(looks: int) -> str:
-    """Why there is no level at the end of a phase, as a clause."""
+def too_few_looks(looks: int, stretch: str = "phase") -> str:
+    """Why there is no level at the end of a stretch, as a clause."""
     return (
-        f"{looks or 'no'} look{'' if looks == 1 else 's'} in the last fifth of the phase, where "
-        f"{LEAST_LOOKS} are needed"
+        f"{looks or 'no'} look{'' if looks == 1 else 's'} in the last fifth of the {stretch}, "
+        f"where {LEAST_LOOKS} are needed"
     )

@@ -17,8 +17,8 @@ from scipy.optimize import isotonic_regression
 from grokscope.analysis.curve import WINDOW, deviation, smoothed
 from grokscope.analysis.level import Array, quick_median
 
+TIP = 9  # points of which more than half must share an extreme level, lest spikes pass for one
 FRACTION = 0.1  # of the way from baseline to final level
-TIP = 9  # points of which more than half must share an extreme level
 PERSISTENCE = 3  # points that must follow an onset
 MARGIN = 0.1  # of the way: what still counts as plateau, or as the tip of a peak
 REACHED = 0.25  # of that band: where the lowest level counts as reached
@@ -44,23 +44,18 @@ class Located:
         reason: Why there is no onset; empty when there is one.
     """
 
-    time: float
-    bracket: tuple[float, float]
+    time: float = math.nan
+    bracket: tuple[float, float] = (math.nan, math.nan)
     before: float = math.nan
     after: float = math.nan
     reason: str = ""
 
 
-def nowhere(reason: str, before: float = math.nan, after: float = math.nan) -> Located:
-    """A curve without an onset, with the reason."""
-    return Located(math.nan, (math.nan, math.nan), before=before, after=after, reason=reason)
-
-
 def resting_level(raw: Array) -> float:
     """Where a curve comes to rest: the median of its last tenth of points, at least five.
 
-    Not the level of `grokscope.analysis.level`: a detector works on points in log time, and the
-    last fifth of the *steps* of a log-spaced curve holds one or two of them.
+    Not the level at the end of a phase (`grokscope.analysis.level`): a detector works on points in
+    log time, and the last fifth of the *steps* of a log-spaced curve holds one or two of them.
     """
     return quick_median(raw[-max(WINDOW, len(raw) // RESTS) :])
 
@@ -76,21 +71,15 @@ def split_of(beyond: NDArray[np.bool_]) -> int:
 
 
 def crossing(
-    time: Array,
-    smooth: Array,
-    level: float,
-    persistence: int,
-    *,
-    start: int = 0,
-    stop: int | None = None,
+    time: Array, smooth: Array, level: float, *, start: int = 0, stop: int | None = None
 ) -> Located:
     """Where a rising curve passes ``level`` for good, from point ``start`` to ``stop``."""
     at = start + split_of(smooth[start:stop] >= level)
     left = len(smooth) - at
     if left == 0:
-        return nowhere("it never passes the level for good")
-    if left < persistence:
-        return nowhere(f"only {left} points follow the change")
+        return Located(reason="it never passes the level for good")
+    if left < PERSISTENCE:
+        return Located(reason=f"only {left} points follow the change")
     if at == start:
         return Located(float(time[at]), (float(time[at]), float(time[at])))
     low, high = smooth[at - 1], smooth[at]
@@ -100,18 +89,11 @@ def crossing(
 
 
 def locate(
-    time: Array,
-    smooth: Array,
-    raw: Array,
-    *,
-    fraction: float = FRACTION,
-    persistence: int = PERSISTENCE,
-    least: float = 0.0,
-    margin: float = MARGIN,
+    time: Array, smooth: Array, raw: Array, *, least: float = 0.0, margin: float = MARGIN
 ) -> Located:
     """Steps 2 to 4 of the algorithm, on one rising curve and all the points it is given."""
     if len(smooth) < LEAST_POINTS:
-        return nowhere(f"only {len(smooth)} points")
+        return Located(reason=f"only {len(smooth)} points")
     after = resting_level(raw)
     tips = smoothed(raw, TIP)
     lowest = float(tips.min())
@@ -126,24 +108,24 @@ def locate(
         middle = lowest_at + max(split_of(smooth[lowest_at:] > half), 1)
     calm = start + resting(smooth[start:middle], lowest, band)
     if middle == len(raw):
-        return nowhere(
-            "it does not pass half of its change for good" if way else "it does not change"
-        )
+        half_way = "it does not pass half of its change for good"
+        return Located(reason=half_way if way else "it does not change")
     if not len(calm):
-        return nowhere("it does not rest at the level from which it changes")
+        return Located(reason="it does not rest at the level from which it changes")
     before = quick_median(smooth[calm])
     change = after - before
+    nowhere = Located(before=before, after=after)
     if change <= 1e-9 * max(abs(after), abs(before), 1e-12) or change < least:
-        return nowhere("it does not change enough", before, after)
+        return replace(nowhere, reason="it does not change enough")
     # A monotone curve may come down in stages; what it cannot follow is not a fall but scatter.
     monotone = isotonic_regression(smooth[int(calm[0]) :]).x
     if change < NOISE_FACTOR * deviation(raw[int(calm[0]) :] - monotone):
-        return nowhere("the change does not exceed the noise", before, after)
+        return replace(nowhere, reason="the change does not exceed the noise")
     clear = CLEAR * deviation(raw[calm] - before) / change
-    level = before + min(max(fraction, clear), max(fraction, 0.5)) * change
-    found = crossing(time, smooth, level, persistence, start=int(calm[0]), stop=middle + 1)
+    level = before + min(max(FRACTION, clear), 0.5) * change
+    found = crossing(time, smooth, level, start=int(calm[0]), stop=middle + 1)
     if lapsed(time, smooth, level, found):
-        return nowhere("the change did not last", before, after)
+        return replace(nowhere, reason="the change did not last")
     return replace(found, before=before, after=after)
 
 

@@ -3,7 +3,7 @@
 Axes: a curve is ``[points]``, resampled curves are ``[resamples, points]``; time is log10(step).
 The algorithm, the same for every measure and every run:
 
-1. A running median over ``window`` points; one or two spikes cannot move it, a step stays sharp.
+1. A running median over five points; one or two spikes cannot move it, a step stays sharp.
 2. Turned so that the curve rises. From its lowest level, held by five points of nine lest a
    group of spikes pass for one, to the median of its last points is the way it goes. Where it
    has passed half of the way for good, it has changed; never before that lowest level, from
@@ -11,7 +11,7 @@ The algorithm, the same for every measure and every run:
 3. The baseline is the median of the points between first reaching that level and then which lie
    within ``margin`` of the way, or within the noise, of it: a plateau, or the tip of a peak. A
    change from baseline to end that is small beside the scatter about a monotone curve is none.
-4. The onset is where the curve passes baseline + ``fraction`` of the change for good: the split
+4. The onset is where the curve passes a tenth of the change above it for good: the split
    in time with the fewest points on its wrong side. It depends neither on how long the run goes
    on afterwards nor on single excursions. Interpolated in log time. Where the baseline's noise
    reaches that threshold, the threshold is raised clear of it (to half of the change at most):
@@ -29,47 +29,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from grokscope.analysis.curve import (
-    WINDOW,
-    Direction,
-    Prepared,
-    Scale,
-    prepare,
-    resampled,
-    smoothed,
-)
+from grokscope.analysis.curve import Direction, Prepared, prepare, resampled, smoothed
 from grokscope.analysis.level import Array
 from grokscope.analysis.locate import (
-    FRACTION,
     LEAST_POINTS,
     MARGIN,
-    PERSISTENCE,
     Located,
     crossing,
     lapsed,
     locate,
-    nowhere,
     steepest,
 )
+from grokscope.analysis.quantities import Scale
 
 Stage = Literal["first", "largest"]
 
 CONFIDENCE = 0.9
+RESAMPLES = 200
 LOST = "it passes the level and loses it again"
 
 
-def _no_times() -> Array:
-    return np.empty(0)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Onset:
     """When a curve began to move. Its interval is computed when it is asked for.
 
@@ -78,18 +65,21 @@ class Onset:
         bracket: The measuring points on either side, in steps.
         level_before: Baseline, in the curve's own units; NaN when the curve was too short.
         level_after: Where the curve came to rest.
-        found: Whether there is an onset.
         reason: One sentence: how it was found, or why there is none.
         resample: Finds the onsets of resampled curves, as log10 of their steps.
     """
 
-    step: float
-    bracket: tuple[float, float]
-    level_before: float
-    level_after: float
-    found: bool
+    step: float = math.nan
+    bracket: tuple[float, float] = (math.nan, math.nan)
+    level_before: float = math.nan
+    level_after: float = math.nan
     reason: str
-    resample: Callable[[], Array] = field(default=_no_times, repr=False, compare=False)
+    resample: Callable[[], Array] = field(default=lambda: np.empty(0), repr=False, compare=False)
+
+    @property
+    def found(self) -> bool:
+        """Whether there is an onset."""
+        return math.isfinite(self.step)
 
     @cached_property
     def _times(self) -> Array:
@@ -112,11 +102,6 @@ class Onset:
         return low, high
 
 
-def no_onset(reason: str, before: float = math.nan, after: float = math.nan) -> Onset:
-    """The onset of a curve that has none, with the reason."""
-    return Onset(math.nan, (math.nan, math.nan), before, after, found=False, reason=reason)
-
-
 def detect_onset(
     steps: ArrayLike,
     values: ArrayLike,
@@ -124,14 +109,10 @@ def detect_onset(
     scale: Scale = "linear",
     *,
     stage: Stage = "first",
-    fraction: float = FRACTION,
-    persistence: int = PERSISTENCE,
-    window: int = WINDOW,
-    after: float | None = None,
-    before: float | None = None,
+    after: float = 0.0,
     least_change: float = 0.0,
     margin: float = MARGIN,
-    resamples: int = 200,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Onset:
     """The onset of a lasting rise or fall.
@@ -146,11 +127,7 @@ def detect_onset(
         direction: ``rise`` or ``fall``.
         scale: ``log`` to judge ratios; values must not be negative then.
         stage: ``first`` or ``largest``.
-        fraction: Of the change, in (0, 1): what counts as having begun.
-        persistence: Measuring points that must follow.
-        window: Points under one running median; odd.
         after: Points before this step are not looked at.
-        before: Points after this step are not looked at.
         least_change: A smaller change is none; decades when ``scale`` is ``log``.
         margin: Of the way: how far a plateau may creep and still be one.
         resamples: Resampled curves for the interval; 0 leaves the bracket of measuring points.
@@ -162,57 +139,39 @@ def detect_onset(
     Raises:
         ValueError: For arguments that do not describe a curve or a rule.
 
-    Cost: O(resamples * points * log(window)); about 20 ms for 90 points.
+    Cost: O(resamples * points); about 20 ms for 90 points.
     """
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction must be between 0 and 1, not {fraction}")
     if stage not in ("first", "largest"):
         raise ValueError(f"stage must be 'first' or 'largest', not {stage!r}")
-    curve = prepare(steps, values, direction, scale, window=window)
-    within = _within(curve.time, after, before)
-    time = curve.time[within]
+    curve = prepare(steps, values, direction, scale)
+    within = curve.time >= (math.log10(after) - 1e-12 if after > 0 else -math.inf)
+    time, whole, raw = curve.time[within], curve.smooth[within], curve.raw[within]
 
-    def find(smooth: Array, raw: Array, part: slice) -> Located:
-        return locate(
-            time[part], smooth[part], raw[part],
-            fraction=fraction, persistence=persistence, least=least_change, margin=margin,
-        )  # fmt: skip
+    def find(smooth: Array, raw: Array, part: slice = slice(None)) -> Located:
+        return locate(time[part], smooth[part], raw[part], least=least_change, margin=margin)
 
-    def stages(smooth: Array) -> list[slice]:
-        if stage == "first" or not len(time):
-            return [slice(None)] * len(smooth)
-        return steepest(time, smooth)
-
-    whole, raw = curve.smooth[within], curve.raw[within]
-    found = find(whole, raw, slice(None))
+    found = find(whole, raw)
     if stage == "largest" and not found.reason:
-        found = find(whole, raw, stages(whole[None])[0])
+        found = find(whole, raw, steepest(time, whole[None])[0])
     if found.reason:
         return _onset(curve, found)
     drawn = resampled(curve, resamples, seed)
-    smooth, many = smoothed(drawn, window)[:, within], drawn[:, within]
-    parts = stages(smooth)
-    times = np.full(len(many), math.nan)
+    smooth, many = smoothed(drawn)[:, within], drawn[:, within]
+    parts = steepest(time, smooth) if stage == "largest" else [slice(None)] * len(many)
 
-    def look(row: int) -> float:
-        times[row] = find(smooth[row], many[row], parts[row]).time
-        return float(times[row])
+    def times(first: int, last: int) -> list[float]:
+        return [find(smooth[i], many[i], parts[i]).time for i in range(first, last)]
 
-    # No more resampled curves than it takes to know whether half of them have an onset.
-    looked_at = with_onset = 0
-    while looked_at < len(many) and 2 * with_onset < len(many):
-        with_onset += math.isfinite(look(looked_at))
-        looked_at += 1
+    # At first no more of them than tell whether half have an onset; the rest when asked for.
+    known: list[float] = []
+    with_onset = 0
+    while len(known) < len(many) and 2 * with_onset < len(many):
+        known += times(len(known), len(known) + 1)
+        with_onset += math.isfinite(known[-1])
     if 2 * with_onset < len(many):
         few = f"only {with_onset / len(many):.0%} of the resampled curves have an onset"
-        return _onset(curve, nowhere(few, found.before, found.after))
-
-    def resample() -> Array:
-        for row in range(looked_at, len(many)):
-            look(row)
-        return times
-
-    return _onset(curve, found, resample)
+        return _onset(curve, Located(before=found.before, after=found.after, reason=few))
+    return _onset(curve, found, lambda: np.array(known + times(len(known), len(many))))
 
 
 def detect_crossing(
@@ -220,16 +179,11 @@ def detect_crossing(
     values: ArrayLike,
     level: float,
     *,
-    direction: Direction = "rise",
-    scale: Scale = "linear",
-    persistence: int = PERSISTENCE,
-    window: int = WINDOW,
-    after: float | None = None,
     lasting: bool = True,
-    resamples: int = 200,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Onset:
-    """When a curve passes a given level for good; the rest is as in `detect_onset`.
+    """When a curve rises past a given level for good; the rest is as in `detect_onset`.
 
     For good: more of the points before it lie short of the level, and more of those after it
     beyond, than for any other step. A curve that lies beyond from its first point passes it there.
@@ -238,51 +192,32 @@ def detect_crossing(
         steps: Optimiser steps, ``[points]``.
         values: The curve, ``[points]``.
         level: In the curve's own units.
-        direction: ``rise`` or ``fall``.
-        scale: ``log`` or ``linear``.
-        persistence: Measuring points that must follow.
-        window: Points under one running median; odd.
-        after: Points before this step are not looked at.
         lasting: A level that more than a quarter of the points afterwards lie short of again was
             lost, and is not found; False: whether or not it was lost.
         resamples: Resampled curves for the interval.
         seed: Of the resampling.
     """
-    curve = prepare(steps, values, direction, scale, window=window)
-    within = _within(curve.time, after, None)
-    if within.sum() < LEAST_POINTS:
-        return _onset(curve, nowhere(f"only {int(within.sum())} points"))
-    time, goal = curve.time[within], curve.scaled(level)
-    found = crossing(time, curve.smooth[within], goal, persistence)
-    if lasting and not found.reason and lapsed(time, curve.smooth[within], goal, found):
-        found = nowhere(LOST)
-    if found.reason:
-        return _onset(curve, found)
+    curve = prepare(steps, values, "rise", "linear")
+    if len(curve.time) < LEAST_POINTS:
+        return _onset(curve, Located(reason=f"only {len(curve.time)} points"))
+    found = crossing(curve.time, curve.smooth, level)
+    if lasting and not found.reason and lapsed(curve.time, curve.smooth, level, found):
+        found = Located(reason=LOST)
 
     def resample() -> Array:
-        many = smoothed(resampled(curve, resamples, seed), window)[:, within]
-        return np.array([crossing(time, smooth, goal, persistence).time for smooth in many])
+        many = smoothed(resampled(curve, resamples, seed))
+        return np.array([crossing(curve.time, smooth, level).time for smooth in many])
 
     return _onset(curve, found, resample)
 
 
-def _within(time: Array, after: float | None, before: float | None) -> NDArray[np.bool_]:
-    low = math.log10(after) - 1e-12 if after is not None and after > 0 else -math.inf
-    high = math.log10(before) + 1e-12 if before is not None and before > 0 else math.inf
-    return np.asarray((time >= low) & (time <= high))
-
-
-def _onset(curve: Prepared, found: Located, resample: Callable[[], Array] = _no_times) -> Onset:
+def _onset(curve: Prepared, found: Located, resample: Callable[[], Array] | None = None) -> Onset:
     """An onset in steps and the curve's own units."""
-    before, after = (
-        curve.level(level) if math.isfinite(level) else math.nan
-        for level in (found.before, found.after)
-    )
-    if found.reason:
-        return no_onset(found.reason, before, after)
-    step, (low, high) = 10**found.time, found.bracket
+    levels = (found.before, found.after)
+    before, after = (curve.level(level) if level == level else level for level in levels)
+    onset = Onset(level_before=before, level_after=after, reason=found.reason)
+    if found.reason or resample is None:
+        return onset
+    step, low, high = (float(10**time) for time in (found.time, *found.bracket))
     reason = f"passes its threshold for good at step {step:,.0f}"
-    return Onset(
-        step, (10**low, 10**high), before, after,
-        found=True, reason=reason, resample=resample,
-    )  # fmt: skip
+    return replace(onset, step=step, bracket=(low, high), reason=reason, resample=resample)

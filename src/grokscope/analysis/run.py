@@ -7,17 +7,16 @@ stands. Steps count optimiser updates.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from grokscope.analysis.level import Span, quick_median
-from grokscope.analysis.statistics import Paired, geometric_ratio, paired_difference
-from grokscope.analysis.tidy import Measured, curves_of
+from grokscope.analysis.statistics import Effect, geometric_ratio, paired_difference
+from grokscope.analysis.tidy import runs_of
 from grokscope.analysis.trajectory import MILESTONES, At, Trajectory
 
 if TYPE_CHECKING:
@@ -38,8 +37,9 @@ class Arm:
 
     Args:
         name: As in the experiment.
-        runs: Its trajectories.
-        settings: What was run; None where only the numbers are known.
+        runs: Its trajectories; they take the phases of the arm.
+        settings: What was run; None where only the numbers are known, and everything up to the last
+            step of any run counts as one phase.
     """
 
     def __init__(self, name: str, runs: Sequence[Trajectory], settings: Run | None = None) -> None:
@@ -47,21 +47,8 @@ class Arm:
         self.runs = {run.seed: run for run in runs}
         self.last_step = max((run.last_step for run in runs), default=0.0)
         self.phases = _phases(settings) or (Span(0.0, self.last_step),)
-
-    @classmethod
-    def of(cls, name: str, measured: Sequence[Measured], settings: Run | None = None) -> Arm:
-        """An arm of what was measured; without settings its phase lasts as long as any run."""
-        stop = max(
-            (curve.steps[-1] for run in measured for curve in run.curves.values()), default=0
-        )
-        phases = _phases(settings) or (Span(0.0, float(stop)),)
-        runs = [
-            Trajectory(
-                name, run.seed, run.curves, phases=phases, steps_per_epoch=run.steps_per_epoch
-            )
-            for run in measured
-        ]
-        return cls(name, runs, settings)
+        for run in runs:
+            run.phases = self.phases
 
     def has(self, measure: str, split: str = "train") -> bool:
         """Whether a run of the arm has the measure."""
@@ -76,10 +63,7 @@ class Arm:
         levels = [level for level in self.levels(measure, split, at).values() if level == level]
         return quick_median(np.array(levels)) if levels else math.nan
 
-    def difference(
-        self, other: Arm, measure: str, split: str = "train", at: At = -1, *,
-        seeds: Sequence[int] | None = None,
-    ) -> Paired:  # fmt: skip
+    def difference(self, other: Arm, measure: str, split: str = "train", at: At = -1) -> Effect:
         """Levels of this arm minus those of another at the same step, seed by seed.
 
         Args:
@@ -87,24 +71,22 @@ class Arm:
             measure: What to compare.
             split: On which data.
             at: As of `Trajectory.level`; a phase is one of this arm's.
-            seeds: Only these.
         """
-        at = self.phases[at] if isinstance(at, int) else at
-        levels = self.levels(measure, split, at)
-        kept = {seed: levels[seed] for seed in levels if seeds is None or seed in seeds}
-        return paired_difference(kept, other.levels(measure, split, at))
+        return paired_difference(*self._both(other, measure, split, at))
 
-    def ratio(self, other: Arm, measure: str, split: str = "train", at: At = -1) -> Paired:
+    def ratio(self, other: Arm, measure: str, split: str = "train", at: At = -1) -> Effect:
         """Levels of this arm over those of another, averaged on a log scale.
 
         Of seeds in which both are positive; arguments as of `difference`.
         """
+        both = self._both(other, measure, split, at)
+        positive = [{seed: level for seed, level in side.items() if level > 0} for side in both]
+        return geometric_ratio(*positive)
+
+    def _both(self, other: Arm, measure: str, split: str, at: At) -> list[dict[int, float]]:
+        """Levels of this arm and of another at the same place."""
         at = self.phases[at] if isinstance(at, int) else at
-        levels, others = (arm.levels(measure, split, at) for arm in (self, other))
-        seeds = [seed for seed in levels if levels[seed] > 0 and others.get(seed, math.nan) > 0]
-        return geometric_ratio(
-            {seed: levels[seed] for seed in seeds}, {seed: others[seed] for seed in seeds}
-        )
+        return [arm.levels(measure, split, at) for arm in (self, other)]
 
     @property
     def steps_per_epoch(self) -> float:
@@ -159,14 +141,12 @@ class Arm:
         if self.settings is None or other.settings is None:
             return 0.0
         common = 0.0
-        if self._written[0] != other._written[0]:
+        if _differ(self.settings, other.settings, "phases"):
             return common
-        rows = zip(
-            self._conditions(), other.phases, self._written[1:], other._written[1:],
-            strict=False,
-        )  # fmt: skip
-        for (span, phase), other_span, written, other_written in rows:
-            if written != other_written:
+        for (span, phase), (other_span, other_phase) in zip(
+            self._conditions(), other._conditions(), strict=False
+        ):
+            if _differ(phase, other_phase, "until"):
                 break
             if span.stop != other_span.stop:
                 # A schedule that ends elsewhere differs from the start; a constant one does not.
@@ -174,14 +154,6 @@ class Arm:
                 return min(span.stop, other_span.stop) if constant else common
             common = span.stop
         return common
-
-    @cached_property
-    def _written(self) -> list[str]:
-        """The settings as text: of the run without its phases, then each phase without its end."""
-        if self.settings is None:
-            return []
-        phases = [_without(phase, "until") for phase in self.settings.phases]
-        return [_without(self.settings, "phases"), *phases]
 
     def _conditions(self) -> Iterator[tuple[Span, Phase]]:
         """Each phase with its settings."""
@@ -195,11 +167,14 @@ class Results:
     Args:
         arms: In the order of the experiment.
         experiment: What was asked; None where only the numbers are known.
+        folder: Where it lies; no code in there is run.
     """
 
-    def __init__(self, arms: Sequence[Arm], experiment: Experiment | None = None) -> None:
+    def __init__(
+        self, arms: Sequence[Arm], experiment: Experiment | None = None, folder: Path | None = None
+    ) -> None:
         self.arms = {arm.name: arm for arm in arms}
-        self.experiment = experiment
+        self.experiment, self.folder = experiment, folder
 
     @classmethod
     def read(cls, store: Store) -> Results:
@@ -210,7 +185,9 @@ class Results:
             ValueError: If a file is damaged; names it.
         """
         experiment = store.experiment()
-        return cls.from_metrics(store.metrics(experiment), experiment)
+        found = cls.from_metrics(store.metrics(experiment), experiment)
+        found.folder = store.folder
+        return found
 
     @classmethod
     def from_metrics(cls, metrics: pd.DataFrame, experiment: Experiment | None = None) -> Results:
@@ -224,12 +201,11 @@ class Results:
             ValueError: If other columns are missing.
         """
         settings = {} if experiment is None else dict(experiment.arms)
-        by_arm: dict[str, list[Measured]] = {name: [] for name in settings}
-        for measured in curves_of(metrics):
-            by_arm.setdefault(measured.arm, []).append(measured)
-        return cls(
-            [Arm.of(name, runs, settings.get(name)) for name, runs in by_arm.items()], experiment
-        )
+        by_arm: dict[str, list[Trajectory]] = {name: [] for name in settings}
+        for run in runs_of(metrics):
+            by_arm.setdefault(run.arm, []).append(run)
+        arms = [Arm(name, runs, settings.get(name)) for name, runs in by_arm.items()]
+        return cls(arms, experiment)
 
     @property
     def runs(self) -> list[Trajectory]:
@@ -249,7 +225,7 @@ class Results:
         """
         if arm not in self.arms:
             raise ValueError(f"there is no arm {arm!r}; there are: {', '.join(self.arms)}")
-        return Results([self.arms[arm]], self.experiment)
+        return Results([self.arms[arm]], self.experiment, self.folder)
 
 
 def _phases(settings: Run | None) -> tuple[Span, ...]:
@@ -264,5 +240,6 @@ def _while_on(setting: Scheduled, phase: Span) -> list[Span]:
     return [span] if span.start < span.stop else []
 
 
-def _without(settings: Run | Phase, name: str) -> str:
-    return json.dumps(settings.model_dump(mode="json", exclude={name}), sort_keys=True)
+def _differ(settings: Run | Phase, others: Run | Phase, but: str) -> bool:
+    """Whether settings differ in anything else than this one."""
+    return settings.model_copy(update={but: getattr(others, but)}) != others

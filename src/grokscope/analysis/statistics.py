@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +19,7 @@ Array = NDArray[np.float64]
 Interval = tuple[float, float]
 
 CONFIDENCE = 0.95
+TAIL = (1 - CONFIDENCE) / 2
 RESAMPLES = 4_000
 UNKNOWN: Interval = (math.nan, math.nan)
 TIED = 1e-9  # of the values: seeds that scatter by no more do not scatter at all
@@ -26,12 +28,7 @@ LEAST_PAIRS = 6  # fewer, and the interval of a rank correlation is far too narr
 
 
 def bootstrap_interval(
-    values: ArrayLike,
-    draws: Sequence[ArrayLike] | None = None,
-    *,
-    confidence: float = CONFIDENCE,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    values: ArrayLike, draws: Sequence[ArrayLike] = (), *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
     """Hierarchical bootstrap interval of the mean over seeds.
 
@@ -53,7 +50,6 @@ def bootstrap_interval(
     Args:
         values: A value per seed, ``[seeds]``; those that are not finite are left out.
         draws: For each seed draws of its uncertainty; they are centred on its value. Empty: none.
-        confidence: In (0, 1).
         resamples: Bootstrap samples.
         seed: Of the resampling.
 
@@ -67,20 +63,17 @@ def bootstrap_interval(
         return UNKNOWN
     rng = np.random.default_rng(seed)
     mean = float(known.mean())
-    tail = (1 - confidence) / 2
+    tails = [TAIL, 1 - TAIL]
     drawn = known[rng.integers(count, size=(resamples, count))].mean(axis=1)
-    z, t = float(special.ndtri(1 - tail)), float(special.stdtrit(count - 1, 1 - tail))
+    z, t = float(special.ndtri(1 - TAIL)), float(special.stdtrit(count - 1, 1 - TAIL))
     widen = t / z * math.sqrt(count / (count - 1))
     noise = np.zeros(resamples)
-    for which in kept if draws is not None else ():
-        inner = np.asarray(draws[which] if draws is not None else (), dtype=np.float64)
+    for which in kept if len(draws) else ():
+        inner = np.asarray(draws[which], dtype=np.float64)
         inner = inner[np.isfinite(inner)]
         if len(inner):
             noise += rng.choice(inner - np.median(inner), size=resamples) / count
-    between, within = (
-        np.quantile(drawn - mean, [tail, 1 - tail]),
-        np.quantile(noise, [tail, 1 - tail]),
-    )
+    between, within = np.quantile(drawn - mean, tails), np.quantile(noise, tails)
     low, high = np.hypot(between * widen, within)
     return mean - float(low), mean + float(high)
 
@@ -92,45 +85,73 @@ def mean_of(values: ArrayLike) -> float:
     return float(known.mean()) if len(known) else math.nan
 
 
-def lead_lag(onset_a: ArrayLike, onset_b: ArrayLike) -> Array:
-    """By how many decades of steps a precedes b: log10(b / a). Positive: a comes first.
+@dataclass(frozen=True)
+class Effect:
+    """What was found over seeds: a mean with its interval.
+
+    Attributes:
+        effect: The mean; NaN without a seed.
+        interval: 95 % interval; NaN where seeds are too few for one, or a few agree exactly.
+        per_seed: (seed, effect), of the seeds that have one, in their order.
+    """
+
+    effect: float = math.nan
+    interval: Interval = UNKNOWN
+    per_seed: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """Seed -> effect."""
+        return dict(self.per_seed)
+
+    def through(self, function: Callable[[float], float]) -> Effect:
+        """The same on another scale, through a function that rises."""
+        low, high = self.interval
+        per_seed = tuple((seed, function(value)) for seed, value in self.per_seed)
+        return Effect(function(self.effect), (function(low), function(high)), per_seed)
+
+
+class Drawn(NamedTuple):
+    """A value of one seed, and draws ``[draws]`` of its own uncertainty; empty where unknown."""
+
+    value: float
+    draws: Array
+
+
+def over_seeds(values: Mapping[int, float], draws: Mapping[int, ArrayLike] | None = None) -> Effect:
+    """The mean over the seeds with a finite value, with its `bootstrap_interval`.
 
     Args:
-        onset_a: Steps, a scalar or one per draw.
-        onset_b: Steps, of the same shape.
+        values: Seed -> value.
+        draws: Seed -> draws of its uncertainty, of every seed.
     """
-    a, b = np.asarray(onset_a, dtype=np.float64), np.asarray(onset_b, dtype=np.float64)
-    return np.asarray(np.log10(b) - np.log10(a))
+    seeds = [seed for seed in sorted(values) if math.isfinite(values[seed])]
+    known = [values[seed] for seed in seeds]
+    interval = bootstrap_interval(known, [draws[seed] for seed in seeds] if draws else ())
+    return Effect(mean_of(known), interval, tuple(zip(seeds, known, strict=True)))
 
 
-def paired_draws(*draws: Array) -> tuple[Array, ...]:
-    """As many draws of each onset as of that with the fewest; none where one has none."""
-    count = min(len(onsets) for onsets in draws)
-    return tuple(onsets[:count] for onsets in draws)
+def over_draws(drawn: Mapping[int, Drawn]) -> Effect:
+    """The mean over seeds of values that are themselves uncertain."""
+    return over_seeds(
+        {seed: value for seed, (value, _) in drawn.items()},
+        {seed: draws for seed, (_, draws) in drawn.items()},
+    )
 
 
-def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
-    """Spearman's rank correlation over the pairs that are finite.
-
-    Returns:
-        In [-1, 1]; NaN with fewer than four pairs or when one of them does not vary.
-    """
-    return partial_rank_correlation(x, y, ())
-
-
-def partial_rank_correlation(x: ArrayLike, y: ArrayLike, fixed: Sequence[ArrayLike]) -> float:
-    """Rank correlation of x and y once what their ranks owe to other ranks is taken away.
+def rank_correlation(x: ArrayLike, y: ArrayLike, fixed: Sequence[ArrayLike] = ()) -> float:
+    """Spearman's correlation of x and y once what their ranks owe to others is taken away.
 
     The correlation of the residuals of the ranks after a linear fit on the ranks of ``fixed``.
 
     Args:
-        x: ``[points]``.
+        x: ``[points]``; points that are not finite in all of them are left out.
         y: ``[points]``.
-        fixed: What to hold fixed, each ``[points]``; empty: Spearman's correlation.
+        fixed: What to hold fixed, each ``[points]``.
 
     Returns:
-        In [-1, 1]; NaN with fewer than four points to spare, or when x or y is settled by
-        ``fixed`` up to rounding.
+        In [-1, 1]; NaN with fewer than four points to spare, or when x or y does not vary or is
+        settled by ``fixed`` up to rounding.
     """
     columns = _finite(x, y, *fixed)
     return float(_rank_correlations(columns[None])[0])
@@ -138,8 +159,8 @@ def partial_rank_correlation(x: ArrayLike, y: ArrayLike, fixed: Sequence[ArrayLi
 
 def _finite(*columns: ArrayLike) -> Array:
     """Columns ``[columns, points]`` at the points where all of them are finite."""
-    both = np.array([np.asarray(column, dtype=np.float64) for column in columns])
-    return np.asarray(both[:, np.isfinite(both).all(axis=0)])
+    values: Array = np.array(columns, dtype=np.float64)
+    return np.asarray(values[:, np.isfinite(values).all(axis=0)])
 
 
 def _rank_correlations(samples: Array) -> Array:
@@ -156,7 +177,7 @@ def _rank_correlations(samples: Array) -> Array:
     left = np.linalg.norm(pair, axis=2)
     settled = (left <= 1e-9 * np.maximum(total, 1.0)).any(axis=1)
     product = np.where(settled, math.nan, left.prod(axis=1))
-    return np.clip((pair[:, 0] * pair[:, 1]).sum(axis=1) / product, -1, 1)
+    return np.asarray(np.clip((pair[:, 0] * pair[:, 1]).sum(axis=1) / product, -1, 1))
 
 
 def correlation_draws(
@@ -175,7 +196,7 @@ def correlation_draws(
     Args:
         x: ``[points]``, in the order of time.
         y: ``[points]``.
-        fixed: As in `partial_rank_correlation`.
+        fixed: As in `rank_correlation`.
         resamples: How many.
         block: Points in a block; by default the square root of their number.
         seed: Of the resampling.
@@ -192,21 +213,23 @@ def correlation_draws(
     return _rank_correlations(columns[:, index].swapaxes(0, 1))
 
 
-def correlation_over_seeds(values: ArrayLike, draws: Sequence[ArrayLike]) -> tuple[float, Interval]:
+def correlation_over_seeds(drawn: Mapping[int, Drawn]) -> Effect:
     """Mean correlation over seeds and its interval, both on Fisher's scale and back.
 
     With one seed the interval is that of its draws: it speaks of this run alone.
     """
-    by_seed = fisher(values)
-    inner = [fisher(resampled) for resampled in draws]
-    mean = mean_of(by_seed)
-    low, high = bootstrap_interval(by_seed, inner)
-    finite = np.concatenate(inner or [np.empty(0)])
-    finite = finite[np.isfinite(finite)]
-    if np.isfinite(by_seed).sum() == 1 and len(finite):
-        tail = (1 - CONFIDENCE) / 2
-        low, high = map(float, np.quantile(finite, [tail, 1 - tail]))
-    return math.tanh(mean), (math.tanh(low), math.tanh(high))
+    fishers = {
+        seed: Drawn(float(fisher(rho)), fisher(draws)) for seed, (rho, draws) in drawn.items()
+    }
+    mean = over_draws(fishers)
+    if len(mean.per_seed) == 1:
+        (_, draws), *_ = fishers.values()
+        finite = draws[np.isfinite(draws)]
+        if len(finite):
+            low, high = np.quantile(finite, [TAIL, 1 - TAIL])
+            mean = replace(mean, interval=(float(low), float(high)))
+    by_seed = tuple((seed, drawn[seed].value) for seed, _ in mean.per_seed)
+    return replace(mean.through(math.tanh), per_seed=by_seed)
 
 
 def fisher(correlation: ArrayLike) -> Array:
@@ -228,44 +251,22 @@ def correlation_interval(correlation: float, count: int) -> Interval:
     if count < LEAST_PAIRS or not math.isfinite(correlation):
         return UNKNOWN
     centre = float(fisher(correlation))
-    half = float(special.ndtri((1 + CONFIDENCE) / 2))
+    half = float(special.ndtri(1 - TAIL))
     half *= math.sqrt((1 + correlation**2 / 2) / (count - 3))
     return math.tanh(centre - half), math.tanh(centre + half)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Paired:
-    """Differences of two arms, seed by seed.
-
-    Attributes:
-        effect: Mean of a - b, or the geometric mean of a / b.
-        interval: Bootstrap interval over seeds; NaN where `bootstrap_interval` has none.
-        per_seed: (seed, difference or ratio).
-        above: Seeds in which a is larger.
-        below: Seeds in which b is larger.
-        sign_probability: That signs at least this uneven arise by chance, two-sided; 0.25 is the
-            least that three seeds can give.
-    """
-
-    effect: float
-    interval: Interval
-    per_seed: tuple[tuple[int, float], ...]
-    above: int
-    below: int
-    sign_probability: float
-
-
-def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> Paired:
+def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> Effect:
     """Compare two arms by their differences a - b within the seeds that both have.
 
     Args:
         a: Seed -> value.
         b: Seed -> value.
     """
-    return _paired(a, b, lambda x, y: x - y, float)
+    return over_seeds({seed: a[seed] - b[seed] for seed in a.keys() & b.keys()})
 
 
-def geometric_ratio(a: Mapping[int, float], b: Mapping[int, float]) -> Paired:
+def geometric_ratio(a: Mapping[int, float], b: Mapping[int, float]) -> Effect:
     """Compare two arms by their ratios a / b within seeds, averaged on a log scale.
 
     Raises:
@@ -273,30 +274,5 @@ def geometric_ratio(a: Mapping[int, float], b: Mapping[int, float]) -> Paired:
     """
     if any(value <= 0 for arm in (a, b) for value in arm.values()):
         raise ValueError("ratios need positive values; use paired_difference")
-    return _paired(a, b, lambda x, y: math.log(x / y), math.exp)
-
-
-def _paired(
-    a: Mapping[int, float],
-    b: Mapping[int, float],
-    compare: Callable[[float, float], float],
-    back: Callable[[float], float],
-) -> Paired:
-    both = {seed: compare(a[seed], b[seed]) for seed in sorted(a.keys() & b.keys())}
-    both = {seed: value for seed, value in both.items() if math.isfinite(value)}
-    values = list(both.values())
-    above, below = sum(v > 0 for v in values), sum(v < 0 for v in values)
-    low, high = bootstrap_interval(values)
-    return Paired(
-        effect=back(mean_of(values)),
-        interval=(back(low), back(high)),
-        per_seed=tuple((seed, back(value)) for seed, value in both.items()),
-        above=above,
-        below=below,
-        sign_probability=_uneven(above, below),
-    )
-
-
-def _uneven(above: int, below: int) -> float:
-    """That signs at least so uneven arise by chance: the exact two-sided sign test."""
-    return min(1.0, 2 * float(special.bdtr(min(above, below), above + below, 0.5)))
+    logs = {seed: math.log(a[seed] / b[seed]) for seed in a.keys() & b.keys()}
+    return over_seeds(logs).through(math.exp)

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 
-from grokscope.analysis.curve import Scale
+from grokscope.analysis.quantities import COLLAPSE, FLATNESS, REPRESENTATIVENESS
 from grokscope.analysis.run import Results
 
-# What falls or improves, on which data, on which scale: the rows of `onset_table`.
-MOVING: tuple[tuple[str, str, Scale], ...] = (
-    ("ncc", "train", "log"),
-    ("ncc", "validation", "log"),
-    ("relative_flatness", "train", "log"),
-    ("relative_flatness_bound", "train", "log"),
-    ("published_flatness", "train", "log"),
-    ("relative_flatness_matched", "train", "log"),
-    ("representativeness", "validation", "linear"),
-    ("representativeness_kde", "validation", "linear"),
-)
+MOVING = (*COLLAPSE, *FLATNESS, *REPRESENTATIVENESS)  # the rows of `onset_table`
 
 
 def plateau_table(results: Results) -> pd.DataFrame:
@@ -34,22 +22,18 @@ def plateau_table(results: Results) -> pd.DataFrame:
         it stayed at 0.9 or above.
     """
     columns = ["arm", "seed", "memorised", "onset", "generalised", "stable_after"]
-    rows = [
-        (run.arm, run.seed, run.memorised.step, run.onset.step, run.generalised.step,
-         1 - run.fell_again)
-        for run in results.runs
-    ]  # fmt: skip
+    rows = []
+    for run in results.runs:
+        steps = (run.memorised.step, run.onset.step, run.generalised.step)
+        rows.append((run.arm, run.seed, *steps, 1 - run.fell_again))
     return pd.DataFrame(rows, columns=columns)
 
 
-def onset_table(
-    results: Results, moving: Sequence[tuple[str, str, Scale]] = MOVING
-) -> pd.DataFrame:
-    """Onsets of the lasting fall of every measure, beside those of memorising and generalising.
+def onset_table(results: Results) -> pd.DataFrame:
+    """Onsets of the lasting falls of what was measured, beside memorising and generalising.
 
     Args:
         results: What has run; of a tidy frame ``Results.from_metrics(frame)``.
-        moving: (measure, split, scale) of what to look at; what was not measured is left out.
 
     Returns:
         ``arm, measure, split, seed, step, low, high``; NaN where there is no onset.
@@ -59,9 +43,7 @@ def onset_table(
     rows = []
     for run in results.runs:
         found = {("memorised", ""): run.memorised, ("generalisation", ""): run.onset}
-        for measure, split, scale in moving:
-            if run.has(measure, split):
-                found[measure, split] = run.fall(measure, split, scale=scale)
+        found |= {moved: run.fall(*moved) for moved in MOVING if run.has(*moved)}
         for (measure, split), onset in found.items():
             rows.append((run.arm, measure, split, run.seed, onset.step, *onset.interval))
     return pd.DataFrame(rows, columns=["arm", "measure", "split", "seed", "step", "low", "high"])

@@ -50,10 +50,7 @@ def check_equal(
 ) -> None:
     """Check that loss and gradients of a replica are those of its run alone.
 
-    Args:
-        name: Of the model, for the message.
-        together: Loss and gradients of the replica; None for parameters that are not used.
-        alone: The same of the run alone.
+    Gradients are None for parameters that are not used; the name is the model's.
 
     Raises:
         UnlikeError: If they differ by more than rounding.

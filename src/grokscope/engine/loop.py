@@ -89,7 +89,7 @@ class Training:
     def first(self) -> Iterator[Tick]:
         """Get ready; yields what was measured, if the run begins here."""
         if self.fresh:  # a state, even one of step 0, was measured when it was made
-            yield Tick(0, self._rows())
+            yield Tick(0, self.look())
         self.task.model.train()
 
     def diverged(self) -> Tick:
@@ -112,28 +112,19 @@ class Training:
 
     def look(self) -> list[Row]:
         """What there is to measure at this step."""
-        sums = self.update.sums.tolist()
-        return self.with_running(self._rows(), sums)
-
-    def _rows(self) -> list[Row]:
         rows = self.observer.rows(self.step, self.epoch, last=self.step == self.until)[0]
         if isinstance(rows, NotFiniteError):
             raise rows
-        return rows
+        return self.with_running(rows, self.update.sums.tolist())
 
     def with_running(self, rows: list[Row], sums: list[list[float]]) -> list[Row]:
-        """Rows, with what training itself saw since the last look.
+        """Rows of a look, with what training itself saw since the last one, whose sums these are.
 
         Training mode, moving weights: not comparable with measures, so it has names of its own.
-
-        Args:
-            rows: Of a look.
-            sums: Those of the update, on the host.
         """
-        running = self.update.take_means(sums)
         return rows + [
             Row(self.step, self.epoch, "train", measure=name, value=value)
-            for name, value in running.items()
+            for name, value in self.update.take_means(sums).items()
         ]
 
 

@@ -25,21 +25,14 @@ BATCH_LOSS = "minibatch_loss"
 
 
 class Outcome(NamedTuple):
-    """Loss and penalties on one batch.
+    """Loss and penalties on one batch."""
 
-    Attributes:
-        total: What gradients are taken of; scalar.
-        values: The loss and the penalties, without their weights, by name; detached.
-        features: Inputs of the head, ``[rows, width]``, of the rows that count; detached. None if
-            no intervention needs them.
-        labels: Labels of these rows, ``[rows]``.
-        finite: Whether what penalties are given is finite, where they can't check it themselves.
-    """
-
-    total: Tensor
-    values: dict[str, Tensor]
-    features: Tensor | None = None
-    labels: Tensor | None = None
+    total: Tensor  # what gradients are taken of; scalar
+    values: dict[str, Tensor]  # the loss and the penalties, without their weights; detached
+    # Inputs of the head, [rows, width], and labels, [rows], of the rows that count; detached.
+    # Empty if no intervention needs them.
+    rows: tuple[Tensor, ...] = ()
+    # Whether what penalties are given is finite, where they can't check it themselves.
     finite: Tensor | None = None
 
 
@@ -62,12 +55,12 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.loss, self.look, self.phase = task.model, task.loss, task.look, phase
         self.lowered = phase.precision == "bfloat16"
-        needed = bool(phase.penalties or phase.constraints)
         # In a tuple: a module here would be registered a second time.
         self.heads: tuple[nn.Linear, ...] = ()
-        if needed:
+        self.ignores = False
+        if phase.penalties or phase.constraints:
             self.heads = (task.look.find_head(task.model)[1],)
-        self.ignores = needed and bool((task.train.labels == IGNORED).any())
+            self.ignores = bool((task.train.labels == IGNORED).any())
         if phase.label_smoothing and "label_smoothing" not in signature(task.loss).parameters:
             raise ValueError(
                 "the phase has label_smoothing, but the task's loss takes no argument of that name"
@@ -85,14 +78,11 @@ class Objective(nn.Module):
         """Loss and active penalties.
 
         Args:
-            inputs: Of the model.
+            inputs: A batch, as the model takes it.
             labels: Class indices.
-            weights: Of all penalties of the phase, ``[penalties]``.
+            weights: Weights of all penalties of the phase, ``[penalties]``.
             active: Places of the penalties that count now.
             memories: Remembered class means by the place of their penalty.
-
-        Returns:
-            The total and its parts.
 
         Raises:
             ValueError: If the model does not call its head as a module.
@@ -127,8 +117,7 @@ class Objective(nn.Module):
         if active and not values_are_readable(logits):
             tensors = (batch.features, batch.logits, batch.weight)
             finite = torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
-        features = batch.features.detach()
-        return Outcome(total, values, features, labels=batch.labels, finite=finite)
+        return Outcome(total, values, (batch.features.detach(), batch.labels), finite)
 
     def _batch(self, features: Tensor, logits: Tensor, labels: Tensor) -> Batch:
         """The rows that count, at the head."""

@@ -18,9 +18,8 @@ from grokscope.measures.checks import NotFiniteError
 from grokscope.measures.curvature import as_arguments, modes_kept
 from grokscope.probe import Measurement, Probe
 from grokscope.probe.head import recorded
-from grokscope.probe.inputs import map_tensors, stack
-from grokscope.probe.networks import Heads, at
 from grokscope.probe.rows import IGNORED
+from grokscope.probe.trees import Heads, at, stacked
 from grokscope.spec import Observation
 from grokscope.tasks.task import Split, Task
 
@@ -42,10 +41,10 @@ class Observer:
     """Measures the models of tasks on the first examples of their splits.
 
     Args:
-        tasks: Of one run, or of several of one shape.
-        observation: How many examples.
+        tasks: The task of one run, or of several of one shape.
+        observation: How many examples to measure.
         stacks: For several runs, all tensors of their models by ``model.<name>``, with a first axis
-            of runs; the models' own are views of them.
+            of runs; those of the models are views of them.
         tolerance: How far a forward pass of all may be from one alone, as a share of its norm.
 
     Attributes:
@@ -82,16 +81,10 @@ class Observer:
     def rows(
         self, step: int, epoch: float, *, places: Sequence[int] = (0,), last: bool = False
     ) -> dict[int, list[Row] | NotFiniteError]:
-        """Every measure now; the models are left as they were.
+        """Every measure of the runs at some places; the models are left as they were.
 
         Held-out data are measured against the training data: the gap, and agreement with the
-        nearest class mean of the training data.
-
-        Args:
-            step: Of all runs.
-            epoch: Of all runs.
-            places: Which runs to measure.
-            last: Whether to measure the test split, too.
+        nearest class mean of the training data. The test split is measured at the ``last`` step.
 
         Returns:
             The rows of each run by its place; an error if features or logits are not finite.
@@ -147,7 +140,7 @@ class Observer:
     ) -> list[Measurement | NotFiniteError]:
         """Measurements of several runs in one pass."""
         name, _ = self.look.find_head(self.model)
-        stacks = {name: at(stack, places) for name, stack in self.stacks.items()}
+        stacks = at(self.stacks, places)
         heads = Heads(stacks[f"{name}.weight"], stacks.get(f"{name}.bias"))
         return self.look.together(partial(self._forward, stacks), heads, splits, references)
 
@@ -179,11 +172,7 @@ class Observer:
         return {place: totals[place] for place in places}
 
     def _try(self, tolerance: float) -> None:
-        """Measure a few examples both ways.
-
-        Raises:
-            ValueError: If runs cannot be measured at once; says why.
-        """
+        """Measure a few examples both ways; raises a ValueError that says why that fails."""
         name, _ = self.look.find_head(self.model)
         if not all(self.look.is_like(task.look) for task in self.tasks):
             raise ValueError("the looks of the tasks differ: other heads, rows or functions")
@@ -200,7 +189,7 @@ class Observer:
                 )
         few = [splits["train"].first(TRIED) for splits in self.splits]
         self._together(range(len(self.tasks)), few)
-        inputs = map_tensors(stack, *(split.inputs for split in few))
+        inputs = stacked([split.inputs for split in few])
         for kind, together in zip(
             ("features", "logits"), self._forward(self.stacks, inputs), strict=True
         ):
@@ -211,11 +200,7 @@ class Observer:
 
 
 def check_close(kind: str, together: Tensor, alone: Tensor, tolerance: float) -> None:
-    """Check that a forward pass of all runs at once gives a run what it has alone.
-
-    Raises:
-        ValueError: If it does not.
-    """
+    """Check that a forward pass of all runs at once gives a run what it has alone."""
     if together.shape != alone.shape:
         raise ValueError(f"of all at once the head has {kind} {tuple(together.shape)}")
     apart = float((together.double() - alone.double()).norm() / alone.double().norm())

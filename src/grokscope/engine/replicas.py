@@ -23,12 +23,9 @@ from grokscope.engine.observe import Observer
 from grokscope.engine.stacked import StackedOptimizer
 from grokscope.engine.state import State, generators
 from grokscope.measures.checks import NotFiniteError
-from grokscope.probe.inputs import map_tensors
-from grokscope.probe.inputs import stack as stacked
+from grokscope.probe.trees import stacked
 from grokscope.spec import Segment
 from grokscope.tasks.task import Task
-
-Rows = tuple[Tensor, ...]  # features and labels of the rows that count; empty if not needed
 
 
 class Replicas:
@@ -145,13 +142,13 @@ class Replicas:
             training.update.examples(step, batch)
             for training, batch in zip(self.trainings, drawn, strict=True)
         ]
-        inputs, labels = map_tensors(stacked, *examples)
-        wanted = self._active(step, labels)
+        inputs, labels = stacked(examples)
+        wanted = set(self.trainings[0].update.active(labels, step))
         if len(wanted) > 1:  # a batch of one class has no ncc: then each alone
             gradients, rows, counted, ended = self._apart(step, examples)
         else:
             outcome, gradients = self._gradients(inputs, labels, *wanted)
-            rows = _rows_of(outcome, len(labels))
+            rows = list(zip(*outcome.rows, strict=True)) or [()] * len(labels)
             counted = self.trainings[0].update.counted(outcome.values)
             ended = set()
             if outcome.finite is not None:  # alone, penalties check what they are given
@@ -169,12 +166,6 @@ class Replicas:
                 self.trainings[place].update.after(step, *rows[place])
         return {place: self.trainings[place].diverged() for place in ended}
 
-    def _active(self, step: int, labels: Tensor) -> set[tuple[int, ...]]:
-        """Places of the penalties that count, of each replica."""
-        update = self.trainings[0].update
-        several = update.several(labels) if update.may_be_undefined(step) else [True]
-        return {update.active_given(step, has_several) for has_several in several}
-
     def _views(self, place: int) -> list[Tensor]:
         """All that a step changes of a replica."""
         return [stack.detach()[place] for stack in self.parameters.values()] + [
@@ -183,11 +174,11 @@ class Replicas:
 
     def _apart(
         self, step: int, examples: Sequence[tuple[Any, Tensor]]
-    ) -> tuple[list[Tensor | None], list[Rows], Tensor, set[int]]:
+    ) -> tuple[list[Tensor | None], list[tuple[Tensor, ...]], Tensor, set[int]]:
         """Gradients, rows that count, and what is counted, of each replica by itself."""
         ended, counted = set(), torch.zeros_like(self.sums)
         found: list[list[Tensor | None]] = []
-        rows: list[Rows] = []
+        rows: list[tuple[Tensor, ...]] = []
         for place, training in enumerate(self.trainings):
             update, outcome = training.update, None
             update.optimizer.zero_grad()
@@ -199,7 +190,7 @@ class Replicas:
             if outcome is not None:
                 counted[..., place] = update.counted(outcome.values)
             found.append([parameter.grad for parameter in update.parameters])
-            rows.append(() if outcome is None else _rows(outcome))
+            rows.append(() if outcome is None else outcome.rows)
         gradients: list[Tensor | None] = []
         for stack, column in zip(self.parameters.values(), zip(*found, strict=True), strict=True):
             used = any(gradient is not None for gradient in column)
@@ -215,15 +206,6 @@ class Replicas:
 
         Gradients are those of the stacks; None for a parameter that was not used.
         """
-        outcome = self._objectives(inputs, labels, active)
-        parameters = list(self.parameters.values())
-        gradients = torch.autograd.grad(outcome.total.sum(), parameters, allow_unused=True)
-        # Contiguous: fused optimisers on the CPU ignore strides.
-        return outcome, [
-            None if gradient is None else gradient.contiguous() for gradient in gradients
-        ]
-
-    def _objectives(self, inputs: Any, labels: Tensor, active: Sequence[int]) -> Outcome:
         objective = self.trainings[0].update.objective
 
         def one(
@@ -235,7 +217,13 @@ class Replicas:
             return {name: part for name, part in outcome._asdict().items() if part is not None}
 
         tensors = {**self.parameters, **self.constants}
-        return Outcome(**vmap(one)(tensors, self.weights, (inputs, labels)))
+        outcome = Outcome(**vmap(one)(tensors, self.weights, (inputs, labels)))
+        parameters = list(self.parameters.values())
+        gradients = torch.autograd.grad(outcome.total.sum(), parameters, allow_unused=True)
+        # Contiguous: fused optimisers on the CPU ignore strides.
+        return outcome, [
+            None if gradient is None else gradient.contiguous() for gradient in gradients
+        ]
 
     def _try(self) -> None:
         """Compare all at once with each run alone on one batch, before any work is done.
@@ -248,8 +236,8 @@ class Replicas:
         name = type(self.trainings[0].task.model).__name__
         kept = {key: tensor.clone() for key, tensor in self.constants.items()}
         try:
-            inputs, labels = map_tensors(stacked, *examples)
-            active = update.defined(all(update.several(labels)))
+            inputs, labels = stacked(examples)
+            active = min(update.active(labels), key=len)  # those that all have
             self._modes(training=True)
             self._gradients(inputs, labels, active)
             self._modes(training=False)
@@ -292,24 +280,8 @@ class Solo:
             yield {0: tick}
 
 
-def _rows(outcome: Outcome) -> Rows:
-    """Features and labels of the rows that count, if an intervention needs them."""
-    if outcome.features is None or outcome.labels is None:
-        return ()
-    return outcome.features, outcome.labels
-
-
-def _rows_of(outcome: Outcome, count: int) -> list[Rows]:
-    """The same of each replica."""
-    rows = _rows(outcome)
-    return list(zip(*rows, strict=True)) if rows else [()] * count
-
-
 def stack(models: Sequence[nn.Module]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Stack the tensors of models, and turn each model's tensors into views of the stacks.
-
-    Args:
-        models: Of one form.
+    """Stack the tensors of models of one form, and turn those of each model into views.
 
     Returns:
         Trainable parameters ``[replicas, ...]`` and all else (frozen parameters, buffers), by the

@@ -34,8 +34,8 @@ class StackedOptimizer:
     """Steps all replicas.
 
     Args:
-        updates: Of each replica; their optimisers may hold buffers to resume from.
-        stacks: Parameters of all replicas, ``[replicas, ...]``, in the order of a replica's.
+        updates: Updates of the replicas; their optimisers may hold buffers to resume from.
+        stacks: Parameters of all replicas, ``[replicas, ...]``, in the order of one model's.
     """
 
     def __init__(self, updates: Sequence[Update], stacks: Sequence[Tensor]) -> None:
@@ -50,12 +50,7 @@ class StackedOptimizer:
                 first = until
 
     def step(self, step: int, gradients: Sequence[Tensor | None]) -> None:
-        """Update all replicas.
-
-        Args:
-            step: Of the run, from 1.
-            gradients: Of the stacks, contiguous; None for a parameter that was not used.
-        """
+        """Update all replicas by the gradients of the stacks, contiguous; None where not used."""
         for group in self.groups:
             phase, start = self.updates[group.first].phase, self.updates[group.first].start
             for settings in group.optimizer.param_groups:

@@ -13,20 +13,13 @@ MODEL, OPTIMIZER, GENERATOR, CUDA_GENERATOR = "model/", "optimizer/", "generator
 
 @dataclass(frozen=True)
 class State:
-    """A training run between two steps.
+    """A training run between two steps."""
 
-    Attributes:
-        step: Updates made so far.
-        tensors: ``model/<name>``, ``optimizer/<parameter>/<name>``, ``generator`` and,
-            from a GPU, ``generator/cuda``; copies.
-        optimizer: Name of the optimiser to which the buffers belong.
-        threads: CPU threads in use; sums depend on them in the last bit.
-    """
-
-    step: int
+    step: int  # updates so far
+    # Copies: model/<name>, optimizer/<parameter>/<name>, generator and, from a GPU, generator/cuda.
     tensors: dict[str, Tensor]
-    optimizer: str
-    threads: int
+    optimizer: str  # name of the optimiser to which the buffers belong
+    threads: int  # CPU threads in use; sums depend on them in the last bit
 
 
 def capture(step: int, model: nn.Module, optimizer: torch.optim.Optimizer, name: str) -> State:

@@ -17,8 +17,8 @@ from grokscope.interventions.constraints import constrain
 from grokscope.interventions.penalties import needs_classes, remember_means
 from grokscope.interventions.sharpness import batch_norm_frozen, moved_up
 from grokscope.measures.moments import ClassMoments
-from grokscope.probe.inputs import take
 from grokscope.probe.rows import IGNORED
+from grokscope.probe.trees import take
 from grokscope.spec import Optimizer, Phase
 from grokscope.tasks.task import Task
 
@@ -32,7 +32,7 @@ class Update:
         task: Model (trained in place) and data.
         phase: Optimiser and interventions.
         start: Step at which the phase begins.
-        seed: Of what is random within a step, which is augmentation.
+        seed: Seed of what is random within a step, which is augmentation.
     """
 
     def __init__(self, task: Task, phase: Phase, start: int, seed: int) -> None:
@@ -40,7 +40,6 @@ class Update:
         self.parameters = [tensor for tensor in task.model.parameters() if tensor.requires_grad]
         self.optimizer = build_optimizer(self.parameters, phase.optimizer)
         self.objective = Objective(task, phase)
-        self.places = tuple(range(len(phase.penalties)))
         self.of_classes = {
             place for place, penalty in enumerate(phase.penalties) if needs_classes(penalty)
         }
@@ -78,28 +77,22 @@ class Update:
         generator = torch.Generator().manual_seed(int(mixed >> 1))
         return self.task.augment(inputs, generator), labels
 
-    def active(self, step: int, labels: Tensor) -> tuple[int, ...]:
-        """Places of the penalties that count at a step."""
-        several = not self.may_be_undefined(step) or self.several(labels[None])[0]
-        return self.active_given(step, several)
+    def active(self, labels: Tensor, step: int | None = None) -> list[tuple[int, ...]]:
+        """Places of the penalties that count, for batches ``[batches, ...]``.
 
-    def active_given(self, step: int, several: bool) -> tuple[int, ...]:
-        """The same of a batch with several classes, or with one."""
-        defined = self.defined(several)
-        return tuple(place for place in defined if self.phase.penalties[place].active(step))
-
-    def may_be_undefined(self, step: int) -> bool:
-        """Whether it depends on the labels which penalties count: only then are they looked at."""
-        return any(
-            place in self.of_classes and penalty.active(step)
+        Those that are on at a step (None: all) and that a batch has: one of a single class has no
+        ncc. Labels are looked at only if that matters.
+        """
+        on = [
+            place
             for place, penalty in enumerate(self.phase.penalties)
-        )
-
-    def defined(self, several: bool) -> tuple[int, ...]:
-        """Places of the penalties that a batch has: one of a single class has no ncc."""
-        if several:
-            return self.places
-        return tuple(place for place in self.places if place not in self.of_classes)
+            if step is None or penalty.active(step)
+        ]
+        several = self.several(labels) if self.of_classes & set(on) else [True] * len(labels)
+        return [
+            tuple(place for place in on if has_several or place not in self.of_classes)
+            for has_several in several
+        ]
 
     def several(self, labels: Tensor) -> list[bool]:
         """Whether batches ``[batches, ...]`` have several classes, with one look at the device."""
@@ -113,7 +106,8 @@ class Update:
 
     def backward(self, step: int, inputs: Any, labels: Tensor) -> Outcome:
         """Gradients of loss and penalties."""
-        outcome = self.outcome(inputs, labels, self.active(step, labels), self.memories)
+        (active,) = self.active(labels[None], step)
+        outcome = self.outcome(inputs, labels, active, self.memories)
         self.optimizer.zero_grad()
         outcome.total.backward()
         return outcome
@@ -132,19 +126,14 @@ class Update:
         return outcome
 
     def apply(self, step: int, outcome: Outcome) -> None:
-        """Finish a step whose gradients are there: count, update, remember, constrain.
-
-        Args:
-            step: As in the call.
-            outcome: Of the batch.
-        """
+        """Finish a step whose gradients are there: count, update, remember, constrain."""
         self.sums += self.counted(outcome.values)
         rate = self.phase.optimizer.rate(step, self.start, self.phase.until)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        if outcome.features is not None and outcome.labels is not None:
-            self.after(step, outcome.features, outcome.labels)
+        if outcome.rows:
+            self.after(step, *outcome.rows)
 
     def counted(self, values: Mapping[str, Tensor]) -> Tensor:
         """Values, and which of them there are, in the order of `names`: ``[2, names, ...]``."""
@@ -159,27 +148,17 @@ class Update:
 
     def after(self, step: int, features: Tensor, labels: Tensor) -> None:
         """What follows an optimiser's step: remember means, keep to constraints."""
-        head = self.objective.heads[0]
-        self._remember(step, features, labels)
+        head, memories = self.objective.heads[0], self.memories
+        for place, penalty in enumerate(self.phase.penalties):
+            if penalty.memory and penalty.active(step):
+                moments = ClassMoments.from_batch(features, labels, head.out_features)
+                memories[place] = remember_means(memories.get(place), moments, penalty.memory)
         for constraint in self.phase.constraints:
             if constraint.active(step):
                 constrain(constraint, head, features)
 
-    def _remember(self, step: int, features: Tensor, labels: Tensor) -> None:
-        for place, penalty in enumerate(self.phase.penalties):
-            if penalty.memory and penalty.active(step):
-                classes = self.objective.heads[0].out_features
-                moments = ClassMoments.from_batch(features, labels, classes)
-                self.memories[place] = remember_means(
-                    self.memories.get(place), moments, penalty.memory
-                )
-
     def take_means(self, sums: list[list[float]]) -> dict[str, float]:
-        """Means since the last call, by name, and a fresh start; without what was off.
-
-        Args:
-            sums: The present `sums`, on the host.
-        """
+        """Means since the last call, by name, of the present sums; without what was off."""
         self.sums.zero_()  # in place: those of replicas are views
         rows = zip(self.names, *sums, strict=True)
         return {name: value / count for name, value, count in rows if count}
@@ -201,18 +180,7 @@ class Update:
 
 def build_optimizer(parameters: Sequence[Tensor], settings: Optimizer) -> torch.optim.Optimizer:
     """The optimiser of a phase; fused kernels, which update all parameters in one call."""
+    shared: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
     if settings.name == "adamw":
-        return torch.optim.AdamW(
-            parameters,
-            lr=settings.lr,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
-    return torch.optim.SGD(
-        parameters,
-        lr=settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+        return torch.optim.AdamW(parameters, betas=settings.betas, fused=True, **shared)
+    return torch.optim.SGD(parameters, momentum=settings.momentum, fused=True, **shared)

@@ -1,6 +1,6 @@
-"""Models and data sets as Hugging Face stores them, measured by the probe.
+"""Measures models and data sets in the formats of Hugging Face.
 
-``transformers`` is imported where it is used; everything is read from the disk.
+``transformers`` is imported where it is used; everything is read from disk.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from grokscope.probe import Measurement
 
 LONGEST = 512  # tokens of one text
+AS_TENSORS: dict[str, Any] = {"padding": True, "truncation": True, "return_tensors": "pt"}
 
 
 def measure_saved(
@@ -34,19 +35,22 @@ def measure_saved(
     """Measure a saved model on a data set.
 
     Args:
-        model: A folder that ``save_pretrained`` wrote, or a reference to a function that returns
+        model: A folder written by ``save_pretrained``, or a reference to a function that returns
             a module.
         data: A folder of Parquet files, or a reference to a function that returns batches as
             `Probe.measure` takes them.
         head: Name of the head, if the probe doesn't find it.
-        split: Of the data set in a folder.
-        max_examples: Use so many rows of a folder's split, spread evenly over it and always the
-            same: a split may be sorted by label.
-        batch_size: Examples of a folder at a time.
+        split: Name of the split, if the data are a folder.
+        max_examples: Number of rows to use of that split. They are spread evenly over it, because
+            a split may be sorted by label, and are the same every time.
+        batch_size: Number of rows in a batch.
+
+    Returns:
+        The measures by name.
 
     Raises:
-        ValueError: If a folder, file, column or function is missing or does not fit; says how to
-            continue.
+        ValueError: If a folder, file, column or function is missing or does not fit; the message
+            says what to do.
     """
     from grokscope.probe import Probe
 
@@ -59,11 +63,7 @@ def measure_saved(
 
 
 def load_model(source: str) -> nn.Module:
-    """A module from a folder of ``transformers`` or from a function.
-
-    Raises:
-        ValueError: If there is none.
-    """
+    """A module from a folder of ``transformers`` or from a function."""
     from torch import nn
 
     if is_reference(source):
@@ -76,8 +76,8 @@ def load_model(source: str) -> nn.Module:
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(
-            f"there is no {path}; --model is a folder that save_pretrained wrote, or a function as "
-            "package.module:name or path/to/file.py:name"
+            f"{path} does not exist; --model takes a folder written by save_pretrained, or a "
+            "function such as package.module:name or path/to/file.py:name"
         )
     transformers = _transformers()
     names = _config(folder).get("architectures") or []
@@ -92,11 +92,11 @@ def load_model(source: str) -> nn.Module:
             folder, local_files_only=True, output_loading_info=True
         )
     except Exception as error:  # of many kinds, down to those of safetensors
-        raise ValueError(f"{folder} has no weights that can be read: {_line(error)}") from error
+        raise ValueError(f"no weights could be read from {folder}: {_line(error)}") from error
     if found["missing_keys"]:
         missing = ", ".join(sorted(found["missing_keys"])[:4])
         raise ValueError(f"{folder} has no weights for {missing}: they would be random")
-    if getattr(network.config, "pad_token_id", 0) is None and _has_tokenizer(folder):
+    if getattr(network.config, "pad_token_id", 0) is None and any(folder.glob("tokenizer*.json")):
         network.config.pad_token_id = _tokenizer(folder).pad_token_id
     return network
 
@@ -104,17 +104,9 @@ def load_model(source: str) -> nn.Module:
 def load_batches(
     source: str, model: str, *, split: str, max_examples: int, batch_size: int
 ) -> Iterable[Any]:
-    """Batches from a folder of Parquet files, or from a function.
+    """Batches from a folder of Parquet files, or from a function; arguments as `measure_saved`.
 
-    Args:
-        source: A folder, or a reference to a function.
-        model: The folder of the model, whose tokenizer or image processor is used.
-        split: Of the data set in a folder.
-        max_examples: How many rows to use, spread evenly over the split.
-        batch_size: Examples at a time.
-
-    Raises:
-        ValueError: If there are none.
+    The tokenizer or image processor is that of the model.
     """
     if is_reference(source):
         found = load(source)
@@ -124,15 +116,15 @@ def load_batches(
         return found
     if is_reference(model):
         raise ValueError(
-            f"a data set in a folder needs the tokenizer or image processor of a model folder, but "
-            f"--model is the function {model}; give --data as a function, too"
+            "a data set in a folder needs the tokenizer or image processor of a model in a folder, "
+            f"but --model is the function {model}; pass a function as --data, too"
         )
     found_split = find_split(Path(source), split)
-    if found_split.image is not None:  # text beside it is a file's name or a caption
+    if found_split.image is not None:  # its text, if any, is a file name or a caption
         return _image_batches(found_split, Path(model), max_examples, batch_size)
     if found_split.text is not None:
         return _text_batches(found_split, Path(model), max_examples, batch_size)
-    raise ValueError(f"{found_split.files[0]} has neither a column of text nor one of images")
+    raise ValueError(f"{found_split.files[0]} has neither a text column nor an image column")
 
 
 def _text_batches(
@@ -146,13 +138,7 @@ def _text_batches(
     texts, labels, _ = _rows(split, split.text, limit)
     for start in range(0, len(labels), batch_size):
         part = slice(start, start + batch_size)
-        tokens = tokenizer(
-            texts[part],
-            padding=True,
-            truncation=True,
-            max_length=longest,
-            return_tensors="pt",
-        )
+        tokens = tokenizer(texts[part], max_length=longest, **AS_TENSORS)
         yield {**tokens, "labels": torch.tensor(labels[part])}
 
 
@@ -168,7 +154,7 @@ def _image_batches(
         )
     except (OSError, ValueError, ImportError) as error:
         raise ValueError(
-            f"{model} has no image processor that can be read: {_line(error)}"
+            f"no image processor could be read from {model}: {_line(error)}"
         ) from error
     values, labels, rows = _rows(split, split.image, limit)
     for start in range(0, len(labels), batch_size):
@@ -188,14 +174,14 @@ def _image_batches(
 def _rows(
     split: ParquetSplit, column: str | None, limit: int
 ) -> tuple[list[Any], list[int], list[int]]:
-    """Values of a column from all over the split, none missing; their labels; numbers of rows."""
+    """Values of a column from all over the split, none missing, with their labels and rows."""
     assert column is not None
     rows = split.spread(limit)
     read = split.read([column, split.label], rows)
     for name, values in read.items():
         if None in values:
             where = f"row {rows[values.index(None)]} of the split in {split.files[0].parent}"
-            raise ValueError(f"{where} has no {name}; leave such rows out")
+            raise ValueError(f"{where} has no {name}; remove such rows")
     return read[column], read[split.label], rows
 
 
@@ -207,24 +193,20 @@ def _config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
 
 
-def _has_tokenizer(folder: Path) -> bool:
-    return any(folder.glob("tokenizer*.json"))
-
-
 def _tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder; texts are filled up with its end token if it has no other."""
+    """The tokenizer of a folder; it pads with its end token if it has no padding token."""
     try:
         tokenizer = _transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # of many kinds, down to those of the Rust library
-        raise ValueError(f"{folder} has no tokenizer that can be read: {_line(error)}") from error
-    # Without its files some tokenizers are made all the same, and know no word.
+        raise ValueError(f"no tokenizer could be read from {folder}: {_line(error)}") from error
+    # Some tokenizers load without their files, and then have an empty vocabulary.
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise ValueError(f"{folder} has no tokenizer that can be read: its vocabulary is missing")
+        raise ValueError(f"no tokenizer could be read from {folder}: its vocabulary is missing")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     if tokenizer.pad_token is None:
         raise ValueError(
-            f"the tokenizer in {folder} has neither a padding nor an end token, so texts cannot "
-            "share a batch; set its pad_token and save it again"
+            f"the tokenizer in {folder} has neither a padding token nor an end token, so texts "
+            "cannot be batched; set its pad_token and save it again"
         )
     return tokenizer
 
@@ -241,5 +223,5 @@ def _transformers() -> Any:
             "a Hugging Face folder needs transformers: pip install 'grokscope[transformers]'"
         ) from error
     transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()  # it would show for a second
+    transformers.utils.logging.disable_progress_bar()  # it would flash up for a second
     return transformers

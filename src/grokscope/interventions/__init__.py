@@ -23,3 +23,7 @@ __all__ = [
     "SharpnessAware",
     "SpectralCap",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -19,8 +19,8 @@ def constrain(
     logit scale scales weight and bias.
 
     Args:
-        constraint: Which, and how much.
-        head: Changed in place.
+        constraint: The quantity to cap, and its cap.
+        head: The head, changed in place.
         features: Inputs of the head in this step, ``[examples, width]``.
 
     Cost: O(classes * width); the spectral norm O(classes * width * min(classes, width)).

@@ -20,15 +20,12 @@ from grokscope.reference import is_reference, load
 
 
 def penalty_value(penalty: Penalty, batch: Batch, memory: Tensor | None = None) -> Tensor:
-    """The measure that a penalty adds, without its weight.
+    """The measure that a penalty adds, without its weight: a differentiable scalar.
 
     Args:
-        penalty: Which measure, and how.
+        penalty: The measure and its settings.
         batch: Features, logits and labels of the rows that count, and the head.
-        memory: `remember_means` of the steps before, for an ``ncc`` with memory.
-
-    Returns:
-        Scalar, differentiable in features, logits and weight.
+        memory: Result of `remember_means` after the steps before, for an ``ncc`` with memory.
 
     Raises:
         ValueError: As the measure; or if a function of your own returns no scalar tensor.
@@ -75,15 +72,8 @@ def remember_means(memory: Tensor | None, moments: ClassMoments, kept: float) ->
     """Class means over many batches: an exponential average, updated after each step.
 
     A class that a batch lacks keeps its mean; one seen for the first time starts with the batch's.
-
-    Args:
-        memory: Of the step before, ``[classes, width + 1]``; None at first. The last column says
-            whether a class has been seen.
-        moments: Of the batch.
-        kept: Share of the old mean that is kept.
-
-    Returns:
-        The memory after this step; no gradients flow through it.
+    A memory is ``[classes, width + 1]``, None at first; its last column says whether a class has
+    been seen. ``kept`` is the share of the old mean that stays. No gradients flow through it.
     """
     present, mean = moments.count > 0, moments.mean.detach()
     if memory is None:
@@ -99,12 +89,7 @@ def with_memory(moments: ClassMoments, memory: Tensor, kept: float) -> ClassMome
 
     Class means are the remembered ones moved by the batch's share, so that gradients flow through
     the batch; deviations are taken from there. Small batches then neither fit their own means nor
-    set them apart by noise.
-
-    Args:
-        moments: Of the batch.
-        memory: Of `remember_means`.
-        kept: As there.
+    set them apart by noise. Arguments as in `remember_means`.
     """
     seen, present = memory[:, -1] > 0, moments.count > 0
     share = torch.where(seen, 1 - kept, 1.0) * present

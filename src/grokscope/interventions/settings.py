@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from grokscope.reference import is_reference
 from grokscope.settings import Settings
@@ -23,8 +18,8 @@ MEASURES: tuple[str, ...] = PenaltyMeasure.__args__  # type: ignore[attr-defined
 class Scheduled(Settings):
     """Active for the steps in (start, stop] of the run, within its phase."""
 
-    start: int = Field(0, ge=0, description="off up to this step")
-    stop: int | None = Field(None, ge=1, description="off after this step; None: never")
+    start: int = Field(0, ge=0, description="inactive up to this step")
+    stop: int | None = Field(None, ge=1, description="inactive after this step; None: stays active")
 
     @model_validator(mode="after")
     def _starts_before_it_stops(self) -> Self:
@@ -48,10 +43,16 @@ class Penalty(Scheduled):
     measure: str = Field(
         description=f"{', '.join(MEASURES)}, another differentiable measure, or file.py:function"
     )
-    weight: float = Field(description="added times the measure; negative: maximised")
-    temperature: float = Field(1.0, gt=0, description="of the softmax; only for the bound")
-    normalize_features: bool = Field(False, description="to length 1; only for the bound")
-    memory: float = Field(0.0, ge=0, lt=1, description="ncc: share of old class means kept a step")
+    weight: float = Field(description="factor of the measure in the loss; negative to maximise it")
+    temperature: float = Field(
+        1.0, gt=0, description="divides the logits; only for relative_flatness_bound"
+    )
+    normalize_features: bool = Field(
+        False, description="scale features to length 1; only for relative_flatness_bound"
+    )
+    memory: float = Field(
+        0.0, ge=0, lt=1, description="share of old class means kept at each step; only for ncc"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -74,24 +75,20 @@ class Penalty(Scheduled):
 
 
 def _check_record(name: str) -> None:
-    """Check that a measure beyond the usual ones can be a penalty.
-
-    Raises:
-        ValueError: If there is no such measure, or it has no gradient or needs more than a batch.
-    """
+    """Check that there is such a measure, and that a batch gives it and its gradient."""
     from grokscope.measures.record import records  # torch: only for names that are not usual
 
     possible = [known for known, record in records().items() if record.is_penalty]
     if name not in possible:
         kind = "can't be a penalty" if name in records() else "is not a measure"
         raise ValueError(
-            f"measure {name!r} {kind}; there are {', '.join(possible)}; your own is "
+            f"{name!r} {kind}; choose one of {', '.join(possible)}, or a function of your own as "
             "package.module:function or path/to/file.py:function"
         )
 
 
 class _Cap(Scheduled):
-    """Base of the caps: the kind is always written out, to tell apart what is otherwise equal."""
+    """Base of the caps; the kind is always serialised, as caps differ in nothing else."""
 
     kind: str
     cap: float = Field(gt=0)
@@ -114,7 +111,7 @@ class SpectralCap(_Cap):
 
 
 class LogitScaleCap(_Cap):
-    """The mean logit scale on the batch just learnt from stays at most ``cap``, in nats."""
+    """The mean logit scale on the current training batch stays at most ``cap``, in nats."""
 
     kind: Literal["logit_scale"] = "logit_scale"
 

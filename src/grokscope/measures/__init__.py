@@ -6,12 +6,7 @@ Axes everywhere: ``examples`` (n), ``classes`` (C), ``width`` (d). A head has fe
 """
 
 from grokscope.measures.class_distances import ncc
-from grokscope.measures.collapse import (
-    nc1_pinv,
-    nc4_agreement,
-    neural_collapse,
-    simplex_angle,
-)
+from grokscope.measures.collapse import nc1_pinv, nc4_agreement, neural_collapse, simplex_angle
 from grokscope.measures.confidence import entropy, gini, logit_scale, margin
 from grokscope.measures.curvature import (
     Eigenvalue,
@@ -81,3 +76,7 @@ __all__ = [
     "simplex_angle",
     "top_eigenvalue",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,5 +1,7 @@
 """Argument checks of the measures: a wrong argument is refused by name, with the cure.
 
+Every check raises a ValueError that names the argument, what was wrong and the fix.
+
 Shapes and dtypes are always checked: they cost nothing. Values (NaN, infinity, labels out of
 range) are checked where they can be read: not inside ``torch.func`` transforms or
 ``torch.compile``, where a tensor has no value that Python could look at. On CUDA one check of
@@ -42,16 +44,7 @@ def is_differentiated(tensor: Tensor) -> bool:
 
 
 def check_floating(name: str, tensor: Tensor, shape: tuple[str, ...]) -> None:
-    """Check that a tensor is floating, has the named axes, and none of them is empty.
-
-    Args:
-        name: Name of the argument, for the message.
-        tensor: The argument.
-        shape: Names of the expected axes, for example ``("examples", "width")``.
-
-    Raises:
-        ValueError: If it is no tensor, not floating, has other axes or is empty.
-    """
+    """Check that a tensor is floating, has the named axes, and none of them is empty."""
     layout = "[" + ", ".join(shape) + "]"
     if not isinstance(tensor, Tensor):
         raise ValueError(
@@ -112,64 +105,35 @@ def check_all_finite(**tensors: Tensor) -> None:
             check_finite(name, tensor)
 
 
-def check_features(features: Tensor, name: str = "features") -> None:
-    """Check inputs of a head, ``[examples, width]``: floating, not empty, finite.
-
-    Raises:
-        ValueError: Naming the argument, what was wrong and the fix.
-    """
-    check_floating(name, features, ("examples", "width"))
-    check_finite(name, features)
+def check_matrix(name: str, tensor: Tensor, *axes: str) -> None:
+    """Check a finite matrix with the named axes; of ``classes`` there must be two or more."""
+    check_floating(name, tensor, axes)
+    if "classes" in axes:
+        check_at_least_two_classes(name, tensor.shape[axes.index("classes")])
+    check_finite(name, tensor)
 
 
-def check_logits(logits: Tensor, name: str = "logits") -> None:
-    """Check outputs of a head, ``[examples, classes]``, of at least two classes, finite.
-
-    Raises:
-        ValueError: Naming the argument, what was wrong and the fix.
-    """
-    check_floating(name, logits, ("examples", "classes"))
-    check_at_least_two_classes(name, logits.shape[1])
-    check_finite(name, logits)
+def check_logits(logits: Tensor) -> None:
+    """Check outputs of a head, ``[examples, classes]``."""
+    check_matrix("logits", logits, "examples", "classes")
 
 
-def check_weight(weight: Tensor, name: str = "weight") -> None:
-    """Check the rows of a head, ``[classes, width]``, of at least two classes, finite.
-
-    Raises:
-        ValueError: Naming the argument, what was wrong and the fix.
-    """
-    check_floating(name, weight, ("classes", "width"))
-    check_at_least_two_classes(name, weight.shape[0])
-    check_finite(name, weight)
-
-
-def check_bias(bias: Tensor, weight: Tensor, name: str = "bias") -> None:
-    """Check the offsets of a head, ``[classes]``, against its rows.
-
-    Raises:
-        ValueError: Naming the argument, what was wrong and the fix.
-    """
-    check_floating(name, bias, ("classes",))
+def check_bias(bias: Tensor, weight: Tensor) -> None:
+    """Check the offsets of a head, ``[classes]``, against its rows."""
+    check_floating("bias", bias, ("classes",))
     if bias.shape[0] != weight.shape[0]:
         raise ValueError(
-            f"{name} has {bias.shape[0]} entries but weight has {weight.shape[0]} rows (classes); "
+            f"bias has {bias.shape[0]} entries but weight has {weight.shape[0]} rows (classes); "
             "pass the bias of the same head."
         )
-    check_same_device(weight=weight, **{name: bias})
-    check_finite(name, bias)
+    check_same_device(weight=weight, bias=bias)
+    check_finite("bias", bias)
 
 
 def check_labels(labels: Tensor, num_classes: int, examples: int | None = None) -> None:
-    """Check class indices, ``[examples]``, integer, each in ``[0, num_classes)``.
+    """Check class indices, ``[examples]``, integer, in ``[0, num_classes)``.
 
-    Args:
-        labels: Class indices.
-        num_classes: Number of classes of the head.
-        examples: Expected number of labels, where another argument fixes it.
-
-    Raises:
-        ValueError: Naming the argument, what was wrong and the fix.
+    ``examples`` is how many there must be, where another argument fixes it.
     """
     if not isinstance(labels, Tensor):
         raise ValueError(
@@ -204,11 +168,7 @@ def check_labels(labels: Tensor, num_classes: int, examples: int | None = None) 
 
 
 def check_at_least_two_classes(name: str, num_classes: int) -> None:
-    """Check that there is something to classify.
-
-    Raises:
-        ValueError: If fewer than two classes are given.
-    """
+    """Check that there is something to classify."""
     if num_classes < 2:
         raise ValueError(
             f"{name} describes {num_classes} class(es), but the measures need at least two; "
@@ -217,11 +177,7 @@ def check_at_least_two_classes(name: str, num_classes: int) -> None:
 
 
 def check_same_device(**tensors: Tensor) -> None:
-    """Check that all tensors, passed by name, live on one device.
-
-    Raises:
-        ValueError: If they do not.
-    """
+    """Check that all tensors, passed by name, live on one device."""
     devices = {name: tensor.device for name, tensor in tensors.items()}
     if len(set(devices.values())) > 1:
         listing = ", ".join(f"{name} on {device}" for name, device in devices.items())
@@ -229,25 +185,12 @@ def check_same_device(**tensors: Tensor) -> None:
 
 
 def check_head(features: Tensor, logits: Tensor, weight: Tensor) -> None:
-    """Check that features, logits and weight describe one linear head.
-
-    Args:
-        features: Inputs of the head, ``[examples, width]``.
-        logits: Outputs of the head, ``[examples, classes]``.
-        weight: Rows of the head, ``[classes, width]``.
-
-    Raises:
-        ValueError: Naming the argument, what was wrong and the fix.
-    """
+    """Check that features, logits and weight, finite, describe one linear head."""
     check_floating("features", features, ("examples", "width"))
     check_floating("logits", logits, ("examples", "classes"))
     check_floating("weight", weight, ("classes", "width"))
-    if logits.shape[0] != features.shape[0]:
-        raise ValueError(
-            f"logits has {logits.shape[0]} examples but features has {features.shape[0]}; "
-            "pass both from the same forward pass, row by row."
-        )
-    check_head_shapes(features, weight)
+    check_same_examples(features, logits)
+    check_width(features, weight)
     if weight.shape[0] != logits.shape[1]:
         raise ValueError(
             f"weight has {weight.shape[0]} rows (classes) but logits has {logits.shape[1]} columns "
@@ -258,12 +201,17 @@ def check_head(features: Tensor, logits: Tensor, weight: Tensor) -> None:
     check_all_finite(features=features, logits=logits, weight=weight)
 
 
-def check_head_shapes(features: Tensor, weight: Tensor) -> None:
-    """Check that the width of the features is the width of the head.
+def check_same_examples(features: Tensor, logits: Tensor) -> None:
+    """Check that there are as many logits as features."""
+    if logits.shape[0] != features.shape[0]:
+        raise ValueError(
+            f"logits has {logits.shape[0]} examples but features has {features.shape[0]}; "
+            "pass both from the same forward pass, row by row."
+        )
 
-    Raises:
-        ValueError: If they differ.
-    """
+
+def check_width(features: Tensor, weight: Tensor) -> None:
+    """Check that the width of the features is the width of the head."""
     if weight.shape[1] != features.shape[1]:
         raise ValueError(
             f"weight has width {weight.shape[1]} but features has width {features.shape[1]}; "
@@ -272,12 +220,8 @@ def check_head_shapes(features: Tensor, weight: Tensor) -> None:
 
 
 def check_head_of_means(mean: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
-    """Check that weight and bias are a head for class means ``[classes, width]``.
-
-    Raises:
-        ValueError: Naming the argument, what was wrong and the fix.
-    """
-    check_weight(weight)
+    """Check that weight and bias are a head for class means ``[classes, width]``."""
+    check_matrix("weight", weight, "classes", "width")
     if bias is not None:
         check_bias(bias, weight)
     if weight.shape != mean.shape:
@@ -288,31 +232,8 @@ def check_head_of_means(mean: Tensor, weight: Tensor, bias: Tensor | None = None
     check_same_device(weight=weight, moments=mean)
 
 
-def check_token_pair(features: Tensor, logits: Tensor) -> None:
-    """Check that features and logits hold the same two positions per example, on axis 1.
-
-    Raises:
-        ValueError: If they do not.
-    """
-    for name, tensor in (("features", features), ("logits", logits)):
-        if tensor.shape[1] != 2:
-            raise ValueError(
-                f"{name} must hold two positions on axis 1 (the answer and <eos>), got "
-                f"{tensor.shape[1]}; select them, for example {name}[:, [3, 4]]."
-            )
-    if features.shape[0] != logits.shape[0]:
-        raise ValueError(
-            f"logits has {logits.shape[0]} examples but features has {features.shape[0]}; "
-            "pass both from the same forward pass, row by row."
-        )
-
-
 def check_reduction(reduction: str) -> None:
-    """Check the name of a reduction over examples.
-
-    Raises:
-        ValueError: If it is none of "mean", "sum", "none".
-    """
+    """Check the name of a reduction over examples."""
     if reduction not in REDUCTIONS:
         raise ValueError(
             f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, got {reduction!r}."
@@ -320,11 +241,7 @@ def check_reduction(reduction: str) -> None:
 
 
 def check_positive(name: str, value: float) -> None:
-    """Check that a setting is a positive finite number.
-
-    Raises:
-        ValueError: If it is not.
-    """
+    """Check that a setting is a positive finite number."""
     if not 0.0 < value < float("inf"):
         raise ValueError(f"{name} must be positive and finite, got {value!r}.")
 
@@ -347,3 +264,15 @@ def common_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
     wide = [at_least_float32(tensor) for tensor in tensors]
     dtype = torch.float64 if any(t.dtype == torch.float64 for t in wide) else torch.float32
     return tuple(tensor.to(dtype) for tensor in wide)
+
+
+def checked_head(features: Tensor, logits: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    """A head that was checked, in one dtype of at least float32."""
+    check_head(features, logits, weight)
+    return common_dtype(features, logits, weight)
+
+
+def checked_logits(logits: Tensor) -> Tensor:
+    """Logits that were checked, of at least float32."""
+    check_logits(logits)
+    return at_least_float32(logits)

@@ -7,16 +7,16 @@ without examples are left out. Axes: ``classes`` (C, those present), ``width`` (
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from grokscope.measures.checks import values_are_readable
+from grokscope.measures.checks import check_reduction, values_are_readable
 from grokscope.measures.moments import ClassMoments
 from grokscope.measures.record import Batch, Measure
 from grokscope.measures.row_variance import squared_distances
 
-NCC_REDUCTIONS = ("mean", "sum", "none")
 # An estimated squared distance between means is corrected down to this share of it, not further.
 LEAST_SHARE = 0.05
 # Above so many classes, distances between means always come from inner products (in float64).
@@ -66,9 +66,7 @@ def ncc(moments: ClassMoments, reduction: str = "mean", unbiased: bool = False) 
         >>> round(float(ncc(moments)), 4)  # variances 1 and 1, means 9 apart
         0.0123
     """
-    if reduction not in NCC_REDUCTIONS:
-        known = ", ".join(map(repr, NCC_REDUCTIONS))
-        raise ValueError(f"reduction must be one of {known}, got {reduction!r}.")
+    check_reduction(reduction)
     if unbiased and reduction == "sum":
         raise ValueError(
             'reduction "sum" is the literal Definition 3.1, which has no unbiased form; '
@@ -157,33 +155,31 @@ def _moments(batch: Batch) -> ClassMoments:
     return batch.moments if batch.index is None else batch.present[0]
 
 
+_of_distances = partial(
+    Measure,
+    symbol="NCC",
+    direction="low is collapsed",
+    range="≥ 0",
+    cost="O(n d + C² d)",
+    differentiable=True,
+)
 RECORDS = (
-    Measure(
+    _of_distances(
         name="ncc",
         title="NCC",
-        symbol="NCC",
-        direction="low is collapsed",
-        range="≥ 0",
         formula="mean_{c≠c′} (V_c + V_c′) / (2 |μ_c − μ_c′|²)",
-        cost="O(n d + C² d)",
         source="Galanti et al., ICLR 2022; Han et al., NeurIPS 2025, Definition 3.1",
         note="Too low with few examples per class; it does not see the scale of the head.",
         needs=("classes",),
         evaluate=lambda batch: ncc(_moments(batch)),
-        differentiable=True,
     ),
-    Measure(
+    _of_distances(
         name="ncc_unbiased",
         title="NCC, unbiased",
-        symbol="NCC",
-        direction="low is collapsed",
-        range="≥ 0",
         formula="NCC with V_c / (n_c − 1) and distances less V_c / n_c + V_c′ / n_c′",
-        cost="O(n d + C² d)",
         source="Galanti et al., ICLR 2022, corrected for few examples",
         note="Leaves out classes with a single example.",
         needs=("repeated classes",),
         evaluate=lambda batch: ncc(_moments(batch), unbiased=True),
-        differentiable=True,
     ),
 )

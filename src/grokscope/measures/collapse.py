@@ -8,16 +8,18 @@ centred at the mean of the class means, so that every class counts the same.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from grokscope.measures.checks import (
-    check_features,
     check_head_of_means,
-    check_head_shapes,
     check_labels,
     check_logits,
+    check_matrix,
+    check_width,
     reduce_examples,
 )
 from grokscope.measures.moments import ClassMoments
@@ -140,9 +142,9 @@ def nc1_pinv(features: Tensor, labels: Tensor, moments: ClassMoments) -> Tensor:
         >>> float(nc1_pinv(features, labels, moments))
         0.0
     """
-    check_features(features)
+    check_matrix("features", features, "examples", "width")
     check_labels(labels, len(moments.count), examples=features.shape[0])
-    check_head_shapes(features, moments.mean)
+    check_width(features, moments.mean)
     present, _ = moments.of_present_classes()
     return nc1_of(features, labels, moments, present)
 
@@ -180,9 +182,9 @@ def nc4_agreement(
         >>> float(nc4_agreement(features, logits=features, moments=moments))
         1.0
     """
-    check_features(features)
+    check_matrix("features", features, "examples", "width")
     check_logits(logits)
-    check_head_shapes(features, moments.mean)
+    check_width(features, moments.mean)
     if logits.shape != (len(features), len(moments.count)):
         raise ValueError(
             f"logits has shape {tuple(logits.shape)} but there are {len(features)} examples and "
@@ -260,90 +262,78 @@ def _nc4_agreement(batch: Batch) -> Tensor:
     return agreement_of(batch.features, batch.logits, *(batch.training or batch.present))
 
 
-def _of_means(
-    name: str,
-    title: str,
-    *,
-    formula: str,
-    symbol: str = "",
-    unit: str = "",
-    direction: str = "low is collapsed",
-    range: str = "≥ 0",
-    source: str = PAPYAN,
-) -> Measure:
-    """The record of a measure of class means and the head; all of them are computed together."""
-    return Measure(
-        name,
-        title,
-        symbol,
-        unit,
-        direction=direction,
-        range=range,
-        formula=formula,
-        cost="O(n d + C² d)",
-        source=source,
-        needs=("classes",),
-        evaluate=lambda batch: batch.shared(_collapse)[name],
-        differentiable=name != "nc4_means",
-    )
+def _named(name: str) -> Callable[[Batch], Tensor]:
+    """One of the values of `neural_collapse`, all of which are computed together."""
+    return lambda batch: batch.shared(_collapse)[name]
 
 
+_of_means = partial(
+    Measure,
+    direction="low is collapsed",
+    range="≥ 0",
+    cost="O(n d + C² d)",
+    source=PAPYAN,
+    needs=("classes",),
+    differentiable=True,
+)
 RECORDS = (
-    Measure(
+    _of_means(
         name="nc1_pinv",
         title="NC1, within-class scatter",
         symbol="NC1",
-        direction="low is collapsed",
-        range="≥ 0",
         formula="Tr(Σ_W Σ_B⁺) / C",
         cost="O(n C d + C² d), streamed O(n d²)",
-        source=PAPYAN,
-        needs=("classes",),
         evaluate=_nc1_pinv,
-        differentiable=True,
     ),
     _of_means(
-        "nc1_quotient",
-        "NC1, quotient of traces",
+        name="nc1_quotient",
+        title="NC1, quotient of traces",
         symbol="NC1",
         formula="Tr Σ_W / Tr Σ_B",
         source="Hui, Belkin and Nakkiran 2022",
+        evaluate=_named("nc1_quotient"),
     ),
     _of_means(
-        "nc2_equinorm",
-        "NC2, equinorm",
+        name="nc2_equinorm",
+        title="NC2, equinorm",
         symbol="NC2",
         formula="std |m_c| / mean |m_c|, m_c = μ_c − mean μ",
+        evaluate=_named("nc2_equinorm"),
     ),
     _of_means(
-        "nc2_equiangularity",
-        "NC2, equiangularity",
+        name="nc2_equiangularity",
+        title="NC2, equiangularity",
         symbol="NC2",
         formula="std_{c≠c′} cos(m_c, m_c′)",
+        evaluate=_named("nc2_equiangularity"),
     ),
     _of_means(
-        "nc2_etf_distance",
-        "NC2, distance to the simplex",
+        name="nc2_etf_distance",
+        title="NC2, distance to the simplex",
         symbol="NC2",
         formula="‖M Mᵀ / ‖M Mᵀ‖ − S / ‖S‖‖, S = I − 11ᵀ / C",
         source="Zhu et al., NeurIPS 2021",
+        evaluate=_named("nc2_etf_distance"),
     ),
     _of_means(
-        "nc3_self_duality",
-        "NC3, self-duality",
+        name="nc3_self_duality",
+        title="NC3, self-duality",
         symbol="NC3",
         range="0 to 2",
         formula="‖W / ‖W‖ − M / ‖M‖‖, both centred",
+        evaluate=_named("nc3_self_duality"),
     ),
     _of_means(
-        "nc4_means",
-        "NC4, means on the wrong side",
+        name="nc4_means",
+        title="NC4, means on the wrong side",
         symbol="NC4",
         unit="share",
         range="0 to 1",
         formula="share of class means that the head does not assign to their class",
+        evaluate=_named("nc4_means"),
+        differentiable=False,
     ),
-    Measure(
+    _of_means(
         name="nc4_agreement",
         title="NC4, agreement",
         symbol="NC4",
@@ -352,25 +342,27 @@ RECORDS = (
         range="0 to 1",
         formula="mean [argmax z = argmin_c |φ − μ_c|]",
         cost="O(n C d)",
-        source=PAPYAN,
         note="On held-out data with the class means of the training data.",
         needs=("training classes",),
         evaluate=_nc4_agreement,
+        differentiable=False,
     ),
     _of_means(
-        "mean_class_angle",
-        "mean angle between class means",
+        name="mean_class_angle",
+        title="mean angle between class means",
         unit="degrees",
         direction="arccos(−1 / (C − 1)) is collapsed",
         range="0 to 180",
         formula="mean_{c≠c′} ∠(m_c, m_c′)",
+        evaluate=_named("mean_class_angle"),
     ),
     _of_means(
-        "angle_deviation",
-        "deviation from the simplex angle",
+        name="angle_deviation",
+        title="deviation from the simplex angle",
         unit="degrees",
         range="0 to 180",
         formula="mean_{c≠c′} |∠(m_c, m_c′) − arccos(−1 / (C − 1))|",
         source="Han et al., NeurIPS 2025, Figure 3",
+        evaluate=_named("angle_deviation"),
     ),
 )

@@ -8,17 +8,12 @@ it: how large the logits are, by how much the right one wins, and how spread the
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from grokscope.measures.checks import (
-    at_least_float32,
-    check_labels,
-    check_logits,
-    check_reduction,
-    reduce_examples,
-)
+from grokscope.measures.checks import check_labels, checked_logits, reduce_examples
 from grokscope.measures.flatness import gini_impurity, impurity, runner_up_odds
 from grokscope.measures.record import Batch, Measure
 
@@ -47,9 +42,7 @@ def logit_scale(logits: Tensor, reduction: str = "mean") -> Tensor:
         >>> logit_scale(logits, reduction="none").tolist()
         [1.0, 2.0]
     """
-    check_reduction(reduction)
-    check_logits(logits)
-    return reduce_examples(scale_of(at_least_float32(logits)), reduction)
+    return reduce_examples(scale_of(checked_logits(logits)), reduction)
 
 
 def margin(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
@@ -75,10 +68,9 @@ def margin(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
         >>> margin(logits, labels, reduction="none").tolist()
         [2.0, -4.0]
     """
-    check_reduction(reduction)
-    check_logits(logits)
+    logits = checked_logits(logits)
     check_labels(labels, logits.shape[-1], examples=logits.shape[0])
-    return reduce_examples(margin_of(at_least_float32(logits), labels), reduction)
+    return reduce_examples(margin_of(logits, labels), reduction)
 
 
 def entropy(logits: Tensor, reduction: str = "mean") -> Tensor:
@@ -101,9 +93,7 @@ def entropy(logits: Tensor, reduction: str = "mean") -> Tensor:
         >>> round(float(entropy(logits)), 4)  # ln 4
         1.3863
     """
-    check_reduction(reduction)
-    check_logits(logits)
-    return reduce_examples(entropy_of(at_least_float32(logits)), reduction)
+    return reduce_examples(entropy_of(checked_logits(logits)), reduction)
 
 
 def gini(logits: Tensor, reduction: str = "mean") -> Tensor:
@@ -127,9 +117,7 @@ def gini(logits: Tensor, reduction: str = "mean") -> Tensor:
         >>> float(gini(logits))
         0.75
     """
-    check_reduction(reduction)
-    check_logits(logits)
-    return reduce_examples(gini_impurity(at_least_float32(logits)), reduction)
+    return reduce_examples(gini_impurity(checked_logits(logits)), reduction)
 
 
 def scale_of(logits: Tensor) -> Tensor:
@@ -171,76 +159,60 @@ def _correct(batch: Batch) -> Tensor:
     return (batch.logits.argmax(dim=-1) == batch.labels).to(batch.logits.dtype)
 
 
-ACCURACY = Measure(
+_of_logits = partial(Measure, range="≥ 0", cost="O(n C)", differentiable=True)
+ACCURACY = _of_logits(
     name="accuracy",
-    title="accuracy",
     unit="share",
     direction="high is good",
     range="0 to 1",
     formula="mean [argmax z = y]",
-    cost="O(n C)",
     evaluate=_correct,
+    differentiable=False,
 )
-LOSS = Measure(
+LOSS = _of_logits(
     name="loss",
-    title="loss",
     unit="nats",
     direction="low is good",
-    range="≥ 0",
     formula="mean −ln p_y",
-    cost="O(n C)",
     note="Mean cross-entropy in evaluation mode, without penalties or label smoothing.",
     evaluate=lambda batch: cross_entropy_of(batch.logits, batch.labels),
-    differentiable=True,
 )
 RECORDS = (
     ACCURACY,
     LOSS,
-    Measure(
+    _of_logits(
         name="logit_scale",
-        title="logit scale",
         unit="nats",
         direction="high is confident",
-        range="≥ 0",
         formula="mean std_c(z_c)",
-        cost="O(n C)",
         note="Divided by a temperature; a number added to all logits leaves it as it is.",
         evaluate=lambda batch: scale_of(batch.logits),
-        differentiable=True,
     ),
-    Measure(
+    _of_logits(
         name="margin",
-        title="margin",
         unit="nats",
         direction="high is confident and right",
         range="any; positive where the answer is right",
         formula="mean (z_y − max_{c≠y} z_c)",
-        cost="O(n C)",
         evaluate=lambda batch: margin_of(batch.logits, batch.labels),
-        differentiable=True,
     ),
-    Measure(
+    _of_logits(
         name="entropy",
-        title="entropy",
         symbol="H",
         unit="nats",
         direction="low is confident",
         range="0 to ln C",
         formula="mean −Σ_c p_c ln p_c",
-        cost="O(n C)",
         evaluate=lambda batch: entropy_of(batch.logits),
-        differentiable=True,
     ),
-    Measure(
+    _of_logits(
         name="gini",
         title="Gini impurity",
         unit="probability",
         direction="low is confident",
         range="0 to 1 − 1/C",
         formula="mean (1 − |p|²)",
-        cost="O(n C)",
         note="The probability that two draws from the softmax differ.",
         evaluate=lambda batch: batch.shared(impurity),
-        differentiable=True,
     ),
 )

@@ -274,11 +274,7 @@ def layer_loss(
 
 
 def check_samples(samples: int) -> None:
-    """Check that a standard error exists.
-
-    Raises:
-        ValueError: If fewer than two samples are asked for, or no whole number of them.
-    """
+    """Check that there are enough samples for a standard error."""
     if not hasattr(samples, "__index__"):
         raise ValueError(f"samples must be a whole number, got {samples!r}.")
     if samples < 2:

@@ -11,6 +11,8 @@ are lost one by one, beyond it every value and gradient is exactly 0. Float64 lo
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -19,8 +21,8 @@ from grokscope.measures.checks import (
     check_floating,
     check_head,
     check_positive,
-    check_reduction,
-    check_token_pair,
+    check_same_examples,
+    checked_head,
     common_dtype,
     reduce_examples,
 )
@@ -66,9 +68,7 @@ def relative_flatness(
         >>> round(float(relative_flatness(features, logits, weight)), 4)
         0.3932
     """
-    check_reduction(reduction)
-    check_head(features, logits, weight)
-    features, logits, weight = common_dtype(features, logits, weight)
+    features, logits, weight = checked_head(features, logits, weight)
     # Autocast would run the products in half precision and lose the small probabilities.
     with torch.autocast(device_type=features.device.type, enabled=False):
         length = features.square().sum(dim=-1)
@@ -117,10 +117,8 @@ def relative_flatness_bound(
         >>> round(float(relative_flatness_bound(features, logits, weight)), 4)
         0.7864
     """
-    check_reduction(reduction)
     check_positive("temperature", temperature)
-    check_head(features, logits, weight)
-    features, logits, weight = common_dtype(features, logits, weight)
+    features, logits, weight = checked_head(features, logits, weight)
     if normalize_features:
         features = normalize(features, dim=-1)
     spread = gini_impurity(logits / temperature) * features.square().sum(dim=-1)
@@ -158,9 +156,14 @@ def published_grokking_flatness(features: Tensor, logits: Tensor, weight: Tensor
         >>> float(published_grokking_flatness(features, logits, weight))
         0.0
     """
-    check_floating("features", features, ("examples", "2 positions", "width"))
-    check_floating("logits", logits, ("examples", "2 positions", "classes"))
-    check_token_pair(features, logits)
+    for name, tensor, axis in (("features", features, "width"), ("logits", logits, "classes")):
+        check_floating(name, tensor, ("examples", "2 positions", axis))
+        if tensor.shape[1] != 2:
+            raise ValueError(
+                f"{name} must hold two positions on axis 1 (the answer and <eos>), got "
+                f"{tensor.shape[1]}; select them, for example {name}[:, [3, 4]]."
+            )
+    check_same_examples(features, logits)
     check_head(features.flatten(0, 1), logits.flatten(0, 1), weight)
     features, logits, weight = common_dtype(features, logits, weight)
     impurity = gini_impurity(logits[:, 0] * logits[:, 1])
@@ -171,14 +174,9 @@ def runner_up_odds(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Odds of every class against the most probable one, the latter's own set to 0.
 
     The sum of these odds is small when the softmax is nearly one-hot, and exact there; one minus
-    the largest probability would be 0.
-
-    Args:
-        logits: ``[..., classes]``.
-
-    Returns:
-        ``(gaps, odds, mass)``: logits minus the largest, exp of it without the top class, and
-        its sum over classes: ``[..., classes]`` twice and ``[..., 1]``.
+    the largest probability would be 0. Returns ``(gaps, odds, mass)``: logits minus the largest,
+    exp of it without the top class, and its sum over classes, ``[..., classes]`` twice and
+    ``[..., 1]``.
     """
     top = logits.argmax(dim=-1, keepdim=True)
     gaps = logits - logits.gather(-1, top)
@@ -225,27 +223,22 @@ def _published_penalty(batch: Batch) -> Tensor:
     return batch.shared(squared_weight) * gini_impurity(batch.logits / PUBLISHED_TEMPERATURE)
 
 
-def _published_flatness(batch: Batch) -> Tensor:
-    return published_grokking_flatness(batch.features, batch.logits, batch.weight)
-
-
+_of_head = partial(Measure, range="≥ 0", cost="O(n (C + d) + C d)", differentiable=True)
 RECORDS = (
-    Measure(
+    _of_head(
         name="relative_flatness",
         title="exact κ",
         symbol="κ",
         unit="nats",
         direction="low is flat",
-        range="≥ 0",
         formula="mean |φ|² · Var_{c∼p}(w_c)",
         cost="O(n C² + C² d) up to 256 classes, O(n C d) above",
         source="Petzka et al., NeurIPS 2021, Definition 3",
         note="Falls when confidence rises, and moves under maps that leave the function as it is, "
         "such as a constant feature or one vector added to all features.",
         evaluate=_relative_flatness,
-        differentiable=True,
     ),
-    Measure(
+    _of_head(
         name="relative_flatness_bound",
         title="bound on κ",
         symbol="‖W‖² Tr H",
@@ -253,15 +246,12 @@ RECORDS = (
         direction="low is flat",
         range="≥ κ",
         formula="‖W‖² · mean |φ|² · (1 − |p|²)",
-        cost="O(n (C + d) + C d)",
         source="Han et al., NeurIPS 2025, Lemma A.2; Walter et al. 2024",
         note="One vector added to all rows of the head changes it, but not the function.",
         evaluate=_bound,
-        differentiable=True,
     ),
-    Measure(
+    _of_head(
         name="published_penalty",
-        title="published penalty",
         direction="low is confident or a small head",
         range="0 to ‖W‖² (1 − 1/C)",
         formula="‖W‖² · mean (1 − |softmax(z / 2)|²)",
@@ -270,39 +260,33 @@ RECORDS = (
         note="The bound on features of length 1 at temperature 2. It bounds nothing: it is a "
         "confidence penalty times a weight norm.",
         evaluate=_published_penalty,
-        differentiable=True,
     ),
-    Measure(
+    _of_head(
         name="published_flatness",
         title="published value",
         direction="low is flat in the paper's figure",
-        range="≥ 0",
         formula="‖W‖² · mean (1 − |softmax(z_c ⊙ z_eos)|²) · (|φ_c|² + |φ_eos|²)",
-        cost="O(n (C + d) + C d)",
         source="Han et al., NeurIPS 2025, published code of the grokking figure",
         note="It multiplies the logits of two positions in one softmax, so it is not the flatness "
         "of any loss.",
         needs=("positions",),
-        evaluate=_published_flatness,
+        evaluate=lambda batch: published_grokking_flatness(
+            batch.features, batch.logits, batch.weight
+        ),
+        differentiable=False,
     ),
-    Measure(
+    _of_head(
         name="feature_norm",
-        title="feature norm",
         symbol="|φ|",
-        range="≥ 0",
         formula="mean |φ|",
         cost="O(n d)",
         evaluate=lambda batch: batch.shared(squared_length).sqrt(),
-        differentiable=True,
     ),
-    Measure(
+    _of_head(
         name="weight_norm",
-        title="weight norm",
         symbol="‖W‖",
-        range="≥ 0",
         formula="‖W‖, the Frobenius norm of the head's weight",
         cost="O(C d)",
         evaluate=lambda batch: batch.shared(squared_weight).sqrt(),
-        differentiable=True,
     ),
 )

@@ -6,6 +6,7 @@ The clouds between training and held-out data are those of `grokscope.measures.r
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -162,44 +163,36 @@ def _gap(batch: Batch) -> Tensor:
     return batch.values["loss"] - batch.reference["loss"]
 
 
+_of_gap = partial(
+    Measure,
+    unit="nats",
+    direction="near 0 is representative",
+    range="any",
+    cost="O(1)",
+    source="Petzka et al., NeurIPS 2021, equation 2",
+    needs=("reference", "training memory"),
+)
 RECORDS = (
-    Measure(
+    _of_gap(
         name="generalisation_gap",
-        title="generalisation gap",
-        unit="nats",
         direction="low is good",
-        range="any",
         formula="E_held − E_train",
-        cost="O(1)",
-        source="Petzka et al., NeurIPS 2021, equation 2",
         needs=("reference",),
         evaluate=_gap,
         parts=(LOSS,),
     ),
-    Measure(
+    _of_gap(
         name="representativeness",
-        title="representativeness",
-        unit="nats",
-        direction="near 0 is representative",
-        range="any",
         formula="generalisation gap − feature robustness",
-        cost="O(1)",
-        source="Petzka et al., NeurIPS 2021, equation 2",
-        needs=("reference", "training memory"),
         evaluate=lambda batch: _gap(batch) - batch.reference["feature_robustness"],
         parts=(LOSS, FEATURE_ROBUSTNESS),
     ),
-    Measure(
+    _of_gap(
         name="representativeness_kde",
         title="representativeness (KDE)",
-        unit="nats",
-        direction="near 0 is representative",
-        range="any",
         formula="E_held − mean E_{ξ∼N(0, I)} ℓ(φ + ξ)",
-        cost="O(1)",
         source="Han et al., NeurIPS 2025, appendix D",
         note="The bandwidth is 1 in the unit of the features, so rescaling them changes the value.",
-        needs=("reference", "training memory"),
         evaluate=lambda batch: _gap(batch) - batch.reference["kernel_robustness"],
         parts=(LOSS, FEATURE_ROBUSTNESS, KERNEL_ROBUSTNESS),
     ),

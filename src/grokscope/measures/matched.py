@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from grokscope.measures.checks import (
     check_labels,
     check_logits,
     check_positive,
+    checked_logits,
 )
 from grokscope.measures.confidence import ACCURACY
 from grokscope.measures.flatness import relative_flatness
@@ -71,16 +73,10 @@ def matched_temperature(
             f"target_loss must be below ln {classes} = {math.log(classes):.6g}, the loss at "
             f"infinite temperature, got {target_loss:.6g}; pass a smaller loss."
         )
-    curve = _LossCurve(logits, labels)
-    search = _search(target_loss, tolerance)
-    sharpness = next(search)
-    while True:
-        try:
-            sharpness = search.send(curve(sharpness))
-        except StopIteration as end:
-            if end.value is None:
-                raise ValueError(_unreachable(curve, target_loss)) from None
-            return float(end.value)
+    (temperature,) = matched_temperatures(logits[None], labels[None], target_loss, tolerance)
+    if temperature is None:
+        raise ValueError(_unreachable(_LossCurve(logits, labels), target_loss))
+    return temperature
 
 
 def matched_temperatures(
@@ -88,13 +84,8 @@ def matched_temperatures(
 ) -> list[float | None]:
     """`matched_temperature` of many networks at once, unchecked; None where there is none.
 
-    Args:
-        logits: ``[networks, examples, classes]``.
-        labels: ``[networks, examples]``.
-        target_loss: As there.
-        tolerance: As there.
-
-    Cost: as many looks at the host as the slowest network needs.
+    Logits are ``[networks, examples, classes]``, labels ``[networks, examples]``. Cost: as many
+    looks at the host as the slowest network needs.
     """
     curve = _LossCurve(logits, labels)
     searches = [_search(target_loss, tolerance) for _ in logits]
@@ -123,23 +114,24 @@ def _search(
     loss, slope = yield sharpness
     for _ in range(MAX_STEPS):
         if slope >= 0 or sharpness == math.inf:
-            break
+            return None
         if abs(loss - target_loss) <= tolerance * target_loss:
-            return 1.0 / sharpness if sharpness > 0 else math.inf
+            break
         # The step for ln(loss) is longer and exact for exponential tails. It may go too far,
         # unlike the plain one, and counts only where that is seen not to be so.
         bold = sharpness - loss * math.log(loss / target_loss) / slope
         plain = sharpness - (loss - target_loss) / slope
-        if max(bold, plain) == sharpness:
-            # The step is below the precision of float64.
-            return 1.0 / sharpness if sharpness > 0 else math.inf
+        if max(bold, plain) == sharpness:  # the step is below the precision of float64
+            break
         ahead = yield bold
         if ahead[0] >= target_loss * (1 - tolerance) and ahead[1] < 0:
             sharpness, (loss, slope) = bold, ahead
         else:
             sharpness = plain
             loss, slope = yield plain
-    return None
+    else:
+        return None
+    return 1.0 / sharpness if sharpness > 0 else math.inf
 
 
 def relative_flatness_at_temperature(
@@ -177,8 +169,7 @@ def relative_flatness_at_temperature(
         0.3932
     """
     check_positive("temperature", temperature)
-    check_logits(logits)
-    logits, weight = at_least_float32(logits), at_least_float32(weight)
+    logits, weight = checked_logits(logits), at_least_float32(weight)
     return relative_flatness(features, logits / temperature, weight / temperature, reduction)
 
 
@@ -253,10 +244,10 @@ def _matched(batch: Batch) -> Tensor:
     return (length * row_variance(batch.logits.double() / temperature, weight)).mean()
 
 
+_of_matched = partial(Measure, range="≥ 0", needs=("memory", "matched loss"), parts=(ACCURACY,))
 RECORDS = (
-    Measure(
+    _of_matched(
         name="matched_temperature",
-        title="matched temperature",
         symbol="τ",
         direction="high is confident",
         range="> 0",
@@ -264,23 +255,18 @@ RECORDS = (
         cost="about ten passes of O(n C)",
         note="Exists only where few answers are wrong: a wrong answer costs ln 2 at any "
         "temperature.",
-        needs=("memory", "matched loss"),
         evaluate=_temperature,
-        parts=(ACCURACY,),
     ),
-    Measure(
+    _of_matched(
         name="relative_flatness_matched",
         title="exact κ at matched loss",
         symbol="κ(τ)",
         unit="nats",
         direction="low is flat",
-        range="≥ 0",
         formula="κ of z / τ and W / τ, τ with mean loss 0.1 nats",
         cost="about ten passes of O(n C), and that of κ",
         source="Petzka et al., NeurIPS 2021, Definition 3, at matched confidence",
         note="Exists only where few answers are wrong, so it begins late in training.",
-        needs=("memory", "matched loss"),
         evaluate=_matched,
-        parts=(ACCURACY,),
     ),
 )

@@ -23,10 +23,9 @@ import torch
 from torch import Tensor
 
 from grokscope.measures.checks import (
-    check_head,
     check_labels,
     check_positive,
-    check_reduction,
+    checked_head,
     common_dtype,
     reduce_examples,
 )
@@ -101,20 +100,17 @@ def feature_robustness(
         >>> bool(value > 0)
         True
     """
-    check_reduction(reduction)
-    check_head(features, logits, weight)
-    check_labels(labels, logits.shape[1], examples=len(features))
-    radius = natural_delta(*features.shape) if delta is None else delta
-    check_positive("delta", radius)
-    features, logits, weight = common_dtype(features, logits, weight)
-    length = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+    if delta is not None:
+        check_positive("delta", delta)
 
-    def cloud() -> Tensor:
+    def cloud(features: Tensor) -> Tensor:
+        radius = natural_delta(*features.shape) if delta is None else delta
+        length = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
         direction = _normal(features, generator)
         direction = direction / torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
         return radius * length * direction
 
-    increase = _loss_increase(cloud, logits, labels, weight, samples=samples)
+    increase = _loss_increase(cloud, (features, logits, weight), labels, samples)
     return reduce_examples(increase, reduction)
 
 
@@ -157,23 +153,24 @@ def kernel_robustness(
         >>> bool(value > 0)
         True
     """
-    check_reduction(reduction)
-    check_head(features, logits, weight)
-    check_labels(labels, logits.shape[1], examples=len(features))
     check_positive("bandwidth", bandwidth)
-    features, logits, weight = common_dtype(features, logits, weight)
 
-    def cloud() -> Tensor:
+    def cloud(features: Tensor) -> Tensor:
         return bandwidth * _normal(features, generator)
 
-    increase = _loss_increase(cloud, logits, labels, weight, samples=samples)
+    increase = _loss_increase(cloud, (features, logits, weight), labels, samples)
     return reduce_examples(increase, reduction)
 
 
 def _loss_increase(
-    cloud: Callable[[], Tensor], logits: Tensor, labels: Tensor, weight: Tensor, *, samples: int
+    cloud: Callable[[Tensor], Tensor],
+    head: tuple[Tensor, Tensor, Tensor],
+    labels: Tensor,
+    samples: int,
 ) -> Tensor:
     """Mean of loss(phi +- cloud) - loss(phi) over pairs of displacements, ``[examples]``."""
+    features, logits, weight = checked_head(*head)
+    check_labels(labels, logits.shape[1], examples=len(features))
     check_positive("samples", samples)
     if not hasattr(samples, "__index__"):
         raise ValueError(f"samples must be a whole number, got {samples!r}.")
@@ -181,7 +178,7 @@ def _loss_increase(
         before = cross_entropy_of(logits, labels)
         total = torch.zeros_like(before)
         for _ in range(samples):
-            moved = cloud() @ weight.mT
+            moved = cloud(features) @ weight.mT
             total = total + 0.5 * sum(
                 cross_entropy_of(logits + sign * moved, labels) for sign in (1, -1)
             )
@@ -194,17 +191,15 @@ def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
     return noise.to(like.device)
 
 
-def _sphere(batch: Batch) -> tuple[Tensor, torch.Generator]:
-    """Robustness on spheres, and the generator as it leaves it."""
-    generator = torch.Generator(batch.features.device).manual_seed(0)
-    arguments = _head_of(batch)
-    value = feature_robustness(*arguments, samples=DIRECTIONS, generator=generator)
-    return value, generator
-
-
 def _head_of(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     features, logits = common_dtype(batch.features, batch.logits)
     return features, logits, batch.labels, batch.weight.to(features)
+
+
+def _sphere(batch: Batch) -> tuple[Tensor, torch.Generator]:
+    """Robustness on spheres, and the generator as it leaves it."""
+    generator = torch.Generator(batch.features.device).manual_seed(0)
+    return feature_robustness(*_head_of(batch), samples=DIRECTIONS, generator=generator), generator
 
 
 def _feature_robustness(batch: Batch) -> Tensor:
@@ -221,7 +216,6 @@ def _kernel_robustness(batch: Batch) -> Tensor:
 
 FEATURE_ROBUSTNESS = Measure(
     name="feature_robustness",
-    title="feature robustness",
     unit="nats",
     direction="low is robust",
     range="≥ 0, but for the noise of two pairs of directions",
@@ -232,7 +226,7 @@ FEATURE_ROBUSTNESS = Measure(
     needs=("training memory",),
     evaluate=_feature_robustness,
 )
-# A part of the KDE form alone: no measure of its own.
+# Only a part of the KDE form.
 KERNEL_ROBUSTNESS = Measure(
     name="kernel_robustness",
     unit="nats",

@@ -56,10 +56,7 @@ def streamed_row_variance(logits: Tensor, weight: Tensor, chunk: int | None = No
     the classes that carry the variance: below float32 rounding unless rows are equal to four
     digits, where the pairwise form is the accurate one.
 
-    Args:
-        logits: ``[examples, classes]``.
-        weight: ``[classes, width]``.
-        chunk: Classes at a time; by default as many as fit in 8 MiB of float64.
+    ``chunk`` is how many classes are taken at a time; by default as many as fit in 8 MiB.
     """
     if chunk is None:
         chunk = max(1, CHUNK_ELEMENTS // max(logits.shape[0], weight.shape[1]))
@@ -170,11 +167,7 @@ class _Stream:
             square = square + odds @ rows.square().sum(dim=-1, keepdim=True)
             first = first + odds @ rows
         self.total = 1 + mass
-        share, square, first = (
-            mass / self.total,
-            square / self.total,
-            first / self.total,
-        )
+        share, square, first = mass / self.total, square / self.total, first / self.total
         self.offset = first - share * self.top_row
         second = square + (self.top_row * (share * self.top_row - 2 * first)).sum(-1, keepdim=True)
         self.variance = second.squeeze(-1) - self.offset.square().sum(dim=-1)

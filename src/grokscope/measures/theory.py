@@ -16,8 +16,8 @@ The first equation is exact. For centred features the bound exceeds it by a fact
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -51,7 +51,8 @@ def collapse_flatness_bound(
         >>> bool(bounds[1] < bounds[0])
         True
     """
-    return _bound(*_checked(scale, radius, num_classes), num_classes)
+    check_at_least_two_classes("num_classes", num_classes)
+    return _bound(_not_negative("scale", scale), _not_negative("radius", radius), num_classes)
 
 
 def collapsed_relative_flatness(
@@ -82,7 +83,8 @@ def collapsed_relative_flatness(
         >>> bool(kappa <= collapse_flatness_bound(scale=1.0, radius=2.0, num_classes=3))
         True
     """
-    scale, radius = _checked(scale, radius, num_classes)
+    check_at_least_two_classes("num_classes", num_classes)
+    scale, radius = _not_negative("scale", scale), _not_negative("radius", radius)
     offset = _not_negative("offset", offset)
     k = num_classes
     decay = torch.exp(-_gap(scale, radius, k))
@@ -120,12 +122,6 @@ class CollapseAssumptions:
     self_duality: float
     lemma: float
     offset: float
-
-    @classmethod
-    def of(cls, numbers: Sequence[float], num_classes: int) -> CollapseAssumptions:
-        """Of the numbers of `assumptions_of`."""
-        scale, radius, *residuals = numbers
-        return cls(scale, radius, num_classes, *residuals)
 
     @property
     def residual(self) -> float:
@@ -174,7 +170,8 @@ def collapse_assumptions(
     """
     check_head_of_means(moments.mean, weight, bias)
     present, index = moments.of_present_classes()
-    return CollapseAssumptions.of(assumptions_of(present, index, weight, bias).tolist(), len(index))
+    scale, radius, *residuals = assumptions_of(present, index, weight, bias).tolist()
+    return CollapseAssumptions(scale, radius, len(index), *residuals)
 
 
 def assumptions_of(
@@ -220,13 +217,6 @@ def _gap(scale: Tensor, radius: Tensor, num_classes: int) -> Tensor:
     return scale * radius.square() * num_classes / (num_classes - 1)
 
 
-def _checked(
-    scale: Tensor | float, radius: Tensor | float, num_classes: int
-) -> tuple[Tensor, Tensor]:
-    check_at_least_two_classes("num_classes", num_classes)
-    return _not_negative("scale", scale), _not_negative("radius", radius)
-
-
 def _not_negative(name: str, value: Tensor | float) -> Tensor:
     tensor = torch.as_tensor(value, dtype=torch.float64)
     if not bool((tensor.isfinite() & (tensor >= 0)).all()):
@@ -238,82 +228,53 @@ def _assumptions(batch: Batch) -> Tensor:
     return assumptions_of(*batch.present, batch.weight, batch.bias)
 
 
-def _residual(batch: Batch) -> Tensor:
-    return batch.shared(_assumptions)[2:-1].amax()  # NaN if one is undefined
-
-
 def _bound_of_head(batch: Batch) -> Tensor:
     scale, radius = batch.shared(_assumptions)[:2]
     return _bound(scale.clamp(min=0), radius, len(batch.present[1]))
 
 
-def _assumption(
-    name: str,
-    title: str,
-    evaluate: Callable[[Batch], Tensor],
-    *,
-    formula: str,
-    symbol: str = "",
-    unit: str = "",
-    direction: str = "",
-    range: str = "≥ 0",
-    note: str = "",
-) -> Measure:
-    """The record of a part of Proposition 5.3; all of them are computed together."""
-    return Measure(
-        name,
-        title,
-        symbol,
-        unit,
-        direction=direction,
-        range=range,
-        formula=formula,
-        cost="O(n d + C² d)",
-        source="Han et al., NeurIPS 2025, Proposition 5.3",
-        note=note,
-        needs=("classes",),
-        evaluate=evaluate,
-    )
-
-
+# All of them are computed together.
+_of_proposition = partial(
+    Measure,
+    range="≥ 0",
+    cost="O(n d + C² d)",
+    source="Han et al., NeurIPS 2025, Proposition 5.3",
+    needs=("classes",),
+)
 RECORDS = (
-    _assumption(
-        "collapse_scale",
-        "collapse scale",
-        lambda batch: batch.shared(_assumptions)[0],
+    _of_proposition(
+        name="collapse_scale",
         symbol="λ",
         range="any",
         formula="λ of the least squares fit W ≈ λ M, both centred",
+        evaluate=lambda batch: batch.shared(_assumptions)[0],
     ),
-    _assumption(
-        "collapse_radius",
-        "collapse radius",
-        lambda batch: batch.shared(_assumptions)[1],
+    _of_proposition(
+        name="collapse_radius",
         symbol="M",
         formula="√ mean |m_c|², m_c = μ_c − mean μ",
+        evaluate=lambda batch: batch.shared(_assumptions)[1],
     ),
-    _assumption(
-        "collapse_offset",
-        "collapse offset",
-        lambda batch: batch.shared(_assumptions)[-1],
+    _of_proposition(
+        name="collapse_offset",
         formula="|mean μ| / M",
         note="The proposition holds up to √(C − 1).",
+        evaluate=lambda batch: batch.shared(_assumptions)[-1],
     ),
-    _assumption(
-        "collapse_residual",
-        "collapse residual",
-        _residual,
+    _of_proposition(
+        name="collapse_residual",
         direction="low is collapsed",
         formula="the largest relative residual of NC1 to NC3 and Lemma A.1",
         note="Where it is 0, the bound of Proposition 5.3 holds.",
+        evaluate=lambda batch: batch.shared(_assumptions)[2:-1].amax(),  # NaN if one is undefined
     ),
-    _assumption(
-        "collapse_flatness_bound",
-        "bound on κ of Proposition 5.3",
-        _bound_of_head,
+    _of_proposition(
+        name="collapse_flatness_bound",
+        title="bound on κ of Proposition 5.3",
         unit="nats",
         direction="low is flat",
         formula="λ² C³ M⁴ e⁻ˣ / (1 + (C − 1) e⁻ˣ)², x = λ M² C / (C − 1)",
         note="Of an exactly collapsed head with this λ and M.",
+        evaluate=_bound_of_head,
     ),
 )

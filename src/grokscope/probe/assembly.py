@@ -3,7 +3,7 @@
 What is a mean over examples is added up block by block, in float64. The rest is computed at the
 end, from the blocks that were kept, or from the moments of classes if they did not fit in memory.
 Nothing is copied to the host before the end. Many networks cost as many kernels and waits for the
-device as one. Axes as in `grokscope.probe.networks`.
+device as one. Axes as in `grokscope.probe.trees`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ from grokscope.measures.matched import (
 from grokscope.measures.moments import ClassMoments
 from grokscope.measures.record import Batch, Measure
 from grokscope.probe.measurement import Circumstances, Measurement
-from grokscope.probe.networks import Block, Heads, Tensors, at, of_each
+from grokscope.probe.trees import Block, Heads, Tensors, at, local, map_tensors, over_networks
 
 MEMORY = 2**30  # bytes of features and logits that are kept
 ELEMENTS = 2**22  # of one float64 temporary of a mean over examples: 32 MiB
 TOGETHER = 2**25  # of one float64 temporary over all examples of networks: 256 MiB
-CPU = torch.device("cpu")
 FINITE = "finite"  # among the sums: a number that is finite if features and logits are
 OF_CLASSES = {"classes", "repeated classes", "training classes"}
 NOT_FINITE = (
@@ -81,17 +80,17 @@ class Assembly:
         self.bytes = self.examples = 0
 
     def add(self, block: Block, positions: Block | None = None) -> None:
-        """Count a block, in pieces whose temporaries stay small.
+        """Count a block of the examples that count, in pieces whose temporaries stay small.
 
-        Args:
-            block: The examples that count.
-            positions: All positions from which they were chosen, for measures that need them.
+        ``positions`` are all from which they were chosen, for measures that need them.
         """
-        block, examples = block.local(), block.labels.shape[1]
+        block, examples = map_tensors(local, block), block.labels.shape[1]
         self._sum([record for record in self.means if "positions" not in record.needs], block)
         of_positions = [record for record in self.means if "positions" in record.needs]
         if positions is not None and of_positions:
-            self._sum(of_positions, positions.local(), examples / positions.labels.shape[1])
+            self._sum(
+                of_positions, map_tensors(local, positions), examples / positions.labels.shape[1]
+            )
         self.examples += examples
         if self.keeps:
             self.bytes += sum(tensor.nbytes for tensor in block)
@@ -121,12 +120,12 @@ class Assembly:
 
         rows = max(1, ELEMENTS // max(tensor[:, 0].numel() for tensor in block))
         pieces = (tensor.split(rows, dim=1) for tensor in block)
-        heads = self.heads.at(range(self.networks))
+        heads = self.heads.named()
         if self.training is not None:
             heads["training"] = self.training[0]
         for features, logits, labels in zip(*pieces, strict=True):
             piece = Block(features.double(), logits.double(), labels)._asdict()
-            for name, value in of_each(sums, piece | heads).items():
+            for name, value in over_networks(sums, piece | heads).items():
                 self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def _batch(self, tensors: Tensors, **known: Any) -> Batch:
@@ -148,13 +147,15 @@ class Assembly:
         fine = [network for network, is_finite in enumerate(finite) if is_finite]
         for first in range(0, len(fine), at_once):
             networks = fine[first : first + at_once]
-            for group in self._groups(whole.at(networks), networks):
+            for group in self._groups(at(whole, networks), networks):
                 group.temperatures = self._temperatures(group, columns)
-                rest = self._rest(group, means)
+                every = [self._circumstances(group, place) for place in range(len(group.networks))]
+                rest = self._rest(group, every, means)
                 for place, network in enumerate(group.networks):
                     known = {name: column[network] for name, column in columns.items()}
                     known |= {name: column[place] for name, column in rest.items()}
-                    found[network] = self._measurement(known, group, place)
+                    moments = group.class_moments[place] if group.class_moments else None
+                    found[network] = self._measurement(known, every[place], moments)
         return found
 
     def _whole(self) -> Block:
@@ -173,7 +174,7 @@ class Assembly:
             moments = _moments(block, self.classes)
         else:
             moments = {name: tensor[None] for name, tensor in vars(self.streamed).items()}
-        host = [moments[name].to(CPU) for name in ("count", "mean", "within")]
+        host = [moments[name].cpu() for name in ("count", "mean", "within")]
         groups: dict[Hashable, list[int]] = {}
         for place, count in enumerate(host[0].numpy()):
             key = ((count > 0).tobytes(), (count > 1).sum() > 1)
@@ -181,8 +182,8 @@ class Assembly:
         for places in groups.values():
             yield _Group(
                 [networks[place] for place in places],
-                block.at(places),
-                {name: at(tensor, places) for name, tensor in moments.items()},
+                at(block, places),
+                at(moments, places),
                 [ClassMoments(*(tensor[place] for tensor in host)) for place in places],
             )
 
@@ -195,7 +196,7 @@ class Assembly:
         accuracies = [means["accuracy"][network] for network in group.networks]
         places = [place for place, accuracy in enumerate(accuracies) if may_match(accuracy)]
         if places:
-            block = group.block.at(places)
+            block = at(group.block, places)
             temperatures = matched_temperatures(
                 block.logits, block.labels, MATCHED_LOSS, MATCHED_TOLERANCE
             )
@@ -203,9 +204,10 @@ class Assembly:
                 found[place] = temperature
         return found
 
-    def _rest(self, group: _Group, means: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    def _rest(
+        self, group: _Group, every: Sequence[Circumstances], means: Mapping[str, Tensor]
+    ) -> dict[str, list[float]]:
         """What is not a mean over examples, by name, for each network of a group."""
-        every = [self._circumstances(group, place) for place in range(len(group.networks))]
         measures = [
             record
             for record in self.rest
@@ -214,9 +216,10 @@ class Assembly:
         if not measures:
             return {}
         parts = {part.name for record in measures for part in record.parts}
-        tensors: Tensors = group.block._asdict() | self.heads.at(group.networks)
+        tensors: Tensors = group.block._asdict() | at(self.heads.named(), group.networks)
         tensors["moments"] = group.moments
-        tensors["values"] = {name: at(means[name], group.networks) for name in parts & means.keys()}
+        values = {name: means[name] for name in parts & means.keys()}
+        tensors["values"] = at(values, group.networks)
         tensors["reference"] = self._reference(group, parts | {record.name for record in measures})
         tensors["temperature"] = self.heads.weight.new_tensor(
             [1.0 if temperature is None else temperature for temperature in group.temperatures]
@@ -232,7 +235,7 @@ class Assembly:
             return {name: value.mean() if value.dim() else value for name, value in values.items()}
 
         # The same displacements for all networks, as for each of them alone.
-        values = of_each(values_of, tensors, randomness="same")
+        values = over_networks(values_of, tensors, randomness="same")
         return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
 
     def _reference(self, group: _Group, names: set[str]) -> Tensors:
@@ -256,15 +259,19 @@ class Assembly:
             positions=all(record.name in self.sums for record in self.means),
         )
 
-    def _measurement(self, known: Mapping[str, float], group: _Group, place: int) -> Measurement:
-        circumstances = self._circumstances(group, place)
+    def _measurement(
+        self,
+        known: Mapping[str, float],
+        circumstances: Circumstances,
+        moments: ClassMoments | None,
+    ) -> Measurement:
         why_not = {record.name: circumstances.why_not(record) for record in self.means + self.rest}
         asked = [record.name for record in self.asked]
         there = [name for name, why in why_not.items() if not why]
         return Measurement(
             {name: known[name] for name in asked if not why_not[name]},
             self.examples,
-            group.class_moments[place] if group.class_moments else None,
+            moments,
             left_out={name: why_not[name] for name in sorted(asked) if why_not[name]},
             parts={name: known[name] for name in there if name not in asked},
             units={record.name: record.unit for record in self.asked if record.unit},
@@ -273,21 +280,14 @@ class Assembly:
 
 @dataclass
 class _Group:
-    """Networks whose data have the same classes.
+    """Networks whose data have the same classes."""
 
-    Attributes:
-        networks: Their numbers.
-        block: Of all of them.
-        moments: By name, each tensor with a first axis of networks; empty if nobody asks for them.
-        class_moments: Of each network, on the host.
-        temperatures: At which each network has the matched loss.
-    """
-
-    networks: Sequence[int]
+    networks: Sequence[int]  # their numbers
     block: Block
+    # Class moments by name, with a first axis of networks; empty if nobody asks for them.
     moments: Tensors = field(default_factory=dict)
-    class_moments: Sequence[ClassMoments] = ()
-    temperatures: Sequence[float | None] = ()
+    class_moments: Sequence[ClassMoments] = ()  # of each network, on the host
+    temperatures: Sequence[float | None] = ()  # at which each has the matched loss
 
     @cached_property
     def classes(self) -> tuple[int, int]:

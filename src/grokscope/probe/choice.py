@@ -15,14 +15,11 @@ Extra = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | Measure
 
 
 def choose(measures: Iterable[str] | None, extra: Mapping[str, Extra]) -> tuple[Measure, ...]:
-    """The records of the measures to take.
+    """The records of the measures of a probe, in the order in which they are printed.
 
     Args:
         measures: Names of measures of the probe and of ``extra``; None: all of them.
         extra: Measures of your own by name.
-
-    Returns:
-        Their records, in the order in which they are printed.
 
     Raises:
         ValueError: If there is no measure of a name, or one of your own has a name that is taken.

@@ -7,14 +7,12 @@ travel on the device of the head, as NCCL needs it, and through the host for glo
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -25,7 +23,7 @@ from grokscope.measures.checks import NotFiniteError
 from grokscope.measures.moments import ClassMoments
 from grokscope.probe.assembly import Assembly
 from grokscope.probe.measurement import Measurement
-from grokscope.probe.networks import Block
+from grokscope.probe.trees import map_tensors
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -71,8 +69,7 @@ def warn_of_one_share(batches: object) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Share:
+class _Share(NamedTuple):
     """What a process shares with the others before anything is added up."""
 
     kind: str  # of its error, empty without one
@@ -80,38 +77,32 @@ class _Share:
     head: tuple[int, ...]
     reference: str  # a digest of its numbers, empty without one
     names: tuple[str, ...]  # of its sums
-    dtypes: tuple[str, ...]  # of the features and logits it has kept
     examples: int
     bytes: int
     memory: int
-
-    @classmethod
-    def of(cls, assembly: Assembly, error: Exception | None) -> _Share:
-        kept = list(zip(*assembly.kept, strict=True))[:2]
-        return cls(
-            kind="" if error is None else type(error).__name__,
-            error="" if error is None else str(error),
-            head=tuple(assembly.heads.weight.shape),
-            reference=_digest(assembly.references),
-            names=tuple(assembly.sums),
-            dtypes=tuple(str(_common(part.dtype for part in parts))[6:] for parts in kept),
-            examples=assembly.examples,
-            bytes=assembly.bytes,
-            memory=assembly.memory,
-        )
 
 
 class _Processes:
     """The processes of a group, and what they do together."""
 
     def __init__(self, group: ProcessGroup, device: torch.device) -> None:
-        self.group, self.size = group, dist.get_world_size(group)
+        self.group = group
         backends = dict(pair.split(":") for pair in dist.get_backend_config(group).split(","))
         self.device = torch.device("cpu") if backends.get(device.type) == "gloo" else device
 
     def add_up(self, assembly: Assembly, error: Exception | None) -> None:
         """Give an assembly what those of all processes hold."""
-        shares = self.shares(_Share.of(assembly, error))
+        share = _Share(
+            kind="" if error is None else type(error).__name__,
+            error="" if error is None else str(error),
+            head=tuple(assembly.heads.weight.shape),
+            reference=_digest(assembly.references),
+            names=tuple(assembly.sums),
+            examples=assembly.examples,
+            bytes=assembly.bytes,
+            memory=assembly.memory,
+        )
+        shares: list[_Share] = self.gathered(share)
         _check_shares(shares, error)
         names = next((share.names for share in shares if share.examples), ())
         if not names:
@@ -124,60 +115,28 @@ class _Processes:
         if not assembly.keeps:
             return
         if assembly.bytes <= min(share.memory for share in shares):
-            assembly.kept = self.blocks(assembly, shares)
+            here = map_tensors(Tensor.cpu, assembly.kept)
+            device = assembly.heads.weight.device
+            everything = map_tensors(lambda tensor: tensor.to(device), self.gathered(here))
+            assembly.kept = [block for kept in everything for block in kept]
         else:
             assembly.stream()
             assembly.streamed = self.moments(assembly)
 
-    def shares(self, share: _Share) -> list[_Share]:
-        """The shares of all processes, rank by rank."""
-        text = torch.tensor(list(json.dumps(asdict(share)).encode()), dtype=torch.uint8)
-        lengths = self.gathered(torch.tensor([len(text)]))
-        padded = text.new_zeros(max(map(int, lengths)))
-        padded[: len(text)] = text
-        texts = self.gathered(padded)
-        return [
-            _read(bytes(text[: int(length)].tolist()))
-            for text, length in zip(texts, lengths, strict=True)
-        ]
-
-    def gathered(self, tensor: Tensor) -> list[Tensor]:
-        """A tensor of every process, all of one shape, rank by rank, on the host."""
-        tensor = tensor.to(self.device)
-        found = [torch.empty_like(tensor) for _ in range(self.size)]
-        dist.all_gather(found, tensor, group=self.group)
-        return [part.cpu() for part in found]
+    def gathered(self, found: object) -> list[Any]:
+        """What every process has found, rank by rank; tensors in it are on the host."""
+        everything: list[Any] = [None] * dist.get_world_size(self.group)
+        # Objects travel by way of the current GPU, which need not be that of the head.
+        on_gpu = self.device.type == "cuda"
+        with torch.cuda.device(self.device) if on_gpu else nullcontext():
+            dist.all_gather_object(everything, found, group=self.group)
+        return everything
 
     def summed(self, tensor: Tensor) -> Tensor:
         """The sum over the processes, where the tensor was."""
         total = tensor.to(self.device, copy=True).contiguous()
         dist.all_reduce(total, group=self.group)
         return total.to(tensor.device)
-
-    def blocks(self, assembly: Assembly, shares: Sequence[_Share]) -> list[Block]:
-        """What all processes have kept: a block of each that has examples, rank by rank."""
-        names = [share.dtypes for share in shares if share.examples]
-        dtypes = [
-            _common(getattr(torch, name) for name in column) for column in zip(*names, strict=True)
-        ]
-        shapes = [(assembly.width,), (assembly.classes,), ()]
-        kept = [torch.cat(tensors, dim=1) for tensors in zip(*assembly.kept, strict=True)]
-        blocks = []
-        for rank, share in enumerate(shares):
-            if not share.examples:
-                continue
-            tensors = [
-                torch.empty(1, share.examples, *shape, dtype=dtype, device=self.device)
-                for shape, dtype in zip(shapes, [*dtypes, torch.int64], strict=True)
-            ]
-            for index, tensor in enumerate(tensors):
-                if rank == dist.get_rank(self.group):
-                    tensor.copy_(kept[index])
-                # As bytes: not every backend knows every dtype.
-                source = dist.get_global_rank(self.group, rank)
-                dist.broadcast(tensor.view(torch.uint8), src=source, group=self.group)
-            blocks.append(Block(*(tensor.to(assembly.heads.weight.device) for tensor in tensors)))
-        return blocks
 
     def moments(self, assembly: Assembly) -> ClassMoments:
         """Moments of all processes: as `ClassMoments` add up, of many at once."""
@@ -221,13 +180,3 @@ def _digest(references: Sequence[Measurement] | None) -> str:
         [(reference.examples, sorted(reference.items())) for reference in references]
     )
     return hashlib.sha256(numbers.encode()).hexdigest()
-
-
-def _read(text: bytes) -> _Share:
-    fields: dict[str, Any] = json.loads(text)
-    sequences = {name: tuple(fields[name]) for name in ("head", "names", "dtypes")}
-    return _Share(**(fields | sequences))
-
-
-def _common(dtypes: Iterator[torch.dtype]) -> torch.dtype:
-    return functools.reduce(torch.promote_types, dtypes)

@@ -31,14 +31,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def find_head(model: nn.Module, name: str | None = None) -> tuple[str, nn.Linear]:
-    """The head of a model: by name, else where libraries keep it, else the last linear layer.
-
-    Args:
-        model: Any module; wrappers are looked through.
-        name: As in ``model.named_modules()``.
-
-    Returns:
-        Name and module.
+    """Name and module of the head that is named, or where libraries keep it, or the last layer.
 
     Raises:
         ValueError: If there is no such layer, or no linear layer at all.
@@ -119,13 +112,10 @@ def aligned(
     classifier does, at the last token): then the positions that gave what it returned are found.
 
     Args:
-        calls: What `recorded` has collected.
-        logits: What the model returned, ``[n, c]``, ``[n, t, c]`` or flattened ``[n * t, c]``.
+        calls: Inputs and outputs of the head, from `recorded`.
+        logits: Logits returned by the model, ``[n, c]``, ``[n, t, c]`` or flattened ``[n * t, c]``.
         name: Name of the head, for messages.
         attended: Which positions hold no padding, ``[n, t]``, if that is known.
-
-    Returns:
-        The features of each row of ``logits``, and the head's output there.
 
     Raises:
         ValueError: If the head was not called once, or its output is not what the model returned.

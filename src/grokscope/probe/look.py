@@ -19,11 +19,10 @@ from grokscope.measures.record import Measure
 from grokscope.probe.assembly import Assembly
 from grokscope.probe.choice import Extra, choose
 from grokscope.probe.head import find_head
-from grokscope.probe.inputs import map_tensors, split, stack
 from grokscope.probe.measurement import Measurement
-from grokscope.probe.networks import Block, Heads, of_each
 from grokscope.probe.probe import Probe
 from grokscope.probe.rows import Rows, select
+from grokscope.probe.trees import Block, Heads, over_networks, split, stacked
 
 # Inputs ``[r, n, ...]`` of r networks to the inputs and outputs of their heads.
 Forward = Callable[[Any], tuple[Tensor, Tensor]]
@@ -53,6 +52,9 @@ class Look:
         extra: Measures of your own, as in `Probe`.
         batch_size: Examples in one forward pass; None: all of them.
 
+    Raises:
+        ValueError: If the head is not a name.
+
     Example:
         >>> def last(features, logits, labels):
         ...     return features[:, -1], logits[:, -1], labels[:, -1]
@@ -63,6 +65,13 @@ class Look:
     rows: Rows | None = None
     extra: Mapping[str, Extra] = field(default_factory=dict)
     batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.head is not None and not isinstance(self.head, str):
+            raise ValueError(
+                f"head must be the name of a layer, got {self.head!r}; the number of examples in "
+                "one forward pass is Look(batch_size=...)."
+            )
 
     def find_head(self, model: nn.Module) -> tuple[str, nn.Linear]:
         """Name and module of the head of a model.
@@ -149,10 +158,11 @@ class Look:
         size = min(self.batch_size or max(sizes), max(1, TOGETHER // len(examples)))
         inputs = zip(*(split(part.inputs, size) for part in examples), strict=True)
         for trees, some_labels in zip(inputs, labels.split(size, dim=1), strict=True):
-            features, logits = forward(map_tensors(stack, *trees))
+            features, logits = forward(stacked(trees))
             whole = Block(features, logits, some_labels)
             assembly.add(
-                Block(**of_each(self._rows, whole._asdict())), whole if logits.dim() > 3 else None
+                Block(**over_networks(self._rows, whole._asdict())),
+                whole if logits.dim() > 3 else None,
             )
         return assembly.finish()
 

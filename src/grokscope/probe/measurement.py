@@ -17,6 +17,9 @@ SINGLE = "fewer than two classes have two examples or more; pass more data."
 NO_REFERENCE = "needs reference=, the measurement of the training data."
 NO_TEMPERATURE = "no temperature reaches a loss of 0.1 nats."
 NO_POSITIONS = "needs all positions of an example, which only the look of a task keeps."
+NOT_LOGGED = "only a training run logs it."
+# What the measurement of the training data answers, where there is one.
+OF_REFERENCE = {"reference", "training classes", "training memory"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,63 +114,48 @@ class Measurement(Mapping[str, float]):
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What decides which measures there can be.
+    """What decides which measures there can be."""
 
-    Attributes:
-        present: How many classes have examples.
-        repeated: How many classes have two examples or more.
-        kept: Whether the features of all examples are in memory.
-        reference: The measurement of the training data, for held-out data.
-        matched: Whether a temperature reaches the matched loss.
-        positions: Whether all positions of an example are known.
-    """
-
-    present: int = 2
-    repeated: int = 2
-    kept: bool = True
-    reference: Measurement | None = None
-    matched: bool = True
-    positions: bool = True
+    present: int  # how many classes have examples
+    repeated: int  # how many have two examples or more
+    kept: bool  # whether the features of all examples are in memory
+    reference: Measurement | None  # of the training data, for held-out data
+    matched: bool  # whether a temperature reaches the matched loss
+    positions: bool  # whether all positions of an example are known
 
     def why_not(self, measure: Measure) -> str:
         """Why there is no such measure here; empty if there is one."""
         return next(filter(None, (self._lacks(need, measure) for need in measure.needs)), "")
 
     def _lacks(self, need: str, measure: Measure) -> str:
-        reference = self.reference
-        if need == "classes" or (need == "training classes" and reference is None):
-            if self.present < 2:
-                return ONE_CLASS
-            return NOT_KEPT if need == "training classes" and not self.kept else ""
-        if need == "repeated classes":
-            return ONE_CLASS if self.present < 2 else SINGLE if self.repeated < 2 else ""
-        if need == "memory" or (need == "training memory" and reference is None):
-            return "" if self.kept else NOT_KEPT
-        if need == "matched loss":
-            return "" if self.matched else NO_TEMPERATURE
-        if need == "positions":
-            return "" if self.positions else NO_POSITIONS
-        if reference is None:
-            return NO_REFERENCE
-        if need == "training classes":
-            return _classes_of(reference)
-        return _parts_of(reference, measure)
+        if self.reference is not None and need in OF_REFERENCE:
+            return _lacks_of(self.reference, need, measure)
+        one_class = "" if self.present > 1 else ONE_CLASS
+        single = "" if self.repeated > 1 else SINGLE
+        not_kept = "" if self.kept else NOT_KEPT
+        return {
+            "reference": NO_REFERENCE,
+            "training": NOT_LOGGED,
+            "classes": one_class,
+            "repeated classes": one_class or single,
+            "training classes": one_class or not_kept,
+            "memory": not_kept,
+            "training memory": not_kept,
+            "matched loss": "" if self.matched else NO_TEMPERATURE,
+            "positions": "" if self.positions else NO_POSITIONS,
+        }[need]
 
 
-def _classes_of(reference: Measurement) -> str:
-    if reference.moments is None:
-        return "reference= was measured without class means."
-    few = int((reference.moments.count > 0).sum()) < 2
-    return f"of the training data {ONE_CLASS}" if few else ""
-
-
-def _parts_of(reference: Measurement, measure: Measure) -> str:
-    known = reference.known()
+def _lacks_of(reference: Measurement, need: str, measure: Measure) -> str:
+    """What the measurement of the training data lacks for a measure of held-out data."""
+    if need == "training classes":
+        if reference.moments is None:
+            return "reference= was measured without class means."
+        few = int((reference.moments.count > 0).sum()) < 2
+        return f"of the training data {ONE_CLASS}" if few else ""
     wanted = [part.name for part in measure.parts]
     if "reference" not in measure.needs:  # then it is the training data's
         wanted.append(measure.name)
-    missing = [name for name in wanted if name not in known]
-    if not missing:
-        return ""
-    without = f"reference= was measured without {missing[0]}."
-    return reference.left_out.get(missing[0], without)
+    missing = next((name for name in wanted if name not in reference.known()), None)
+    without = f"reference= was measured without {missing}."
+    return "" if missing is None else reference.left_out.get(missing, without)

@@ -16,10 +16,9 @@ from grokscope.probe.assembly import MEMORY, Assembly
 from grokscope.probe.choice import Extra, choose
 from grokscope.probe.distributed import added_up, warn_of_one_share
 from grokscope.probe.head import aligned, find_head, logits_of, recorded, unwrapped
-from grokscope.probe.inputs import map_tensors
 from grokscope.probe.measurement import Measurement
-from grokscope.probe.networks import Block, Heads
 from grokscope.probe.rows import IGNORED, Rows, select
+from grokscope.probe.trees import Block, Heads, map_tensors
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -247,7 +246,7 @@ def measure_tensors(
             references=None if reference is None else [reference],
             memory=sys.maxsize,
         )
-        assembly.add(Block(features[None], logits[None], labels[None]))
+        assembly.add(Block(features[None], logits[None], labels[None].long()))
         return _only(assembly)
 
 

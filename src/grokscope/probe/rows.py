@@ -18,12 +18,6 @@ def select(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The rows that count, one after the other; labels of -100 are still among them.
 
-    Args:
-        rows: Chooses them; None: all.
-        features: Inputs of the head, ``[n, ..., d]``.
-        logits: Outputs of the head, ``[n, ..., c]``.
-        labels: Class indices, ``[n, ...]``.
-
     Returns:
         Features ``[m, d]``, logits ``[m, c]`` and labels ``[m]``.
 

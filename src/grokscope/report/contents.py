@@ -1,94 +1,134 @@
-"""What a report is made of: a `Study`, plain data that page and figures read and never change.
-
-A figure is a `Drawn`.
-"""
+"""What a page is made of: a `Study`, which page and figures read and never change."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+from grokscope.analysis import onset_table, partial_correlations
+from grokscope.analysis.claims import ClaimReport
+from grokscope.analysis.run import Arm, Results
+from grokscope.report.curves import MissingMeasureError
+from grokscope.report.words import count
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from grokscope.analysis.claims import ClaimReport
-
-ONSET_COLUMNS = ("arm", "measure", "split", "seed", "step", "low", "high")
-
-
-def no_onsets() -> pd.DataFrame:
-    """An empty frame with the columns of `Study.onsets`."""
-    return pd.DataFrame(columns=list(ONSET_COLUMNS))
+    import pandas as pd
 
 
 @dataclass(frozen=True)
 class Counterpart:
-    """The same experiment in another setting, drawn beside the study's own.
+    """A second run of the experiment, drawn alongside.
 
     Attributes:
-        title: What stands above its panels, such as "the paper's setting".
-        metrics: Tidy frame as in `Study`.
-        milestones: As in `Study`; may be empty.
+        title: What stands above its panels.
+        results: Its runs.
     """
 
     title: str
-    metrics: pd.DataFrame
-    milestones: pd.DataFrame = field(default_factory=pd.DataFrame)
+    results: Results
+
+
+@dataclass(frozen=True)
+class Column:
+    """An arm as a column of a figure.
+
+    Attributes:
+        title: In bold above it.
+        subtitle: Its seeds and steps.
+        arm: What it shows.
+        beside: Whether it is the counterpart's; the arms of one run share their axes.
+    """
+
+    title: str
+    subtitle: str
+    arm: Arm
+    beside: bool = False
 
 
 @dataclass(frozen=True)
 class Study:
-    """An experiment's results, ready to be shown. The same study gives the same bytes.
+    """An experiment's results, ready to be shown; the same study gives the same page.
 
     Attributes:
+        results: The runs, by arm.
         name: The experiment's name, as ``grokscope run`` takes it.
-        title: Headline of the report.
+        title: Headline of the page.
         question: What was asked, in a sentence.
-        metrics: Tidy frame ``arm, seed, step, epoch, split, measure, value``.
-        claims: What `grokscope.analysis.claims.evaluate_claims` found.
-        milestones: A row for each arm and seed: ``arm, seed, memorised, onset, generalised`` in
-            steps, NaN where not reached; further columns are shown in the table alone.
-        correlations: ``measure, with, given, window, rho, low, high``; an empty ``given`` is the
-            plain correlation.
-        onsets: A row for each onset: ``arm, measure, split, seed, step, low, high``; NaN steps
-            were not found. ``measure`` is a measure's name, ``memorised`` or ``generalisation``.
+        claims: What `evaluate_claims` found.
+        counterpart: A second run to show alongside.
         settings: The experiment's YAML as nested dicts.
         environment: Versions, device and so on; may be nested.
-        paper: Rows of (what, the paper's value, our value).
-        figures: Names of the figures to draw, in `grokscope.report.figures.FIGURES`; the first is
-            the main one.
+        paper: Rows of (what, the paper's value, the value here).
+        cites_paper: Whether the experiment is the paper's.
+        figures: Names of the figures to draw, the main one first.
         notes: Warnings and remarks, a sentence each.
-        counterpart: The paper's own setting, where it has been run.
-        command: How to run this again; derived from name, preset and seeds when empty.
-        date: Printed as given; nothing is printed when empty.
+        command: How to run this again.
+        smoke_test: Whether the preset only shows that everything runs; no verdicts then.
+        date: Printed as it stands; nothing is printed when empty.
     """
 
-    name: str
-    title: str
-    question: str
-    metrics: pd.DataFrame
+    results: Results
+    name: str = ""
+    title: str = ""
+    question: str = ""
     claims: Sequence[ClaimReport] = ()
-    milestones: pd.DataFrame = field(default_factory=pd.DataFrame)
-    correlations: pd.DataFrame = field(default_factory=pd.DataFrame)
-    onsets: pd.DataFrame = field(default_factory=no_onsets)
+    counterpart: Counterpart | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     paper: Sequence[tuple[str, Any, Any]] = ()
+    cites_paper: bool = False
     figures: Sequence[str] = ()
     notes: Sequence[str] = ()
-    counterpart: Counterpart | None = None
     command: str = ""
+    smoke_test: bool = False
     date: str = ""
 
+    @property
+    def measured(self) -> list[Arm]:
+        """The arms of which something was measured after their first step; may be empty."""
+        return [arm for arm in self.results.arms.values() if arm.last_step > 0]
 
-@dataclass(frozen=True)
-class Drawn:
-    """A figure with its headline, what is seen (its text alternative, too) and how to read it."""
+    @property
+    def arms(self) -> list[Arm]:
+        """The arms to draw, in the order of the experiment.
 
-    figure: Figure
-    title: str
-    caption: str
-    reading: str = ""
+        Raises:
+            MissingMeasureError: If nothing was measured yet.
+        """
+        if not self.measured:
+            raise MissingMeasureError("nothing has been measured yet")
+        return self.measured
+
+    def columns(self) -> list[Column]:
+        """The arms as columns of a figure, those of the counterpart last.
+
+        Raises:
+            MissingMeasureError: If nothing was measured yet.
+        """
+        columns = [Column(arm.name, _extent(arm), arm) for arm in self.arms]
+        if self.counterpart is None:
+            return columns
+        if len(columns) == 1:
+            columns = [Column("this run", columns[0].subtitle, columns[0].arm)]
+        others = [arm for arm in self.counterpart.results.arms.values() if arm.last_step > 0]
+        title = self.counterpart.title
+        for arm in others:
+            name = title if len(others) == 1 else f"{title}: {arm.name}"
+            columns.append(Column(name, _extent(arm), arm, beside=True))
+        return columns
+
+    @cached_property
+    def onsets(self) -> pd.DataFrame:
+        """Onsets with their intervals, which are bootstraps: computed for who draws them."""
+        return onset_table(self.results)
+
+    @cached_property
+    def correlations(self) -> pd.DataFrame:
+        """Correlations over training time, plain and with the loss held fixed."""
+        return partial_correlations(self.results)
+
+
+def _extent(arm: Arm) -> str:
+    return f"{count(len(arm.runs), 'seed')}, {arm.last_step:,.0f} steps"

@@ -2,45 +2,41 @@
 
 from __future__ import annotations
 
+import html
 import io
 import os
 import re
-import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from grokscope import __version__
+from grokscope.analysis.claims import Finding
+from grokscope.reference import is_reference
 from grokscope.report import words
+from grokscope.report.answer import answer, reading_guide
+from grokscope.report.canvas import Canvas, Drawn
 from grokscope.report.contents import Study
-from grokscope.report.curves import MOST_ARMS, MissingMeasureError
+from grokscope.report.curves import MissingMeasureError
+from grokscope.report.figures import FigureFunction, find_figure, list_figures
+from grokscope.report.glossary import glossary
+from grokscope.report.tables import Table, arms_table, compared, milestones_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SYMBOLS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
-STEPS = ("memorised", "onset", "generalised")
-HEADINGS = {
-    "memorised": "memorised",
-    "onset": "generalisation begins",
-    "generalised": "generalised",
-    "stable_after": "share stable after",
-}
 PIXELS_PER_INCH = 96  # of CSS
-BY_COLUMN = ("grokking", "collapse", "confidence", "representativeness")  # an arm is a column there
+DOTS_PER_INCH = 160  # of a PNG
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A figure on the page: inline SVG for wide and, unless it has to scroll, narrow screens."""
+    """A figure on the page: inline SVG for wide and for narrow screens."""
 
     name: str
-    title: str
-    caption: str
-    reading: str
+    drawn: Drawn
     wide: str
     narrow: str
 
@@ -49,7 +45,7 @@ def write_report(study: Study, folder: Path) -> Path:
     """Write ``report.html`` and ``figures/*.pdf, *.png``.
 
     The page needs no other file, no network and no JavaScript. The same study gives the same
-    bytes. A figure whose measures are missing is left out, and a note says so.
+    bytes, wherever the folder is. A figure that cannot be drawn is left out, and a note says why.
 
     Args:
         study: What to show.
@@ -58,10 +54,10 @@ def write_report(study: Study, folder: Path) -> Path:
     Returns:
         The path of the page.
 
-    Cost: a quarter of a second for each figure, most of it in matplotlib's three formats.
+    Cost: a quarter of a second for each figure, most of it in matplotlib's formats.
     """
     folder = Path(folder)
-    figures, notes = draw_figures(study, folder / "figures")
+    figures, notes = draw_figures(study, folder)
     page = render(study, figures, notes)
     path = folder / "report.html"
     _replace(path, page.encode("utf-8"))
@@ -69,40 +65,64 @@ def write_report(study: Study, folder: Path) -> Path:
 
 
 def draw_figures(study: Study, folder: Path) -> tuple[list[Shown], list[str]]:
-    """Draw the study's figures into a folder.
+    """Draw the study's figures into ``figures/`` of a folder.
+
+    Args:
+        study: What to show.
+        folder: Where to write; no figure is imported from it.
 
     Returns:
         The figures for the page, and a note for each that was left out.
     """
-    from matplotlib import rc_context
-
-    from grokscope.report.figures import FIGURES
-    from grokscope.report.panels import STYLE
-
-    folder.mkdir(parents=True, exist_ok=True)
-    shown, notes = [], []
-    for name in study.figures:
-        if name not in FIGURES:
-            notes.append(f"There is no figure named {name}; there are: {', '.join(FIGURES)}.")
+    target = folder / "figures"
+    target.mkdir(parents=True, exist_ok=True)
+    shown: list[Shown] = []
+    notes = []
+    for reference in dict.fromkeys(study.figures):
+        name = reference.rpartition(":")[2]
+        if name in {figure.name for figure in shown}:
+            notes.append(f"The figure {reference} is left out: another one is called {name}, too.")
             continue
         try:
-            with rc_context(STYLE):
-                wide, narrow = FIGURES[name](study, False), FIGURES[name](study, True)
-                _save(wide.figure, folder / name)
-                vector = _svg(wide.figure, f"{name}-wide")
-                fits = narrow.figure.get_figwidth() < wide.figure.get_figwidth()
-                small = _svg(narrow.figure, f"{name}-narrow") if fits else ""
-            shown.append(Shown(name, wide.title, wide.caption, wide.reading, vector, small))
-        except MissingMeasureError as missing:
-            notes.append(f"The figure {name} is left out: {missing}.")
-    for name in FIGURES.keys() - {each.name for each in shown}:
+            figure = find_figure(reference, outside=folder)
+            wide, vector = _draw(study, figure, f"{name}-wide", narrow=False)
+            _, small = _draw(study, figure, f"{name}-narrow", narrow=True)
+        except (MissingMeasureError, ValueError) as error:
+            notes.append(f"The figure {reference} is left out: {str(error).rstrip('.')}.")
+        except Exception as error:
+            if not is_reference(reference):
+                raise  # one of ours: a mistake that must be seen
+            why = f"it failed with {type(error).__name__}: {error}"
+            notes.append(f"The figure {reference} is left out: {why}.")
+        else:
+            _save(wide.figure, target / name)
+            shown.append(Shown(name, wide, vector, small))
+    asked = {reference.rpartition(":")[2] for reference in study.figures}
+    for name in {*list_figures(), *asked} - {figure.name for figure in shown}:
         for suffix in (".pdf", ".png"):  # of an earlier report, and not of this one
-            (folder / f"{name}{suffix}").unlink(missing_ok=True)
+            (target / f"{name}{suffix}").unlink(missing_ok=True)
     return shown, notes
 
 
-def render(study: Study, figures: list[Shown], notes: list[str]) -> str:
-    """The page as HTML; everything that is not ours is escaped."""
+def _draw(study: Study, figure: FigureFunction, prefix: str, *, narrow: bool) -> tuple[Drawn, str]:
+    """A figure, and its SVG, in the style of the house."""
+    from matplotlib import rc_context
+
+    from grokscope.report.style import RC
+
+    with rc_context(RC):
+        drawn = figure(study, Canvas(narrow))
+        return drawn, _svg(drawn.figure, prefix)
+
+
+def render(study: Study, figures: Sequence[Shown], notes: Sequence[str]) -> str:
+    """The page as HTML; all text is escaped.
+
+    Args:
+        study: What to show.
+        figures: Drawn.
+        notes: On figures that were left out.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -116,71 +136,68 @@ def render(study: Study, figures: list[Shown], notes: list[str]) -> str:
         "number": words.number,
         "name_of": words.name_of,
         "typeset": words.typeset,
-        "interval": lambda pair: words.interval(*pair),
+        "effect": effect,
+        "capital": words.capital,
     }
-    arms = len(pd.unique(study.metrics["arm"])) if len(study.metrics) else 0
-    if arms > MOST_ARMS and any(each.name in BY_COLUMN for each in figures):
-        notes = [*notes, f"Figures show the first {MOST_ARMS} of {arms} arms."]
-    return environment.get_template("template.html").render(
-        study=study,
-        answer=words.answer(study.claims),
-        symbols=SYMBOLS,
-        figures=figures,
-        milestones=milestone_table(study.milestones),
-        paper=[[words.number(cell) for cell in row] for row in study.paper],
-        settings=_yaml(study.settings),
-        environment=list(_flat(study.environment)),
-        notes=[*map(str, study.notes), *notes],
-        command=study.command or command(study),
-        version=__version__,
-    )
+    rows = compared(study.measured) if study.measured else []
+    template = environment.get_template("template.html")
+    contents = {
+        "study": study,
+        "answer": answer(study, rows),
+        "arms": arms_table(rows) if len(rows) > 1 or (rows and not study.claims) else None,
+        "guide": reading_guide(study, [figure.drawn.figure for figure in figures]),
+        "symbols": SYMBOLS,
+        "figures": figures,
+        "milestones": milestones_table(study.measured) if study.measured else None,
+        "paper": _paper(study),
+        "settings": _yaml(study.settings),
+        "environment": list(_flat(study.environment)),
+        "notes": [*map(str, study.notes), *notes],
+        "version": __version__,
+    }
+    terms = glossary(_text(template.render(contents, terms=())))
+    return template.render(contents, terms=terms)
 
 
-def milestone_table(milestones: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of the milestones as text, with a row of medians for several seeds.
+def effect(finding: Finding) -> str:
+    """A finding's effect with its interval and unit, as text; a dash where there is none.
 
-    The arm's column is left out where there is but one. Arms that were not meant to grok, and of
-    which no run did, have no table.
+    What rests on no seed is not about this run and has no interval.
+
+    Args:
+        finding: On one basis.
     """
-    many = "arm" in milestones and milestones["arm"].nunique() > 1
-    if milestones.empty or (many and milestones[["onset", "generalised"]].isna().all(axis=None)):
-        return [], []
-    columns = [each for each in milestones if each != "arm" or many]
-    rows = [
-        [_cell(name, value) for name, value in zip(columns, row, strict=True)]
-        for row in milestones[columns].itertuples(index=False)
-    ]
-    if len(milestones) > 1 and not many:
-        numeric = milestones.drop(columns=["arm", "seed"], errors="ignore")
-        medians = numeric.apply(pd.to_numeric, errors="coerce").median()
-        rows.append(["median" if n == "seed" else _cell(n, medians.get(n)) for n in columns])
-    return [HEADINGS.get(str(name), str(name).replace("_", " ")) for name in columns], rows
+    if finding.effect != finding.effect:
+        return words.DASH
+    form: Callable[[float], str] = words.number
+    unit = finding.unit
+    if unit == "of validation accuracy":
+        form, unit = words.signed, "held-out accuracy"
+    between = words.interval(*finding.interval, form) if finding.seeds else ""
+    text = f"{form(finding.effect)} ({between})" if between else form(finding.effect)
+    return f"{text} {unit}".strip()
 
 
-def command(study: Study) -> str:
-    """The command that runs the study again, from its name, preset and seeds."""
-    parts = ["grokscope", "run", study.name]
-    if study.settings.get("preset", "default") != "default":
-        parts += ["--preset", str(study.settings["preset"])]
-    seeds = study.settings.get("seeds")
-    if seeds:
-        parts += ["--seeds", ",".join(map(str, seeds))]
-    return shlex.join(parts)
-
-
-def _cell(name: Any, value: Any) -> str:
-    if name in STEPS:
-        return words.step(value)
-    if name == "seed":
-        return str(value)
-    return words.number(value)
+def _paper(study: Study) -> Table | None:
+    if not study.paper:
+        return None
+    rows = tuple(tuple(words.number(cell) for cell in row) for row in study.paper)
+    preset = study.settings.get("preset", "paper")
+    note = ""
+    if preset != "paper":
+        note = (
+            f"This run (preset {preset}) is not in the paper's setting: the values are shown side "
+            "by side, but cannot be held against each other."
+        )
+    title = "The paper's values and those of this run"
+    return Table("paper", title, ("", "The paper", "This run"), rows, note=note)
 
 
 def _save(figure: Figure, stem: Path) -> None:
     """The figure as PDF and PNG, without dates or versions in them."""
     for suffix, metadata, dpi in (
         (".pdf", {"CreationDate": None, "Producer": None, "Creator": None}, 72),
-        (".png", {"Software": None}, 200),
+        (".png", {"Software": None}, DOTS_PER_INCH),
     ):
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix[1:], dpi=dpi, metadata=metadata)
@@ -205,6 +222,12 @@ def _svg(figure: Figure, prefix: str) -> str:
     opening = re.sub(r'\b(width|height)="[^"]*pt" ?', "", text[: text.index(">")])
     opening += f' style="max-width: {1.18 * width:.0f}px" aria-hidden="true"'
     return opening + text[text.index(">") :]
+
+
+def _text(page: str) -> str:
+    """What can be read on a page."""
+    page = re.sub(r"<(style|svg|pre)\b.*?</\1>", " ", page, flags=re.DOTALL)
+    return html.unescape(re.sub(r"<[^>]+>", " ", page))
 
 
 def _yaml(settings: Mapping[str, Any]) -> str:

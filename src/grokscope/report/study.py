@@ -1,29 +1,27 @@
-"""From a store to a `Study`: everything that the report shows, computed once."""
+"""From a folder of results to a `Study`: everything that a page shows, computed once."""
 
 from __future__ import annotations
 
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from grokscope.analysis import evaluate_claims, onset_table, partial_correlations, plateau_table
-from grokscope.analysis.claims import CLAIMS, ClaimReport
+from grokscope.analysis.claims import ClaimReport, evaluate_claims, find_claim
 from grokscope.analysis.milestones import FELL_AGAIN, UNSTABLE
+from grokscope.analysis.run import Arm, Results
 from grokscope.experiments import EXPERIMENTS, find_experiment
-from grokscope.reference import did_you_mean, is_reference, load
-from grokscope.report.contents import Counterpart, Study, no_onsets
+from grokscope.report.contents import Counterpart, Study
 from grokscope.report.curves import running_median
+from grokscope.report.figures import figures_of, find_figure
 from grokscope.report.words import count, listed
 from grokscope.runs.plan import Plan
 from grokscope.runs.store import Store
 from grokscope.spec import Experiment, PaperValue
 
-EDGE = 9  # measuring points whose median is the level at the end
+MOST_NAMED = 6  # runs that a note names one by one
 
 
 def collect(store: Store, beside: Store | None = None) -> Study:
@@ -31,195 +29,211 @@ def collect(store: Store, beside: Store | None = None) -> Study:
 
     Args:
         store: A folder of results; unfinished segments count as far as they have come.
-        beside: Another run of the experiment, such as the paper's setting, drawn next to it.
+        beside: A second run of the experiment to show alongside; by default the one that the
+            run was started with.
 
     Raises:
         FileNotFoundError: If nothing was run in a folder.
     """
     experiment = store.experiment()
-    plan = Plan(experiment, store)
-    metrics = store.metrics(experiment)
-    milestones = plateau_table(metrics)
+    results = Results.read(store)
+    other = beside or store.beside()
     return Study(
+        results=results,
         name=experiment.name,
         title=experiment.title,
         question=experiment.question,
-        metrics=metrics,
-        claims=claims_of(experiment, metrics),
-        milestones=milestones,
-        # Bootstraps of every run, so only for who draws them.
-        correlations=(
-            partial_correlations(metrics)
-            if "partial_correlations" in experiment.figures
-            else pd.DataFrame()
-        ),
-        onsets=onset_table(metrics) if "onsets" in experiment.figures else no_onsets(),
+        claims=claims_of(results),
+        counterpart=None if other is None else counterpart(other),
         settings=experiment.model_dump(mode="json"),
         environment=common(store.environments(experiment)),
-        paper=[
-            (row.what, row.value, ours(row, experiment, metrics, milestones))
-            for row in experiment.paper
-        ],
-        figures=experiment.figures,
-        notes=[*notes_on(plan, experiment), *unstable(milestones)],
-        counterpart=None if beside is None else counterpart(beside),
-        command=command_of(experiment, store.folder),
+        paper=[(row.what, row.value, value_here(row, results)) for row in experiment.paper],
+        cites_paper=bool(experiment.paper) or experiment.name in EXPERIMENTS,
+        figures=figures_of(experiment, results),
+        notes=[*notes_on(Plan(experiment, store)), *unstable(results)],
+        command=command_of(experiment, store),
+        smoke_test=experiment.smoke_test,
     )
 
 
 def check_names(experiment: Experiment) -> None:
-    """Look up the claims and figures that an experiment names, before it is run.
+    """Look up every claim and figure that an experiment names, before it runs.
+
+    Args:
+        experiment: Whose names.
 
     Raises:
-        ValueError: If one does not exist; says where it is named, and the closest match.
+        ValueError: If there is none of a name, or it cannot be imported; says which, where it
+            was named, and what was meant.
     """
-    from grokscope.report.figures import FIGURES
-
-    named: list[tuple[str, str, Mapping[str, object]]] = [
-        *(("claims", claim, CLAIMS) for claim in experiment.claims),
-        *(("contrasts", contrast.claim, CLAIMS) for contrast in experiment.contrasts),
-        *(("figures", figure, FIGURES) for figure in experiment.figures),
-    ]
-    for field, name, table in named:
-        if is_reference(name):
-            load(name)
-        elif name not in table:
-            noun = "figure" if field == "figures" else "claim"
-            raise ValueError(
-                f"{field}: there is no {noun} {name!r}. {did_you_mean(name, table)}There are: "
-                f"{', '.join(table)}"
-            )
+    named = [
+        *((f"contrasts.{place}.claim", contrast.claim, find_claim)
+          for place, contrast in enumerate(experiment.contrasts)),
+        *((f"claims.{place}", name, find_claim) for place, name in enumerate(experiment.claims)),
+        *((f"figures.{place}", name, find_figure) for place, name in enumerate(experiment.figures)),
+    ]  # fmt: skip
+    for where, name, find in named:
+        try:
+            find(name)
+        except ValueError as error:
+            raise ValueError(f"{where} of {experiment.name}: {error}") from error
 
 
-def claims_of(experiment: Experiment, metrics: pd.DataFrame) -> list[ClaimReport]:
-    """Verdicts on the experiment's claims; none before anything was measured."""
-    if metrics.empty:
-        return []
-    known = [each for each in experiment.claims if each in CLAIMS]
-    return evaluate_claims(metrics, known, experiment=experiment)
+def claims_of(results: Results) -> list[ClaimReport]:
+    """Verdicts on the claims of the experiment; none before anything was measured.
+
+    Args:
+        results: With their experiment.
+    """
+    return evaluate_claims(results) if any(arm.last_step for arm in results.arms.values()) else []
 
 
-def command_of(experiment: Experiment, folder: Path) -> str:
-    """What runs it again: the file of its settings, unless name, preset and seeds say it all."""
+def command_of(experiment: Experiment, store: Store) -> str:
+    """The command that was used or, in a folder that does not say, one that does the same.
+
+    Args:
+        experiment: What was run.
+        store: Where.
+    """
+    recorded = store.command()
+    if recorded and recorded["command"]:
+        return str(recorded["command"])
+    known = None
     if experiment.name in EXPERIMENTS:
         try:
-            ours = find_experiment(experiment.name, experiment.preset)
-        except ValueError:  # a preset of your own
-            ours = experiment.model_copy(update={"arms": {}})
-        if ours.arms == experiment.arms:
-            return ""
-    settings = str(folder / "experiment.yaml")
-    return shlex.join(["grokscope", "run", settings, "--out", str(folder)])
+            known = find_experiment(experiment.name, experiment.preset)
+        except ValueError:  # a preset of the user's
+            known = None
+    if known is None or known.arms != experiment.arms:
+        return "grokscope run experiment.yaml --out .  # in the folder of this page"
+    preset = [] if experiment.preset == "default" else ["--preset", experiment.preset]
+    seeds = ",".join(map(str, experiment.seeds))
+    return shlex.join(["grokscope", "run", experiment.name, *preset, "--seeds", seeds])
 
 
 def counterpart(store: Store) -> Counterpart | None:
-    """Another run, to be drawn beside; None before anything was measured in it."""
-    experiment = store.experiment()
-    metrics = store.metrics(experiment)
-    if metrics.empty:
-        return None
-    title = "the paper's setting" if experiment.preset == "paper" else experiment.preset
-    return Counterpart(title, metrics, plateau_table(metrics))
+    """A second run to show alongside; None before anything was measured in it.
 
-
-def paper_setting_beside(folder: Path) -> Store | None:
-    """The store of the paper's setting next to a run's folder, where it has been run."""
-    folder = folder.resolve()
-    other = folder.with_name(f"{folder.name}-paper")
-    return Store(other) if (other / "experiment.yaml").is_file() else None
-
-
-def ours(
-    row: PaperValue, experiment: Experiment, metrics: pd.DataFrame, milestones: pd.DataFrame
-) -> Any:
-    """Our value of what the paper reports: the median over seeds.
-
-    ``memorised`` and ``generalised`` are milestones; ``first``, ``highest`` and ``last`` of a
-    ``split/measure`` are read from its running median, for training spikes.
+    Args:
+        store: Its folder; its name and place say nothing on the page.
     """
-    if not row.measured:
+    experiment = store.experiment()
+    results = Results.read(store)
+    if not any(arm.last_step for arm in results.arms.values()):
         return None
-    told, _, arm = row.measured.partition(" of ")
-    which, _, curve = told.partition(" ")
+    title = f"a second run (preset {experiment.preset})"
+    if experiment.name in EXPERIMENTS and experiment.preset == "paper":
+        title = "grokscope's run in the paper's setting"
+    return Counterpart(title, results)
+
+
+def value_here(row: PaperValue, results: Results) -> Any:
+    """The value of what the paper reports in these runs: the median over seeds.
+
+    ``memorised`` and ``generalised`` are milestones; of a ``split/measure``, ``last`` and
+    ``before`` are the levels at the end of the last and of the first phase, ``first`` is the first
+    look, and ``highest`` the top of the running median.
+
+    Args:
+        row: What is asked for.
+        results: The runs.
+    """
+    asked, _, name = row.measured.partition(" of ")
+    which, _, curve = asked.partition(" ")
+    runs = [run for run in results.runs if name in ("", run.arm)]
+    if not asked:
+        return None
     if not curve:
-        found = milestones[which].dropna() if which in milestones else pd.Series(dtype=float)
-        return float(found.median()) if len(found) else "not reached"
+        steps = [run.milestone(which).step for run in runs]
+        return _median(steps, "not reached")
     split, _, measure = curve.partition("/")
-    rows = metrics[(metrics["split"] == split) & (metrics["measure"] == measure)]
-    if arm:
-        rows = rows[rows["arm"] == arm]
-    values = []
-    for (name, _), own in rows.groupby(["arm", "seed"], observed=True):
-        first = experiment.arms[str(name)].phases[0].until
-        series = own.set_index("step")["value"].sort_index().dropna()
-        if not series.empty:
-            smooth = running_median(series.to_frame())
-            levels = {
-                "first": series.iloc[0],
-                "highest": smooth.max(),
-                "last": series.iloc[-EDGE:].median(),
-                "before": series[series.index <= first].iloc[-EDGE:].median(),
-            }
-            values.append(float(levels[which]))
-    return float(np.median(values)) if values else None
+    runs = [run for run in runs if run.has(measure, split)]
+    if which in ("last", "before"):
+        return _median([run.level(measure, split, -1 if which == "last" else 0) for run in runs])
+    curves = [run.curve(measure, split) for run in runs]
+    if which == "first":
+        return _median([float(curve.values[0]) for curve in curves])
+    return _median([float(running_median([curve]).values.max()) for curve in curves])
 
 
 def common(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What all segments have in common, and the total of their seconds."""
+    """What all segments have in common, and the total of their seconds.
+
+    Args:
+        environments: Of each segment.
+    """
     if not environments:
         return {}
     merged: dict[str, Any] = {}
     for name in environments[0]:
-        if name in ("seeds", "started", "seconds"):
-            continue
-        seen = dict.fromkeys(each.get(name) for each in environments)
-        merged[name] = " / ".join("unknown" if each is None else str(each) for each in seen)
+        if name not in ("seeds", "started", "seconds"):
+            seen = dict.fromkeys(environment.get(name) for environment in environments)
+            merged[name] = " / ".join("unknown" if one is None else str(one) for one in seen)
     merged["segments"] = len(environments)
-    merged["seconds of training and measuring"] = round(
-        math.fsum(float(each.get("seconds", 0)) for each in environments), 1
-    )
+    seconds = math.fsum(float(environment.get("seconds", 0)) for environment in environments)
+    merged["seconds of training and measuring"] = round(seconds, 1)
     return merged
 
 
-def notes_on(plan: Plan, experiment: Experiment) -> list[str]:
-    """What a reader must know of runs that are not whole, and of claims without a test."""
+def notes_on(plan: Plan) -> list[str]:
+    """What a reader must know of runs that are not complete.
+
+    Args:
+        plan: Of the experiment.
+    """
     notes = []
     for entry in plan.entries.values():
         if entry.status == "diverged":
             notes.append(
-                f"{entry.label} diverged at step {entry.step:,} (features or logits no longer "
-                "finite); what was measured until then is shown."
+                f"{entry.label} diverged at step {entry.step:,} (features or logits were no "
+                "longer finite); what was measured until then is shown."
             )
         elif plan.is_cut_off(entry.segment):
-            notes.append(f"{entry.label} does not exist, as a phase before it diverged.")
+            notes.append(f"{entry.label} was not run, because a phase before it diverged.")
         elif entry.status == "new":
-            notes.append(f"{entry.label} has not begun.")
-        elif entry.status == "stopped":
+            notes.append(f"{entry.label} has not started.")
+        elif entry.status == "to resume":
             until = entry.segment.phase.until
             notes.append(
-                f"{entry.label} is at step {entry.step:,} of {until:,}; it is shown so far."
+                f"{entry.label} is at step {entry.step:,} of {until:,}; it is shown up to there."
             )
-    untested = [each for each in experiment.claims if each not in CLAIMS]
-    if untested:
-        notes.append(
-            f"There is no test yet for {count(len(untested), 'claim')}: {listed(untested)}."
-        )
     return notes
 
 
-def unstable(milestones: pd.DataFrame) -> list[str]:
-    """A note on the runs that lost their validation accuracy again after generalising."""
-    many = milestones["arm"].nunique() > 1
-    columns = (milestones["arm"], milestones["seed"], 1 - milestones["stable_after"])
-    lost = [
-        f"{f'{arm}, ' if many else ''}seed {seed} ({share:.0%})"
-        for arm, seed, share in zip(*columns, strict=True)
-        if share > UNSTABLE
+def unstable(results: Results) -> list[str]:
+    """A note on the runs that lost their validation accuracy again after generalising.
+
+    Args:
+        results: The runs.
+    """
+    lost = {arm.name: _lost_again(arm) for arm in results.arms.values()}
+    named = [
+        f"{f'{arm}, ' if len(results.arms) > 1 else ''}seed {seed} ({share:.0%})"
+        for arm, shares in lost.items()
+        for seed, share in shares.items()
     ]
-    if not lost:
+    if len(named) > MOST_NAMED:
+        named = [
+            f"{arm} ({len(shares)} of {count(len(results.arms[arm].runs), 'seed')}, "
+            f"up to {max(shares.values()):.0%})"
+            for arm, shares in lost.items()
+            if shares
+        ]
+    if not named:
         return []
     return [
-        f"Unstable after generalising: validation accuracy was below {FELL_AGAIN} again at a share "
-        f"of the later measuring points in {listed(lost)}. The runs count all the same; effects "
-        "rest on medians."
+        f"Unstable after generalising: held-out accuracy fell below {FELL_AGAIN} again at a share "
+        f"of the later looks in {listed(named)}. These runs count all the same; effects rest on "
+        "medians."
     ]
+
+
+def _lost_again(arm: Arm) -> dict[int, float]:
+    """Seed -> the share of later looks at which a run that had generalised was lost."""
+    shares = {seed: run.fell_again for seed, run in arm.runs.items()}
+    return {seed: share for seed, share in shares.items() if share > UNSTABLE}
+
+
+def _median(values: Sequence[float], otherwise: Any = None) -> Any:
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.median(known)) if known else otherwise

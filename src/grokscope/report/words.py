@@ -4,60 +4,91 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 MINUS, DASH = "\u2212", "\u2013"
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
-NAMES = {
-    "accuracy": "accuracy",
-    "angle_deviation": "deviation from the simplex angle",
-    "feature_robustness": "feature robustness",
-    "generalisation": "generalisation begins",
-    "generalisation_gap": "generalisation gap",
-    "generalised": "validation accuracy is there",
-    "logit_scale": "logit scale",
-    "loss": "loss",
+# Milestones and bases of claims that are no measures.
+OTHERS = {
     "memorised": "training data memorised",
-    "nc1_pinv": "NC1, within-class scatter",
-    "nc1_quotient": "NC1, quotient of traces",
-    "nc2_equiangularity": "NC2, equiangularity",
-    "nc2_equinorm": "NC2, equinorm",
-    "nc2_etf_distance": "NC2, distance to the simplex",
-    "nc3_self_duality": "NC3, self-duality",
-    "nc4_agreement": "NC4, agreement",
-    "ncc": "NCC",
-    "ncc_unbiased": "NCC, unbiased",
     "onset": "generalisation begins",
-    "published_flatness": "published value",
-    "relative_flatness": "exact κ",
-    "relative_flatness_bound": "bound on κ",
-    "relative_flatness_matched": "exact κ at matched loss",
-    "representativeness": "representativeness",
-    "representativeness_kde": "representativeness (KDE)",
+    "generalisation": "generalisation begins",
+    "generalised": "generalised",
 }
 SPLITS = {"train": "training", "validation": "held out"}
+ARTICLE = ("relative_flatness_bound", "published_flatness", "published_penalty", "logit_scale")
+# What takes values that lie orders of magnitude apart: judged by ratios, drawn on log axes.
+BY_RATIO = re.compile(r"(relative_flatness|published_|ncc|nc1_|loss$|minibatch_loss).*")
+
+# What the answer of a page calls a measure: words that need no glossary.
+PLAIN = {
+    ("accuracy", "train"): "training accuracy",
+    ("accuracy", "validation"): "held-out accuracy",
+    ("loss", "train"): "training loss",
+    ("relative_flatness", "train"): "sharpness of the last layer (exact κ)",
+    ("relative_flatness_matched", "train"): "sharpness at equal training loss (κ at matched loss)",
+    ("ncc", "train"): "spread of the features within classes (NCC)",
+    ("logit_scale", "train"): "size of the outputs (logit scale)",
+}
+
+
+def title_of(measure: str) -> str:
+    """What a measure is called in words; of a user's measure its name."""
+    from grokscope.measures import record_of
+
+    return record_of(measure).title
+
+
+def is_extra(measure: str) -> bool:
+    """Whether a measure is a user's, and none of grokscope's."""
+    from grokscope.measures import records
+
+    return measure not in records() and not measure.startswith("penalty_")
+
+
+def by_ratio(measure: str) -> bool:
+    """Whether two levels of a measure are compared by their ratio, and not by their difference."""
+    return BY_RATIO.fullmatch(measure) is not None
 
 
 def name_of(measure: str, split: str = "") -> str:
-    """A measure's name in words, with the split where one is given."""
+    """A measure, a milestone or the basis of a claim in words.
+
+    Args:
+        measure: Its name, as in the metrics; the basis of a claim may end in " (held out)".
+        split: Names the data, too.
+    """
     measure, held_out, _ = measure.partition(" (held out)")
     split = split or ("validation" if held_out else "")
-    name = NAMES.get(measure, measure.replace("_", " "))
+    name = OTHERS.get(measure) or title_of(measure)
     return f"{name} ({SPLITS.get(split, split)})" if split else name
 
 
+def in_plain(measure: str, split: str) -> str:
+    """A measure in words that need no glossary; a user's by its name.
+
+    Args:
+        measure: As in the metrics.
+        split: On which data.
+    """
+    return PLAIN.get((measure, split)) or name_of(measure, split)
+
+
 def the(measure: str) -> str:
-    """A basis of a claim within a sentence: "exact κ", but "the published value"."""
-    article = measure in ("relative_flatness_bound", "published_flatness")
-    return ("the " if article else "") + name_of(measure)
+    """A measure within a sentence: "exact κ", but "the published value"."""
+    return ("the " if measure in ARTICLE else "") + name_of(measure)
 
 
 def number(value: Any, digits: int = 3) -> str:
     """Three significant digits, thousands separators, a real minus sign; text stays text.
 
     ``331000`` is 331,000, ``-0.0123`` is −0.0123, ``4.2e-7`` is 4.2 × 10⁻⁷, NaN and None a dash.
+
+    Args:
+        value: What to write.
+        digits: Significant ones.
     """
     if value is None:
         return DASH
@@ -89,10 +120,49 @@ def typeset(text: str) -> str:
     return re.sub(r"(?<![\w.])-(?=[\d.])", MINUS, text)
 
 
-def tick(value: float, _: int = 0) -> str:
+def tick(value: float) -> str:
     """A number on an axis: no zeros that say nothing."""
     text = number(value)
     return text.rstrip("0").rstrip(".") if "." in text and "×" not in text else text
+
+
+def short_tick(value: float) -> str:
+    """A number on an axis; large and small ones as ``2·10⁵``, which takes little room."""
+    if 1e-3 <= abs(value) < 1e5 or not value:
+        return tick(value)
+    mantissa, power = f"{abs(value):.2e}".split("e")
+    mantissa = mantissa.rstrip("0").rstrip(".")
+    ten = f"10{str(int(power)).translate(SUPERSCRIPTS)}"
+    sign = MINUS if value < 0 else ""
+    return f"{sign}{ten}" if mantissa == "1" else f"{sign}{mantissa}·{ten}"
+
+
+def plain(value: float) -> str:
+    """An epoch or a setting: to one decimal and no shorter, for it is not a measurement."""
+    return f"{round(value, 1):,.10g}"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign, to three decimals where it is below one: ``+0.003``."""
+    if math.isnan(value):
+        return DASH
+    text = f"{abs(value):.3f}" if abs(value) < 1 else number(abs(value))
+    return f"{MINUS if value < 0 else '+'}{text}"
+
+
+def correlation(value: float) -> str:
+    """A correlation, to two decimals: ``−0.97``."""
+    return DASH if math.isnan(value) else f"{value:.2f}".replace("-", MINUS)
+
+
+def share(value: float) -> str:
+    """An accuracy, to three decimals: ``0.475``."""
+    return DASH if math.isnan(value) else f"{value:.3f}"
+
+
+def times(value: float) -> str:
+    """A ratio: ``1.58×``."""
+    return DASH if math.isnan(value) else f"{number(value)}×"
 
 
 def step(value: Any) -> str:
@@ -100,11 +170,17 @@ def step(value: Any) -> str:
     return "not reached" if value is None or math.isnan(value) else f"{round(value):,}"
 
 
-def interval(low: float, high: float) -> str:
-    """``low to high``; nothing where neither is known."""
+def interval(low: float, high: float, form: Callable[[float], str] = number) -> str:
+    """``low to high``; nothing where neither is known.
+
+    Args:
+        low: Lower end.
+        high: Upper end.
+        form: How an end is written.
+    """
     if math.isnan(low) and math.isnan(high):
         return ""
-    return f"{number(low)} to {number(high)}"
+    return f"{form(low)} to {form(high)}"
 
 
 def steps_range(values: Iterable[float]) -> str:
@@ -119,7 +195,13 @@ def steps_range(values: Iterable[float]) -> str:
 
 
 def count(amount: int, one: str, many: str = "") -> str:
-    """``1 seed``, ``3 seeds``."""
+    """``1 seed``, ``3 seeds``.
+
+    Args:
+        amount: How many.
+        one: The noun.
+        many: Its plural, where that is not made with an s.
+    """
     return f"{amount:,} {one if amount == 1 else many or one + 's'}"
 
 
@@ -128,50 +210,28 @@ def listed(items: Sequence[str]) -> str:
     return " and ".join((", ".join(items[:-1]), items[-1])) if len(items) > 1 else "".join(items)
 
 
-def answer(claims: Sequence[Any]) -> list[str]:
-    """One or two sentences: which claims hold, and which turn on how flatness is measured.
+NUMERALS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+def numeral(amount: int, one: str, many: str = "") -> str:
+    """``one seed``, ``five seeds``, ``12 seeds``: a count within a sentence.
 
     Args:
-        claims: Reports as of `grokscope.analysis.claims`.
+        amount: How many.
+        one: The noun.
+        many: Its plural, where that is not made with an s.
     """
-    if not claims:
-        return ["No claim was tested in this run."]
-    by_verdict = {
-        verdict: [each.claim for each in claims if each.headline.verdict == verdict]
-        for verdict in ("supported", "contradicted", "undecided")
-    }
-    parts = [
-        f"{listed(ids)} {'is' if len(ids) == 1 else 'are'} {verdict}"
-        for verdict, ids in by_verdict.items()
-        if ids
-    ]
-    first = f"Of {count(len(claims), 'claim')} tested{_with_seeds(claims)}: {'; '.join(parts)}."
-    turning = [_turns(each) for each in claims]
-    return [first, *(sentence for sentence in turning if sentence)]
+    word = NUMERALS[amount] if amount < len(NUMERALS) else f"{amount:,}"
+    return f"{word} {one if amount == 1 else many or one + 's'}"
 
 
-def _with_seeds(claims: Sequence[Any]) -> str:
-    """`` with 3 seeds``, or `` with 1 to 3 seeds`` where claims differ; empty without any."""
-    seeds = sorted({each.headline.seeds for each in claims} - {0})
-    if not seeds:
-        return ""
-    least = f"{seeds[0]:,} to " if len(seeds) > 1 else ""
-    return f" with {least}{count(seeds[-1], 'seed')}"
+def capital(text: str) -> str:
+    """A sentence with a capital letter in front."""
+    return text[:1].upper() + text[1:]
 
 
-def _turns(report: Any) -> str:
-    """The sentence on a claim whose verdict depends on the basis; empty when it does not.
-
-    What rests on no seed, not measured or not of this run, is no other basis.
-    """
-    findings = [each for each in report.findings() if each.seeds]
-    if len({each.verdict for each in findings}) <= 1:
-        return ""
-    what, by, name, between = "what is measured", "by", the, ", "
-    if report.compares:  # names of arms hold commas themselves
-        what, by, name, between = "the arm", "in", "“{}”".format, "; "
-    parts = []
-    for verdict in dict.fromkeys(each.verdict for each in findings):
-        bases = [name(each.basis) for each in findings if each.verdict == verdict]
-        parts.append(f"{verdict} {by} {listed(bases)}")
-    return f"{report.claim} depends on {what}: {between.join(parts)}."
+def quoted(name: str) -> str:
+    """An arm's name within a sentence: in quotation marks where it would blend with the rest."""
+    name = " ".join(name.split())
+    signs = any(sign in name for sign in (",", ";", ":", " and "))
+    return f"“{name}”" if signs or name[:1].isdigit() else name

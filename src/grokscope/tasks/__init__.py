@@ -16,13 +16,14 @@ from grokscope.tasks.task import Split, Task
 __all__ = ["Look", "Split", "Task", "build_task", "check_task"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     """Names that have moved; they work for one version."""
-    if name == "measure":
-        warnings.warn(
-            "grokscope.tasks.measure is grokscope.tasks.Look() now.",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        return Look()
-    raise AttributeError(f"module 'grokscope.tasks' has no attribute {name!r}")
+    if name != "measure":
+        raise AttributeError(f"module 'grokscope.tasks' has no attribute {name!r}")
+    message = "grokscope.tasks.measure is grokscope.tasks.Look() now."
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    return Look()

@@ -1,8 +1,8 @@
 """Image classification data as one uint8 tensor, whatever it was stored as.
 
-Sources: ``digits`` (scikit-learn's, nothing to download), a folder of Parquet files in the layout
-of the Hugging Face hub, a folder of class folders with image files, or the id of a data set on the
-hub. What had to be decoded is kept in a cache. Axes: images ``[n, channels, height, width]``.
+Sources: ``digits`` (from scikit-learn, nothing to download), a folder of Parquet files in the
+layout of the Hugging Face hub, a folder of class folders with image files, or the id of a data set
+on the hub. Decoded images are kept in a cache. Axes: images ``[n, channels, height, width]``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,20 +30,17 @@ ADVICE = (
     "train/CLASS/*.png, as task.source or, by its name, within $GROKSCOPE_DATA"
 )
 DECODING = 1  # in every name in the cache: raise it when the same files are decoded otherwise
+Pixels = np.ndarray[Any, Any]
+Item = tuple[Any, str, int]  # an encoded image, where it lies, and its label
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images with their classes.
+    """Images with their classes."""
 
-    Attributes:
-        images: ``[n, channels, height, width]``, uint8.
-        labels: ``[n]``, int64.
-    """
-
-    images: Tensor
-    labels: Tensor
+    images: Tensor  # [n, channels, height, width], uint8
+    labels: Tensor  # [n], int64
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,9 +60,9 @@ def read_images(source: str, split: str, size: int | None = None) -> ImageSet:
 
     Args:
         source: ``digits``, a folder, or ``owner/name`` on the hub.
-        split: ``train`` or ``test``; ``digits`` has its last 360 images for testing.
-        size: Height and width to which images are brought (shorter side resized, centre cropped);
-            None where all have one size.
+        split: ``train`` or ``test``; the last 360 of the ``digits`` are their test split.
+        size: Height and width of the result: the shorter side is resized, then the centre is
+            cropped. None if all images already have one size.
 
     Raises:
         ValueError: If there is no such data set or split, or an image cannot be read; names the
@@ -76,12 +73,12 @@ def read_images(source: str, split: str, size: int | None = None) -> ImageSet:
     folder = find_images(source) or _from_hub(source)
     if any(folder.rglob("*.parquet")):
         found = find_split(folder, split)
-        return _cached(found.files, found.label, size, lambda: _decode_parquet(found, size))
+        return _cached(found.files, found.label, _of_table(found), size)
     return _read_folder(folder, split, size)
 
 
 def find_images(source: str) -> Path | None:
-    """The folder of a data set, without opening it; None: it has to come from the hub, or is ours.
+    """The folder of a data set, unopened; None if it comes from the hub or with scikit-learn.
 
     Args:
         source: A folder, or ``owner/name``, which is looked for as ``$GROKSCOPE_DATA/name`` first.
@@ -115,12 +112,12 @@ def _digits(split: str, size: int | None) -> ImageSet:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ValueError(
-            "the digits are scikit-learn's: pip install scikit-learn, or grokscope[images]"
+            "the digits come with scikit-learn: pip install scikit-learn, or grokscope[images]"
         ) from error
     raw = load_digits()
     part = slice(0, 1437) if split == "train" else slice(1437, None)
-    images = [_fitted(image, size)[None] for image in (raw.images[part] * 15.9375).round()]
-    return ImageSet(_stacked(images), torch.as_tensor(raw.target[part]).long())
+    images = np.stack([_fitted(image, size) for image in (raw.images[part] * 15.9375).round()])
+    return ImageSet(torch.from_numpy(images)[:, None], torch.as_tensor(raw.target[part]).long())
 
 
 def _from_hub(source: str) -> Path:
@@ -137,49 +134,47 @@ def _from_hub(source: str) -> Path:
         raise ValueError(f"{source} could not be fetched from the hub ({why}); {ADVICE}") from error
 
 
-def _cached(files: tuple[Path, ...], labels: Any, size: int | None, decode: Any) -> ImageSet:
+def _cached(
+    files: Sequence[Path], labels: object, items: Iterable[Item], size: int | None
+) -> ImageSet:
+    """What the items of some files decode to; ``labels`` are where their labels come from."""
     facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     content = repr((DECODING, facts, labels, size)).encode()
     path = cache_folder() / f"images-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
     if path.is_file():
         try:
-            tensors = load_file(path)
-            return ImageSet(tensors["images"], tensors["labels"])
+            return ImageSet(**load_file(path))
         except Exception:  # an unreadable cache is written again
             path.unlink(missing_ok=True)
-    decoded: ImageSet = decode()
+    decoded = _decoded(items, size)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"images": decoded.images, "labels": decoded.labels}, temporary)
+        save_file(vars(decoded), temporary)
         os.replace(temporary, path)
-    except (OSError, SafetensorError):  # no place to keep it: decoded again the next time
+    except (OSError, SafetensorError):  # the cache cannot be written: decode again next time
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     return decoded
 
 
-def _decode_parquet(split: ParquetSplit, size: int | None) -> ImageSet:
+def _of_table(split: ParquetSplit) -> Iterator[Item]:
+    """The images of a split in Parquet files."""
     if split.image is None:
         raise ValueError(f"{split.files[0]} has no column of images (bytes); is this an image set?")
-    images: list[np.ndarray[Any, Any]] = []
-    labels: list[int] = []
+    empty = True
     for path in split.files:
         read = replace(split, files=(path,)).read([split.image, split.label])
         values = zip(read[split.image], read[split.label], strict=True)
         for row, (value, label) in enumerate(values):
-            where = f"row {row} of {path}"
+            where, empty = f"row {row} of {path}", False
             if label is None or label < 0:
                 raise ValueError(
                     f"{where} has no label ({label}); is this a test set without labels?"
                 )
-            content = value.get("bytes") if isinstance(value, dict) else value
-            images.append(_decode(content, where, size))
-            labels.append(label)
-            _check_shape(images, where)
-    if not images:
+            yield (value.get("bytes") if isinstance(value, dict) else value), where, label
+    if empty:
         raise ValueError(f"{split.files[0]} has no rows; is the download complete?")
-    return ImageSet(_stacked(images), torch.tensor(labels))
 
 
 def _read_folder(folder: Path, split: str, size: int | None) -> ImageSet:
@@ -188,12 +183,11 @@ def _read_folder(folder: Path, split: str, size: int | None) -> ImageSet:
     if len(names) < 2:
         held = ", ".join(sorted(path.name for path in folder.iterdir())[:12]) or "nothing"
         raise ValueError(
-            f"{place} has no class folders, and {folder} no Parquet files; it holds {held}. Write "
-            f"{split}/CLASS/*.png, with two classes or more"
+            f"{place} has no class folders, and {folder} has no Parquet files; it holds {held}. "
+            f"Write {split}/CLASS/*.png, with two classes or more"
         )
     # A class has one number in every split, also where a split lacks another class.
     everywhere = _class_folders(folder / "train", folder / "test", place)
-    numbers = {name: number for number, name in enumerate(everywhere)}
     files = []
     for name in names:
         paths = [path for path in (place / name).iterdir() if path.suffix.lower() in SUFFIXES]
@@ -201,17 +195,9 @@ def _read_folder(folder: Path, split: str, size: int | None) -> ImageSet:
             raise ValueError(
                 f"the class folder {place / name} holds no images ({', '.join(SUFFIXES)})"
             )
-        files += [(path, numbers[name]) for path in sorted(paths)]
-    labels = [label for _, label in files]
-
-    def decode() -> ImageSet:
-        images: list[np.ndarray[Any, Any]] = []
-        for path, _ in files:
-            images.append(_decode(path.read_bytes(), str(path), size))
-            _check_shape(images, str(path))
-        return ImageSet(_stacked(images), torch.tensor(labels))
-
-    return _cached(tuple(path for path, _ in files), labels, size, decode)
+        files += [(path, everywhere.index(name)) for path in sorted(paths)]
+    items = ((path.read_bytes(), str(path), label) for path, label in files)
+    return _cached([path for path, _ in files], [label for _, label in files], items, size)
 
 
 def _class_folders(*places: Path) -> list[str]:
@@ -220,29 +206,50 @@ def _class_folders(*places: Path) -> list[str]:
     return sorted({path.name for path in paths if path.is_dir() and path.name[0] != "."})
 
 
-def _decode(content: Any, where: str, size: int | None) -> np.ndarray[Any, Any]:
+def _decoded(items: Iterable[Item], size: int | None) -> ImageSet:
+    """Images of one size as one tensor; grey ones among colour ones become colour."""
+    images: list[Pixels] = []
+    labels = []
+    for content, where, label in items:
+        image = _decode(content, where, size)
+        first = images[0] if images else image
+        if image.shape[1:] != first.shape[1:]:
+            raise ValueError(
+                f"{where} has height and width {image.shape[1:]}, the first image "
+                f"{first.shape[1:]}; bring all to one size, for example with task.size=32"
+            )
+        images.append(image)
+        labels.append(label)
+    channels = max(len(image) for image in images)
+    stacked = np.empty((len(images), channels, *images[0].shape[1:]), dtype=np.uint8)
+    for place, image in zip(stacked, images, strict=True):
+        place[:] = image
+    return ImageSet(torch.from_numpy(stacked), torch.tensor(labels))
+
+
+def _decode(content: Any, where: str, size: int | None) -> Pixels:
     """One image as ``[channels, height, width]`` uint8."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(content)) as opened:
             pixels = _pixels(opened)
-    except Exception as error:  # of whatever kind a parser stumbles with
+    except Exception as error:  # parsers raise errors of many kinds
         raise ValueError(f"{where} cannot be read as an image: {error}") from error
     pixels = _fitted(pixels, size)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def _pixels(image: Any) -> np.ndarray[Any, Any]:
-    """Of a Pillow image, from 0 to 255: grey ``[height, width]``, colour with three channels."""
+def _pixels(image: Any) -> Pixels:
+    """Pixels of a Pillow image, 0 to 255: grey ``[height, width]``, or with three channels."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        return np.asarray(image) // 256  # where Pillow clips at 255
+        return np.asarray(image) // 256  # Pillow's own conversion clips at 255
     if image.mode in ("I", "F"):
         raise ValueError("its pixels have 32 bits; store it with 8 or 16")
     return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
 
 
-def _fitted(pixels: np.ndarray[Any, Any], size: int | None) -> np.ndarray[Any, Any]:
+def _fitted(pixels: Pixels, size: int | None) -> Pixels:
     """An image ``[height, width, ...]`` as uint8 with its shorter side resized, centre cropped."""
     pixels = pixels.astype(np.uint8, copy=False)
     if size is None:
@@ -256,27 +263,10 @@ def _fitted(pixels: np.ndarray[Any, Any], size: int | None) -> np.ndarray[Any, A
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
-def _check_shape(images: list[np.ndarray[Any, Any]], where: str) -> None:
-    if images[-1].shape[1:] != images[0].shape[1:]:
-        raise ValueError(
-            f"{where} has height and width {images[-1].shape[1:]}, the first image "
-            f"{images[0].shape[1:]}; bring all to one size, for example with task.size=32"
-        )
-
-
-def _stacked(images: list[np.ndarray[Any, Any]]) -> Tensor:
-    """All images as one tensor; grey ones among colour ones become colour."""
-    channels = max(len(image) for image in images)
-    stacked = np.empty((len(images), channels, *images[0].shape[1:]), dtype=np.uint8)
-    for place, image in zip(stacked, images, strict=True):
-        place[:] = image
-    return torch.from_numpy(stacked)
-
-
 def stratified(labels: Tensor, count: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Random places of ``count`` examples, as many of each class as its share; then the others.
+    """Yields places of ``count`` examples, of each class its share, then those of the others.
 
-    Both in random order. Shares that are not whole are rounded so that the total is ``count``:
+    Both are in random order. Shares that are not whole are rounded so that the total is ``count``:
     the classes with the largest remainders get one more.
     """
     order = torch.randperm(len(labels), generator=generator)

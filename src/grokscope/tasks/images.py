@@ -1,7 +1,7 @@
 """Image classification with ResNet-18: uint8 images on the training device, all else in batches.
 
-Normalisation is the model's first layer, so whoever looks at the model gives it the images as they
-are stored. Axes: images ``[n, channels, height, width]``.
+Normalisation is the first layer of the model, so the model takes the images as they are stored.
+Axes: images ``[n, channels, height, width]``.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Normalise(nn.Module):
     """uint8 images ``[n, channels, h, w]`` to float, of about mean 0 and standard deviation 1.
 
     Args:
-        mean: Of each channel, or one for all, on the scale from 0 to 1.
-        std: As the mean.
+        mean: Mean of each channel, or one for all channels, on the scale from 0 to 1.
+        std: Standard deviation, likewise.
     """
 
     mean: Tensor
@@ -43,7 +43,7 @@ class Normalise(nn.Module):
             self.register_buffer(name, scaled[:, None, None], persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The same shape, float32."""
+        """Normalised images of the same shape, float32."""
         return (images - self.mean) / self.std
 
 
@@ -51,8 +51,8 @@ class CropAndFlip:
     """A random crop after padding with zeros, and a random horizontal flip, image by image.
 
     Args:
-        padding: Black pixels on each side; 0: no crop.
-        flip: Whether half of the images are mirrored.
+        padding: Black pixels added on each side before the crop; 0 for no crop.
+        flip: Whether images are mirrored, with probability one half.
     """
 
     def __init__(self, padding: int, flip: bool) -> None:
@@ -83,9 +83,9 @@ def images(settings: Images, split_seed: int) -> Task:
     """The task that the settings describe.
 
     Args:
-        settings: Which images, how many, and which network.
-        split_seed: Draws the subsets, which are stratified by class. The measured subset is the
-            first examples of a split, so it is stratified as nearly as chance has it.
+        settings: Source of the images, sizes of the splits, and network.
+        split_seed: Seed of the subsets, which are stratified by class. The measured subset is the
+            first examples of a split, so it is stratified up to chance.
 
     Raises:
         ValueError: If the data cannot be read, or have fewer images than are asked for.
@@ -97,38 +97,31 @@ def images(settings: Images, split_seed: int) -> Task:
     if shape != other:
         raise ValueError(
             f"the training images of {settings.source} have shape {tuple(shape)} [channels, "
-            f"height, width], the test images {tuple(other)}; both must be alike. task.size=32 "
-            "brings all to one height and width"
+            f"height, width], the test images {tuple(other)}; they must be the same. "
+            "task.size=32 brings all to one height and width"
         )
     classes = max(everything.classes, test.classes)
-    held_out, rest = test, everything
-    if settings.validation_from == "train":
-        held_out, rest = _drawn(everything, settings.validation_examples, "validation", generator)
-        if len(rest) < 2:
-            raise ValueError(
-                f"task.validation_examples={settings.validation_examples} leaves {len(rest)} of "
-                f"{len(everything)} images to train on"
-            )
-        third = _split(test)
-    else:
-        held_out, _ = _drawn(test, settings.validation_examples, "validation", generator)
-        third = None
+    from_train = settings.validation_from == "train"
+    source = everything if from_train else test
+    held_out, rest = _drawn(source, settings.validation_examples, "validation", generator)
+    if not from_train:
+        rest = everything
+    elif len(rest) < 2:
+        raise ValueError(
+            f"task.validation_examples={settings.validation_examples} leaves {len(rest)} of "
+            f"{len(everything)} images to train on"
+        )
     train, _ = _drawn(rest, settings.train_examples, "train", generator)
     mean, std = _normalisation(settings, train)
-    network = ResNet18(
-        classes,
-        settings.stem,
-        settings.initialisation,
-        settings.width,
-        channels=train.images.shape[1],
-    )
+    design = (settings.stem, settings.initialisation, settings.width)
+    network = ResNet18(classes, *design, channels=train.images.shape[1])
     augments = settings.crop_padding or settings.flip
     return Task(
         model=nn.Sequential(Normalise(mean, std), network),
         train=_split(train),
         validation=_split(held_out),
         look=Look(batch_size=MEASURED_AT_ONCE),
-        test=third,
+        test=_split(test) if from_train else None,
         augment=CropAndFlip(settings.crop_padding, settings.flip) if augments else None,
     )
 
@@ -136,7 +129,7 @@ def images(settings: Images, split_seed: int) -> Task:
 def _drawn(
     data: ImageSet, count: int | None, which: str, generator: torch.Generator
 ) -> tuple[ImageSet, ImageSet]:
-    """A stratified part in random order, and what is left; all of it for None."""
+    """A stratified part in random order, and the rest; for None all of the data are drawn."""
     total = len(data)
     if count is not None and count > total:
         raise ValueError(
@@ -157,7 +150,7 @@ def _normalisation(settings: Images, train: ImageSet) -> tuple[tuple[float, ...]
         if len(mean) not in (1, channels):
             raise ValueError(
                 f"task.normalisation={settings.normalisation} is for {len(mean)} channels, but the "
-                f"images have {channels}; take half or data"
+                f"images have {channels}; choose half or data"
             )
         return mean, std
     # Sums of whole numbers: exact, and without a float copy of all images.

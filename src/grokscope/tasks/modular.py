@@ -90,11 +90,8 @@ def modular_arithmetic(settings: ModularArithmetic, split_seed: int) -> Task:
 def answer_look(answers: int) -> Look:
     """The look at the token that states the result; ``<eos>`` is not measured.
 
-    If ``<eos>`` is predicted too, the value that the paper's grokking figure plots is added as
-    ``published_flatness``: it multiplies the logits of both tokens.
-
-    Args:
-        answers: How many tokens are predicted: the result, or the result and ``<eos>``.
+    With two answers ``<eos>`` is predicted too, and the value that the paper's grokking figure
+    plots is added as ``published_flatness``: it multiplies the logits of both tokens.
     """
     extra = {"published_flatness": record_of("published_flatness")} if answers == 2 else {}
     return Look(head="head", rows=_result, extra=extra)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from grokscope.probe import Look, Measurement
-from grokscope.probe.inputs import map_tensors, take, tensors_of
+from grokscope.probe.trees import map_tensors, take, tensors_of
 
 OwnLook = Callable[[nn.Module, "Split", Measurement | None], Measurement]
 

@@ -8,28 +8,21 @@ them, and the same with features that are not centred.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from grokscope.analysis.claims.finding import (
-    Finding,
-    Verdict,
-    between,
-    by_seed,
-    claim,
-    excluded,
-    one_arm,
-    undecided,
-)
+from grokscope.analysis.claims import rules
+from grokscope.analysis.claims.finding import Finding, Verdict, Why, claim
 from grokscope.analysis.correlations import together
+from grokscope.analysis.quantities import Quantity
 from grokscope.analysis.run import Trajectory
-from grokscope.analysis.statistics import bootstrap_interval, mean_of
+from grokscope.analysis.statistics import Effect, over_seeds
 
 UNIT = "decades between bound and kappa"
 ASSUMED = 0.1  # collapse_residual up to which NC1 to NC4 and Lemma A.1 count as met
-LEAST_SEEDS = 2
 ROUNDING = 1e-9  # of kappa
 SMALLEST = 1e-300  # stands for values that underflow
 
@@ -53,8 +46,12 @@ MEASURES = ("relative_flatness", "collapse_flatness_bound", "collapse_residual")
 )
 def collapse_implies_flatness(runs: Sequence[Trajectory]) -> list[Finding]:
     """C10 on trained networks (the headline), and on exact heads, centred and not."""
-    one_arm(runs)
-    return [_trained(runs), _exact(), _off_centre()]
+    rules.one_arm(runs)
+    return [
+        _trained(runs),
+        _on_heads("exact simplex heads", RADII, (0.0,)),
+        _on_heads("exact simplex heads, off-centre", (1.0,), OFFSETS),
+    ]
 
 
 def exact_slack(classes: int, radius: float, gap: float, offset: float = 0.0) -> float:
@@ -86,46 +83,25 @@ def exact_slack(classes: int, radius: float, gap: float, offset: float = 0.0) ->
     return math.log10(max(bound, SMALLEST) / max(kappa, SMALLEST))
 
 
-def _exact() -> Finding:
-    grid = [(k, radius, gap) for k in CLASSES for radius in RADII for gap in GAPS]
-    slack = {head: exact_slack(*head) for head in grid}
-    tightest = min(slack, key=lambda head: slack[head])
-    low, high = slack[tightest], max(slack.values())
-    broken = sum(value < -ROUNDING for value in slack.values())
-    k, radius, gap = tightest
-    reason = (
-        f"On {len(grid)} exactly collapsed heads with centred features ({CLASSES[0]} to "
-        f"{CLASSES[-1]} classes) {broken or 'none'} break the bound; it is tightest, at "
-        f"{10**low:.3g} times kappa, with {k} classes, radius {radius:g} and logit gap {gap:g}."
-    )
-    verdict: Verdict = "contradicted" if broken else "supported"
-    return _on_heads("exact simplex heads", verdict, (low, high), reason)
-
-
-def _off_centre() -> Finding:
-    grid = [(k, 1.0, gap, offset) for k in CLASSES for gap in GAPS for offset in OFFSETS]
-    slack = {head: exact_slack(*head) for head in grid}
-    ends = min(slack.values()), max(slack.values())
-    broken = [head for head, value in slack.items() if value < -ROUNDING]
-    basis = "exact simplex heads, off-centre"
-    if not broken:
-        reason = f"With a global mean of up to {OFFSETS[-1]:g} radii the bound holds throughout."
-        return _on_heads(basis, "supported", ends, reason)
-    k, _, gap, offset = min(broken, key=lambda head: (head[3], head[0]))
-    reason = (
-        "NC1 to NC4 say nothing about the length of the global mean. Kappa grows with it and the "
-        f"bound does not: {len(broken)} of {len(grid)} collapsed heads break the bound, the first "
-        f"at a global mean of {offset:g} radii ({k} classes, logit gap {gap:g})."
-    )
-    return _on_heads(basis, "contradicted", ends, reason)
-
-
-def _on_heads(basis: str, verdict: Verdict, ends: tuple[float, float], reason: str) -> Finding:
+def _on_heads(basis: str, radii: Sequence[float], offsets: Sequence[float]) -> Finding:
     """A finding on a grid of heads: the least slack, with the least and the greatest."""
-    return Finding(
-        basis=basis, verdict=verdict, effect=ends[0], interval=ends, unit=UNIT,
-        reason=reason,
-    )  # fmt: skip
+    slack = {head: exact_slack(*head) for head in itertools.product(CLASSES, radii, GAPS, offsets)}
+    classes, radius, gap, offset = tightest = min(slack, key=lambda head: slack[head])
+    least, most = slack[tightest], max(slack.values())
+    broken = [offset for (*_, offset), value in slack.items() if value < -ROUNDING]
+    first = f", the first at a global mean of {min(broken):g} radii" if broken else ""
+    return rules.finding(
+        Effect(least, (least, most)),
+        basis=basis,
+        verdict="contradicted" if broken else "supported",
+        unit=UNIT,
+        reason=f"Of {len(slack)} exactly collapsed heads ({CLASSES[0]} to {CLASSES[-1]} classes, "
+        f"a global mean of {offsets[0]:g} to {offsets[-1]:g} radii) {len(broken) or 'none'} break "
+        f"the bound{first}; it is tightest, at {10**least:.3g} times kappa, with {classes} "
+        f"classes, radius {radius:g}, logit gap {gap:g} and a global mean of {offset:g} radii. "
+        "NC1 to NC4 say nothing about the length of the global mean: kappa grows with it, the "
+        "bound does not.",
+    )
 
 
 def _trained(runs: Sequence[Trajectory]) -> Finding:
@@ -133,56 +109,57 @@ def _trained(runs: Sequence[Trajectory]) -> Finding:
     measured = [run for run in runs if all(run.has(name) for name in MEASURES)]
     if not measured:
         reason = "Kappa, the bound and the residual of its assumptions were not measured."
-        return undecided(basis, reason, unit=UNIT)
-    without = {run.seed: _without_level(run) for run in measured if _without_level(run)}
-    ended = [run for run in measured if run.seed not in without]
-    if not ended:
-        reason = f"No run has a level at its end.{excluded(without)}"
-        return undecided(basis, reason, unit=UNIT)
-    slack, residual = {}, {}
-    for run in ended:
-        kappa, bound, residual[run.seed] = (run.level(name) for name in MEASURES)
-        slack[run.seed] = math.log10(max(bound, SMALLEST) / max(kappa, SMALLEST))
-    met = [seed for seed, value in residual.items() if value <= ASSUMED]
-    counted = {seed: slack[seed] for seed in met} if met else slack
-    effect = mean_of(list(counted.values()))
-    interval = bootstrap_interval(list(counted.values()))
-    below = sum(value >= 0 for value in counted.values())
-    verdict: Verdict = "undecided"
+        return rules.untested(basis, reason, unit=UNIT)
+    reasons = {run.seed: [run.why_no_level(name) for name in MEASURES] for run in measured}
+    without = {seed: next(filter(None, whys)) for seed, whys in reasons.items() if any(whys)}
+    left_out = rules.clause("Left out", without)
+    levels = {
+        run.seed: [run.level(name) for name in MEASURES]
+        for run in measured
+        if run.seed not in without
+    }
+    if not levels:
+        return rules.untested(basis, f"No run has a level at its end.{left_out}", unit=UNIT)
+    slack = {
+        seed: math.log10(max(bound, SMALLEST) / max(kappa, SMALLEST))
+        for seed, (kappa, bound, _) in levels.items()
+    }
+    met = [seed for seed, (*_, residual) in levels.items() if residual <= ASSUMED]
+    counted = over_seeds({seed: slack[seed] for seed in met or slack})
+    below = sum(value >= 0 for _, value in counted.per_seed)
+    verdict: Verdict = "supported" if below else "contradicted"
+    why: Why = "ambiguous" if 0 < below < len(met) else ""
     if met:
+        why = "underpowered" if len(met) < rules.LEAST_SEEDS else why
         reason = (
             f"The assumptions are met at the end in {len(met)} of {len(slack)} seeds; there kappa "
-            f"lies below the bound in {below}, at {10**-effect:.2g} times the bound"
-            f"{between(interval)}."
+            f"lies below the bound in {below}, at {10**-counted.effect:.2g} times the bound"
+            f"{rules.between(counted.interval)}."
         )
-        if len(met) >= LEAST_SEEDS:
-            verdict = "supported" if below == len(met) else "undecided" if below else "contradicted"
     else:
-        typical = float(np.median(list(residual.values())))
+        why = "not tested"
+        typical = float(np.median([residual for *_, residual in levels.values()]))
         reason = (
             f"The assumptions are not met: their residual at the end is {typical:.2g}, where "
             f"{ASSUMED:g} or less is asked for, so the bound says nothing here. Kappa lies below "
             f"it in {below} of {len(slack)} seeds all the same."
         )
-    return Finding(
-        basis=basis, verdict=verdict, effect=effect, interval=interval, unit=UNIT,
-        seeds=len(counted), per_seed=by_seed(counted),
-        reason=f"{reason}{_throughout(measured)}{excluded(without)}",
-        why="" if verdict != "undecided" else "not tested" if not met else
-        "underpowered" if len(met) < LEAST_SEEDS else "ambiguous",
-    )  # fmt: skip
-
-
-def _without_level(run: Trajectory) -> str:
-    return next(filter(None, (run.why_no_level(name) for name in MEASURES)), "")
+    return rules.finding(
+        counted,
+        basis=basis,
+        verdict=verdict,
+        unit=UNIT,
+        reason=f"{reason}{_throughout(measured)}{left_out}",
+        why=why,
+    )
 
 
 def _throughout(runs: Sequence[Trajectory]) -> str:
     """At how many looks the bound holds, of those at which its assumptions are met."""
     held = looks = 0
     for run in runs:
-        quantities = [(name, "train") for name in MEASURES]
-        kappa, bound, residual = together(run, quantities, "all steps").values
+        curves = together(run, [Quantity(name) for name in MEASURES], "all steps")
+        kappa, bound, residual = curves.values
         met = residual <= ASSUMED
         held += int((kappa[met] <= bound[met] * (1 + ROUNDING)).sum())
         looks += int(met.sum())

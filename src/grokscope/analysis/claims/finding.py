@@ -1,22 +1,22 @@
 """What a claim is, and what its test returns.
 
 A claim is a function of stored runs, or of the comparisons that an experiment declares, under the
-decorator `claim`. Ours are the modules beside this one; `grokscope.analysis.claims.catalogue` finds
+decorator `claim`. Ours are the modules beside this one; `grokscope.analysis.claims.evaluate` finds
 them, and a user's in ``file.py:name``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from grokscope.analysis.run import Trajectory
 from grokscope.analysis.statistics import UNKNOWN, Interval
 
 Verdict = Literal["supported", "contradicted", "undecided"]
 Why = Literal["", "not tested", "underpowered", "ambiguous"]
+Test = Callable[[Sequence[Any]], Iterable["Finding"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ class Claim:
     title: str
     statement: str
     note: str
-    test: Callable[[Sequence[Any]], Sequence[Finding]]
+    test: Test
     compares: bool = False
 
     def __call__(self, runs: Sequence[Any]) -> list[Finding]:
@@ -131,7 +131,7 @@ class Claim:
 
 def claim(
     id: str, *, title: str = "", statement: str, note: str = "", compares: bool = False
-) -> Callable[[Callable[[Sequence[Any]], Sequence[Finding]]], Claim]:
+) -> Callable[[Test], Claim]:
     """Make a function the test of a claim.
 
     Args:
@@ -154,67 +154,9 @@ def claim(
         'Every run generalises.'
     """
 
-    def make(test: Callable[[Sequence[Any]], Sequence[Finding]]) -> Claim:
+    def make(test: Test) -> Claim:
         return Claim(
             id=id, title=title or id, statement=statement, note=note, test=test, compares=compares
         )
 
     return make
-
-
-class SeveralArmsError(ValueError):
-    """A claim about the course of one arm was asked of several."""
-
-
-def one_arm(runs: Sequence[Trajectory]) -> None:
-    """Refuse several arms: a seed in each of them would count as several seeds.
-
-    Raises:
-        SeveralArmsError: If there is more than one; `evaluate_claims` makes it a finding.
-    """
-    arms = sorted({run.arm for run in runs})
-    if len(arms) > 1:
-        raise SeveralArmsError(
-            f"The claim is about one arm, but there are {', '.join(arms)}; look at one at a time."
-        )
-
-
-def undecided(
-    basis: str, reason: str, *, unit: str = "", context: str = "", why: Why = "not tested"
-) -> Finding:
-    """A finding for what could not be tested at all."""
-    return Finding(
-        basis=basis, verdict="undecided", unit=unit, reason=reason, context=context, why=why
-    )
-
-
-def why_undecided(verdict: Verdict, interval: Interval) -> Why:
-    """``underpowered`` for an undecided verdict on an effect that has no interval."""
-    return "underpowered" if verdict == "undecided" and math.isnan(sum(interval)) else ""
-
-
-def by_seed(values: Mapping[int, float]) -> tuple[tuple[int, float], ...]:
-    """Effects by seed, finite ones alone, in the order of seeds."""
-    return tuple((seed, values[seed]) for seed in sorted(values) if math.isfinite(values[seed]))
-
-
-def usable(runs: Sequence[Trajectory]) -> tuple[list[Trajectory], str]:
-    """Runs that memorised first and generalised later, and a clause on the others."""
-    kept = [run for run in runs if not run.unusable]
-    return kept, excluded({run.seed: run.unusable for run in runs if run.unusable})
-
-
-def excluded(reasons: Mapping[int, str]) -> str:
-    """`` Left out: seed 3 (never generalised).``; empty without any."""
-    if not reasons:
-        return ""
-    named = ", ".join(f"seed {seed} ({why})" for seed, why in sorted(reasons.items()))
-    return f" Left out: {named}."
-
-
-def between(interval: Interval) -> str:
-    """`` (95 % interval 0.1 to 0.3)``; says so when there is none."""
-    low, high = interval
-    if math.isnan(low) or math.isnan(high):
-        return " (no interval: too few seeds, or a few that agree exactly)"
-    return f" (95 % interval {low:.3g} to {high:.3g})"

@@ -11,24 +11,15 @@ Everything is a paired comparison with the reference arm, seed by seed. Fixed be
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 
-from grokscope.analysis.claims.finding import Finding, Verdict, between, claim
-from grokscope.analysis.claims.rules import (
-    ACCURACY,
-    MARGIN,
-    RATIO,
-    arms_of,
-    direction,
-    finding,
-    same_kappa,
-    within,
-)
+from grokscope.analysis.claims import rules
+from grokscope.analysis.claims.finding import Finding, Verdict, Why, claim
 from grokscope.analysis.contrasts import Comparison
-from grokscope.analysis.statistics import Paired, mean_of, paired_difference
+from grokscope.analysis.statistics import geometric_ratio
 
 MOVED = 2.0  # factor of NCC
+WEAKER = 1.25  # factor of a ratio; less is no weaker
 DEGREES = 5.0  # a smaller change of the mean angle is none
 FAILS = 0.5  # training accuracy below which a network has not learnt
 
@@ -42,9 +33,10 @@ FAILS = 0.5  # training accuracy below which a network has not learnt
     "of 3 of kappa. It is put to the test only where NCC rose by a factor of 2 or more.",
     compares=True,
 )
-def suppressing_collapse(comparisons: Sequence[Comparison]) -> list[Finding]:
+def suppressing_collapse(comparisons: Sequence[Comparison]) -> Iterator[Finding]:
     """C3, for each arm: accuracy, then kappa, then whether NCC was moved at all."""
-    return [answer for pair in comparisons for answer in _pushed(pair, up=True)]
+    for comparison in comparisons:
+        yield from _pushed(comparison, up=True)
 
 
 @claim(
@@ -56,9 +48,10 @@ def suppressing_collapse(comparisons: Sequence[Comparison]) -> list[Finding]:
     "factor of 2 or more.",
     compares=True,
 )
-def encouraging_collapse(comparisons: Sequence[Comparison]) -> list[Finding]:
+def encouraging_collapse(comparisons: Sequence[Comparison]) -> Iterator[Finding]:
     """C4, for each arm."""
-    return [answer for pair in comparisons for answer in _pushed(pair, up=False)]
+    for comparison in comparisons:
+        yield from _pushed(comparison, up=False)
 
 
 @claim(
@@ -71,25 +64,21 @@ def encouraging_collapse(comparisons: Sequence[Comparison]) -> list[Finding]:
     "or more.",
     compares=True,
 )
-def angles_leave_the_simplex(comparisons: Sequence[Comparison]) -> list[Finding]:
+def angles_leave_the_simplex(comparisons: Sequence[Comparison]) -> Iterator[Finding]:
     """C5, for each arm."""
-    findings = []
     for comparison in comparisons:
         angle = comparison.difference("angle_deviation")
-        moved, how = _moved(comparison, up=True)
+        why, how = _moved(comparison, up=True)
         further = "further from" if not angle.effect < 0 else "closer to"
-        findings.append(
-            finding(
-                comparison,
-                angle,
-                unit="degrees",
-                verdict=direction(angle.interval, DEGREES) if moved else "undecided",
-                reason=f"{arms_of(comparison)}: angles are {abs(angle.effect):.1f} degrees "
-                f"{further} the simplex angle{between(angle.interval)}. {how}",
-                why="" if moved else "not tested",
-            )
+        yield rules.finding(
+            angle,
+            pair=comparison,
+            unit="degrees",
+            verdict=rules.direction(angle.interval, DEGREES),
+            reason=f"{comparison.arms}: angles are {abs(angle.effect):.1f} degrees {further} the "
+            f"simplex angle{rules.between(angle.interval)}. {how}",
+            why=why,
         )
-    return findings
 
 
 @claim(
@@ -101,39 +90,25 @@ def angles_leave_the_simplex(comparisons: Sequence[Comparison]) -> list[Finding]
     "without.",
     compares=True,
 )
-def augmentation_weakens(comparisons: Sequence[Comparison]) -> list[Finding]:
+def augmentation_weakens(comparisons: Sequence[Comparison]) -> Iterator[Finding]:
     """C6: each arm with the role ``augmented`` and the ``plain`` one declared just before it."""
     plain = {pair.place: pair for pair in comparisons if pair.contrast.role == "plain"}
-    findings = []
     for comparison in comparisons:
         partner = plain.get(comparison.place - 1)
         if comparison.contrast.role != "augmented" or partner is None:
             continue
-        augmented, without = (_logs(pair.ratio("ncc")) for pair in (comparison, partner))
-        weaker = paired_difference(augmented, without)
-        low, high = weaker.interval
-        change = replace(
-            weaker,
-            effect=math.exp(weaker.effect),
-            interval=(math.exp(low), math.exp(high)),
-            per_seed=tuple((seed, math.exp(value)) for seed, value in weaker.per_seed),
+        augmented, without = comparison.ratio("ncc"), partner.ratio("ncc")
+        change = geometric_ratio(augmented.by_seed, without.by_seed)
+        low, high = rules.logs(change.interval)
+        yield rules.finding(
+            change,
+            pair=comparison,
+            verdict=rules.direction((-high, -low), math.log(WEAKER)),
+            unit="times the ratio without",
+            reason=f"The penalty multiplies NCC by {without.effect:.3g} without augmentation and "
+            f"by {augmented.effect:.3g} with it, {change.effect:.3g} times as much"
+            f"{rules.between(change.interval)}",
         )
-        ratios = [math.exp(mean_of(list(logs.values()))) for logs in (without, augmented)]
-        reason = (
-            f"The penalty multiplies NCC by {ratios[0]:.3g} without augmentation and by "
-            f"{ratios[1]:.3g} with it, {change.effect:.3g} times as much"
-            f"{between(change.interval)}"
-        )
-        findings.append(
-            finding(
-                comparison,
-                change,
-                verdict=direction((-high, -low), math.log(1.25)),
-                unit="times the ratio without",
-                reason=reason,
-            )
-        )
-    return findings
 
 
 @claim(
@@ -146,25 +121,21 @@ def augmentation_weakens(comparisons: Sequence[Comparison]) -> list[Finding]:
     "value; a verdict needs two.",
     compares=True,
 )
-def sweeps(comparisons: Sequence[Comparison]) -> list[Finding]:
+def sweeps(comparisons: Sequence[Comparison]) -> Iterator[Finding]:
     """C12, for each arm, against what the paper saw: its role fails, lower or unchanged."""
-    findings = []
     for comparison in comparisons:
         expected = comparison.contrast.role
         if expected not in PHRASES:
             continue  # nothing to compare it with
-        accuracy = comparison.difference("accuracy", "validation")
-        seen, verdict = _seen(comparison, accuracy)
-        if verdict == "supported" and seen != expected:
-            verdict = "contradicted"
-        reason = (
-            f"In the paper it {PHRASES[expected]}; here it {PHRASES[seen]}"
-            f"{between(accuracy.interval)}"
+        seen, settled = _seen(comparison)
+        verdict: Verdict = "supported" if seen == expected else "contradicted"
+        interval = rules.between(comparison.accuracy.interval)
+        yield rules.finding(
+            comparison.accuracy,
+            pair=comparison,
+            verdict=verdict if settled else "undecided",
+            reason=f"In the paper it {PHRASES[expected]}; here it {PHRASES[seen]}{interval}",
         )
-        findings.append(
-            finding(comparison, accuracy, verdict=verdict, unit=ACCURACY, reason=reason)
-        )
-    return findings
 
 
 PHRASES = {
@@ -176,55 +147,53 @@ PHRASES = {
 }
 
 
-def _seen(comparison: Comparison, accuracy: Paired) -> tuple[str, Verdict]:
-    """Which of `PHRASES` was seen, and whether it is settled (``supported``)."""
-    levels = [level for level in comparison.arm_levels("accuracy").values() if level == level]
+def _seen(comparison: Comparison) -> tuple[str, bool]:
+    """Which of `PHRASES` was seen, and whether that is settled."""
+    levels = comparison.arm_levels("accuracy").values()
     runs = len(levels) + len(comparison.diverged)
     failed = len(comparison.diverged) + sum(level < FAILS for level in levels)
-    settled: Verdict = "supported" if runs > 1 else "undecided"
     if failed > runs / 2:
-        return "fails", settled
+        return "fails", runs > 1
+    accuracy = comparison.accuracy
     low, high = accuracy.interval
     if len(accuracy.per_seed) == 1:  # no interval: what was seen, without a verdict
         low = high = accuracy.effect
-    if within((low, high), MARGIN) == "supported":
-        return "unchanged", settled
-    if high < -MARGIN or low > MARGIN:
-        return ("lower" if high < -MARGIN else "higher"), settled
-    return "unclear", "undecided"
+    if rules.within((low, high), rules.MARGIN) == "supported":
+        return "unchanged", runs > 1
+    if high < -rules.MARGIN or low > rules.MARGIN:
+        return ("lower" if high < -rules.MARGIN else "higher"), runs > 1
+    return "unclear", False
 
 
-def _moved(comparison: Comparison, up: bool) -> tuple[bool, str]:
-    """Whether NCC was moved as it was meant to be, and a clause that says so."""
+def _moved(comparison: Comparison, up: bool) -> tuple[Why, str]:
+    """Empty if NCC was moved as it was meant to be, else ``not tested``; and a clause on that."""
     collapse = comparison.ratio("ncc")
     low, high = collapse.interval
-    moved = low >= MOVED if up else high <= 1 / MOVED
-    how = f"NCC is {collapse.effect:.3g} times the reference's{between(collapse.interval)}"
+    how = f"NCC is {rules.times(collapse)}"
+    if low >= MOVED if up else high <= 1 / MOVED:
+        return "", how
     which = "rose" if up else "fell"
-    return moved, how if moved else f"{how}, so it is not shown that it {which} by a factor of 2"
+    return "not tested", f"{how}, so it is not shown that it {which} by a factor of 2"
 
 
-def _pushed(comparison: Comparison, up: bool) -> list[Finding]:
-    moved, how = _moved(comparison, up)
-    accuracy = comparison.difference("accuracy", "validation")
-    kappa = comparison.ratio("relative_flatness")
-
-    def answer(what: str, paired: Paired, unchanged: Verdict, change: str) -> Finding:
-        return finding(
-            comparison, paired, basis=f"{what}: {comparison.name}",
-            verdict=unchanged if moved else "undecided",
-            unit=ACCURACY if paired is accuracy else RATIO,
-            reason=f"{arms_of(comparison)}: {what} {change}{between(paired.interval)}. {how}",
-            why="" if moved else "not tested",
-        )  # fmt: skip
-
-    same = within(accuracy.interval, MARGIN)
-    times = f"is {kappa.effect:.3g} times the reference's"
-    return [
-        answer("validation accuracy", accuracy, same, f"changes by {accuracy.effect:+.3f}"),
-        answer("exact κ", kappa, same_kappa(comparison), times),
-    ]
-
-
-def _logs(ratio: Paired) -> dict[int, float]:
-    return {seed: math.log(value) for seed, value in ratio.per_seed}
+def _pushed(comparison: Comparison, up: bool) -> Iterator[Finding]:
+    why, how = _moved(comparison, up)
+    accuracy, kappa = comparison.accuracy, comparison.kappa
+    yield rules.finding(
+        accuracy,
+        pair=comparison,
+        basis=f"validation accuracy: {comparison.name}",
+        verdict=rules.within(accuracy.interval, rules.MARGIN),
+        reason=f"{comparison.arms}: validation accuracy changes by {rules.changed(accuracy)}. "
+        f"{how}",
+        why=why,
+    )
+    yield rules.finding(
+        kappa,
+        pair=comparison,
+        basis=f"exact κ: {comparison.name}",
+        verdict=rules.same_kappa(comparison),
+        unit=rules.RATIO,
+        reason=f"{comparison.arms}: exact κ is {rules.times(kappa)}. {how}",
+        why=why,
+    )

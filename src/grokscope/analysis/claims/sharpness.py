@@ -13,31 +13,12 @@ Each interval is at 95 % for its own arm, not corrected for how many arms were l
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from grokscope.analysis.claims.finding import (
-    Finding,
-    Verdict,
-    Why,
-    between,
-    claim,
-    why_undecided,
-)
-from grokscope.analysis.claims.rules import (
-    ACCURACY,
-    KAPPA_FACTOR,
-    MARGIN,
-    RATIO,
-    arms_of,
-    direction,
-    finding,
-    fits,
-    is_counterexample,
-    numbered,
-    same_kappa,
-)
+from grokscope.analysis.claims import rules
+from grokscope.analysis.claims.finding import Finding, Verdict, Why, claim
 from grokscope.analysis.contrasts import Comparison
-from grokscope.analysis.statistics import Interval, mean_of, paired_difference
+from grokscope.analysis.statistics import Effect, mean_of, over_seeds, paired_difference
 
 PENALTY, RIVAL = "penalty", "rival"
 
@@ -52,33 +33,21 @@ PENALTY, RIVAL = "penalty", "rival"
     "alongside.",
     compares=True,
 )
-def suppressing_flatness(comparisons: Sequence[Comparison]) -> list[Finding]:
+def suppressing_flatness(comparisons: Sequence[Comparison]) -> Iterator[Finding]:
     """C7, for each arm: accuracy, and how sharp the network is."""
-    findings = []
     for comparison in comparisons:
-        accuracy = comparison.difference("accuracy", "validation")
-        kappa = comparison.ratio("relative_flatness")
+        accuracy, kappa = comparison.accuracy, comparison.kappa
         published = comparison.ratio("published_penalty")
-        tested = fits(comparison) and kappa.interval[0] >= KAPPA_FACTOR
+        shown = f", the published value {published.effect:.3g} times" if published.per_seed else ""
         low, high = accuracy.interval
-        reason = (
-            f"{arms_of(comparison)}: {trained(comparison)}; validation accuracy changes by "
-            f"{accuracy.effect:+.3f}{between(accuracy.interval)}; exact kappa is "
-            f"{kappa.effect:.3g} times the reference's{between(kappa.interval)}"
+        yield rules.finding(
+            accuracy,
+            pair=comparison,
+            reason=f"{comparison.arms}: {trained(comparison)}; validation accuracy changes by "
+            f"{rules.changed(accuracy)}; exact kappa is {rules.times(kappa)}{shown}",
+            verdict=rules.direction((-high, -low), rules.MARGIN),
+            why=_why_untested(comparison, kappa),
         )
-        if published.per_seed:
-            reason += f", the published value {published.effect:.3g} times"
-        findings.append(
-            finding(
-                comparison,
-                accuracy,
-                unit=ACCURACY,
-                reason=reason,
-                verdict=direction((-high, -low), MARGIN) if tested else "undecided",
-                why="" if tested else _why_untested(comparison, kappa.interval),
-            )
-        )
-    return findings
 
 
 @claim(
@@ -91,32 +60,21 @@ def suppressing_flatness(comparisons: Sequence[Comparison]) -> list[Finding]:
     "what that change does by itself.",
     compares=True,
 )
-def removal_restores(comparisons: Sequence[Comparison]) -> list[Finding]:
+def removal_restores(comparisons: Sequence[Comparison]) -> Iterator[Finding]:
     """C8: each arm at the end of a phase, and at the end of the one before, where it was pushed."""
-    findings = []
     for comparison in comparisons:
-        accuracy = comparison.difference("accuracy", "validation")
-        before = comparison.before
-        lower = (
-            before is not None and before.difference("accuracy", "validation").interval[1] < -MARGIN
-        )
+        accuracy, before = comparison.accuracy, comparison.before
+        lower = before is not None and before.accuracy.interval[1] < -rules.MARGIN
         blocked = "" if lower else "; it is not shown that accuracy was lower before the removal"
-        reason = (
-            f"{arms_of(comparison)}, at the end: {trained(comparison)}; validation accuracy "
-            f"differs by {accuracy.effect:+.3f}{between(accuracy.interval)}{blocked}"
+        yield rules.finding(
+            accuracy,
+            pair=comparison,
+            reason=f"{comparison.arms}, at the end: {trained(comparison)}; validation accuracy "
+            f"differs by {rules.changed(accuracy)}{blocked}",
+            # Restored: no longer lower than the reference by more than the margin.
+            verdict=rules.direction(accuracy.interval, -rules.MARGIN),
+            why="" if lower else "not tested",
         )
-        findings.append(
-            finding(
-                comparison,
-                accuracy,
-                unit=ACCURACY,
-                reason=reason,
-                # Restored: no longer lower than the reference by more than the margin.
-                verdict=direction(accuracy.interval, -MARGIN) if lower else "undecided",
-                why="" if lower else "not tested",
-            )
-        )
-    return findings
 
 
 @claim(
@@ -130,40 +88,33 @@ def removal_restores(comparisons: Sequence[Comparison]) -> list[Finding]:
     "a match.",
     compares=True,
 )
-def due_to_flatness(comparisons: Sequence[Comparison]) -> list[Finding]:
+def due_to_flatness(comparisons: Sequence[Comparison]) -> Iterator[Finding]:
     """C13: arms with the role ``penalty`` beside those with the role ``rival``."""
     rivals = [pair for pair in comparisons if pair.contrast.role == RIVAL]
-    penalties = [pair for pair in comparisons if pair.contrast.role == PENALTY]
-    findings = [_explained(penalty, rivals) for penalty in penalties]
-    return findings + [
-        finding(
-            rival, rival.difference("accuracy", "validation"), verdict="undecided",
-            unit=ACCURACY, reason=f"{arms_of(rival)}: {_effects(rival)}",
-        )
-        for rival in rivals
-    ]  # fmt: skip
+    for pair in comparisons:
+        if pair.contrast.role == PENALTY:
+            yield _explained(pair, rivals)
+    for rival in rivals:
+        yield rules.finding(rival.accuracy, pair=rival, reason=_effects(rival))
 
 
 def _explained(penalty: Comparison, rivals: Sequence[Comparison]) -> Finding:
     """Whether sharpness, or what a rival does as well, explains the effect of a penalty."""
-    accuracy = penalty.difference("accuracy", "validation")
-    kappa = penalty.ratio("relative_flatness")
+    accuracy = penalty.accuracy
     verdict: Verdict = "undecided"
     why: Why = ""
-    reason = f"{arms_of(penalty)}: {_effects(penalty)}"
-    if not accuracy.interval[1] < -MARGIN:  # NaN, too
+    reason = _effects(penalty)
+    if not accuracy.interval[1] < -rules.MARGIN:  # NaN, too
         reason += ". It is not shown to lower accuracy, so there is no effect to explain"
-        why = why_undecided(verdict, accuracy.interval) or "not tested"
+        why = rules.why_undecided(accuracy.interval) or "not tested"
     elif alike := [rival.name for rival in rivals if _does_as_much(rival, penalty)]:
         verdict = "contradicted"
         reason += f". As much without a sharper head: {', '.join(alike)}"
-    elif fits(penalty) and kappa.interval[0] >= KAPPA_FACTOR:
-        changes = [rival.difference("accuracy", "validation").interval for rival in rivals]
-        if rivals and all(low > -MARGIN for low, _ in changes):
-            verdict = "supported"
     else:
-        why = _why_untested(penalty, kappa.interval)
-    return finding(penalty, accuracy, verdict=verdict, unit=ACCURACY, reason=reason, why=why)
+        why = _why_untested(penalty, penalty.kappa)
+        if rivals and all(rival.accuracy.interval[0] > -rules.MARGIN for rival in rivals):
+            verdict = "supported"
+    return rules.finding(accuracy, pair=penalty, verdict=verdict, reason=reason, why=why)
 
 
 @claim(
@@ -188,35 +139,32 @@ def no_sharp_network_generalises(comparisons: Sequence[Comparison]) -> list[Find
 
 def _counterexample(comparison: Comparison, measure: str, context: str) -> Finding:
     kappa = comparison.ratio(measure)
-    seeds = [seed for seed, _ in kappa.per_seed]  # the same for both halves of the question
-    accuracy = comparison.difference("accuracy", "validation", seeds)
+    seeds = kappa.by_seed.keys()  # the same for both halves of the question
+    changes = comparison.accuracy.by_seed
+    accuracy = over_seeds({seed: changes[seed] for seed in seeds & changes.keys()})
     verdict: Verdict = "undecided"
-    why: Why = ""
-    if not fits(comparison) or not kappa.interval[0] >= KAPPA_FACTOR:
-        why = _why_untested(comparison, kappa.interval)
-    elif is_counterexample(kappa.interval[0], accuracy.interval[0]):
+    if rules.is_counterexample(kappa.interval[0], accuracy.interval[0]):
         verdict = "contradicted"
-    elif accuracy.interval[1] < -MARGIN:
+    elif accuracy.interval[1] < -rules.MARGIN:
         verdict = "supported"
     name = "kappa at matched loss" if measure.endswith("matched") else "exact kappa"
-    measured = f"has no level in any seed ({_why_no_level(comparison, measure)})"
+    without = comparison.pairs.keys() - seeds - comparison.left_out.keys()
     if seeds:
-        measured = (
-            f"is {kappa.effect:.3g} times the reference's{between(kappa.interval)}; validation "
-            f"accuracy differs by {accuracy.effect:+.3f}{between(accuracy.interval)}"
-        )
-    reason = (
-        f"{arms_of(comparison)}: {trained(comparison)}; {name} {measured}; {_scales(comparison)}"
+        differs = f"validation accuracy differs by {rules.changed(accuracy)}"
+        found = f"{name} is {rules.times(kappa)}; {differs}"
+        missing = f". Without {name}: {rules.numbered(without)}" if without else ""
+    else:
+        no_level = comparison.why_no_level(measure, "it") or "it is not positive"
+        found, missing = f"{name} cannot be compared ({no_level})", ""
+    return rules.finding(
+        kappa,
+        pair=comparison,
+        verdict=verdict,
+        unit=rules.RATIO,
+        reason=f"{comparison.arms}: {trained(comparison)}; {found}; {_scales(comparison)}{missing}",
+        context=context,
+        why=_why_untested(comparison, kappa),
     )
-    without = sorted(
-        comparison.pairs.keys() - {*seeds, *comparison.diverged, *comparison.unfinished}
-    )
-    if seeds and without:
-        reason += f". Without {name}: {numbered(without)}"
-    return finding(
-        comparison, kappa, verdict=verdict, unit=RATIO, reason=reason,
-        context=context, why=why,
-    )  # fmt: skip
 
 
 def trained(comparison: Comparison) -> str:
@@ -224,42 +172,39 @@ def trained(comparison: Comparison) -> str:
     level = mean_of(list(comparison.arm_levels("accuracy").values()))
     if math.isnan(level):
         return "no run has a level at the end of the phase"
-    return f"training accuracy {level:.3f}{'' if fits(comparison) else ' (not every seed fits)'}"
+    fitted = "" if rules.fits(comparison) else " (not every seed fits)"
+    return f"training accuracy {level:.3f}{fitted}"
 
 
-def _why_no_level(comparison: Comparison, measure: str) -> str:
-    """Why a measure has no level at the end of the phase, in the first run without one."""
-    runs = [run for pair in comparison.pairs.values() for run in pair]
-    reasons = [run.why_no_level(measure, "train", comparison.span) for run in runs]
-    return next(filter(None, reasons), "it is not positive")
-
-
-def _why_untested(comparison: Comparison, kappa: Interval) -> Why:
+def _why_untested(comparison: Comparison, kappa: Effect) -> Why:
     """Why an arm is no test: it does not fit, is not sharp, or has no interval to tell."""
-    return "underpowered" if fits(comparison) and math.isnan(kappa[0]) else "not tested"
+    if not rules.fits(comparison):
+        return "not tested"
+    sharp = kappa.interval[0] >= rules.KAPPA_FACTOR
+    return "" if sharp else rules.why_undecided(kappa.interval) or "not tested"
 
 
 def _does_as_much(rival: Comparison, penalty: Comparison) -> bool:
     """Whether a rival fits, leaves kappa as it is, and lowers accuracy as much as the penalty."""
-    lowers = rival.difference("accuracy", "validation").interval[1] < -MARGIN
+    lowers = rival.accuracy.interval[1] < -rules.MARGIN
     more = paired_difference(
         rival.arm_levels("accuracy", "validation"), penalty.arm_levels("accuracy", "validation")
     )
-    alike = same_kappa(rival) == "supported"
-    return fits(rival) and lowers and more.interval[1] < MARGIN and alike
+    alike = rules.same_kappa(rival) == "supported"
+    return rules.fits(rival) and lowers and more.interval[1] < rules.MARGIN and alike
 
 
 def _scales(comparison: Comparison) -> str:
-    pairs = comparison.levels("logit_scale").values()
-    arm, reference = (mean_of([pair[side] for pair in pairs]) for side in (0, 1))
+    arm, reference = (
+        mean_of([run.level("logit_scale", at=comparison.span) for run in runs])
+        for runs in zip(*comparison.pairs.values(), strict=True)
+    )
     return f"logit scale {arm:.3g} against {reference:.3g}"
 
 
 def _effects(comparison: Comparison) -> str:
-    accuracy = comparison.difference("accuracy", "validation")
-    kappa = comparison.ratio("relative_flatness")
     return (
-        f"{trained(comparison)}; validation accuracy changes by {accuracy.effect:+.3f}"
-        f"{between(accuracy.interval)} and exact kappa to {kappa.effect:.3g} times the reference's"
-        f"{between(kappa.interval)}; {_scales(comparison)}"
+        f"{comparison.arms}: {trained(comparison)}; validation accuracy changes by "
+        f"{rules.changed(comparison.accuracy)} and exact kappa to "
+        f"{rules.times(comparison.kappa)}; {_scales(comparison)}"
     )

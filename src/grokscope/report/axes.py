@@ -1,0 +1,315 @@
+"""Axes and ticks: the one set of rules for all figures.
+
+Ticks are computed here and handed to matplotlib as fixed places with their labels, so that panels
+agree, labels do not collide, and no time goes into searching for them. A horizontal axis of steps
+is logarithmic until the training data are memorised and linear beyond: what happens early and what
+happens late both have room.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from grokscope.analysis.level import Array
+from grokscope.report.style import text_width
+from grokscope.report.words import number, short_tick
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LOG_SHARE = 0.42  # of the width of a two-part axis
+MOST_TICKS = 6
+APART = 0.09  # inches between the labels of a horizontal axis
+INSIDE = 1e-9  # relative: a limit is part of the axis
+SCALES = ("log", "linear", "share", "auto")
+
+
+@dataclass(frozen=True)
+class Horizontal:
+    """A horizontal axis, the same for all panels that are to be compared.
+
+    Attributes:
+        first: Where it begins.
+        last: Where it ends.
+        label: What it counts, such as "optimiser step".
+        log: Whether it is logarithmic, up to ``switch`` if there is one.
+        switch: From where on it is linear; NaN where it is of one kind.
+    """
+
+    first: float
+    last: float
+    label: str
+    log: bool = False
+    switch: float = math.nan
+
+    def share(self, value: float) -> float:
+        """Where a value lies on the axis, 0 to 1 from left to right."""
+        return float(self.forward(np.array([value]))[0])
+
+    def forward(self, values: Array) -> Array:
+        """Values as shares of the width."""
+        x = np.asarray(values, dtype=float)
+        if not self.log:
+            return (x - self.first) / (self.last - self.first)
+        end = self.last if math.isnan(self.switch) else self.switch
+        early = np.log(np.maximum(x, self.first * 1e-6) / self.first) / math.log(end / self.first)
+        if math.isnan(self.switch):
+            return early
+        late = LOG_SHARE + (1 - LOG_SHARE) * (x - self.switch) / (self.last - self.switch)
+        return np.where(x <= self.switch, LOG_SHARE * early, late)
+
+    def backward(self, shares: Array) -> Array:
+        """The inverse of `forward`."""
+        y = np.asarray(shares, dtype=float)
+        if not self.log:
+            return self.first + y * (self.last - self.first)
+        if math.isnan(self.switch):
+            return self.first * (self.last / self.first) ** y
+        early = self.first * (self.switch / self.first) ** (np.minimum(y, LOG_SHARE) / LOG_SHARE)
+        late = self.switch + (y - LOG_SHARE) / (1 - LOG_SHARE) * (self.last - self.switch)
+        return np.where(y <= LOG_SHARE, early, late)
+
+    @property
+    def text(self) -> str:
+        """The label, with how to read the scale."""
+        if not self.log:
+            return self.label
+        if math.isnan(self.switch):
+            return f"{self.label} (logarithmic)"
+        return f"{self.label} (logarithmic up to {number(self.switch)}, then linear)"
+
+    def ticks(self) -> list[float]:
+        """Candidates for ticks, the most important first."""
+        if not self.log:
+            return linear_ticks(self.first, self.last)
+        if math.isnan(self.switch):
+            return _by_weight(log_ticks(self.first, self.last, most=12))
+        early = [tick for tick in decades(self.first, self.switch) if tick < self.switch]
+        late = linear_ticks(self.switch, self.last, most=4)
+        return [*late, *reversed(early)]
+
+
+def step_axis(first: float, last: float, switch: float = math.nan) -> Horizontal:
+    """An axis of optimiser steps: logarithmic up to a step, linear from there on.
+
+    Args:
+        first: Where it begins, positive.
+        last: Where it ends.
+        switch: A step, such as that of memorisation; where it would leave one of the two parts
+            nearly empty, or is not known, all of the axis is logarithmic.
+    """
+    last = max(last, 2 * first)
+    if not (3 * first <= switch <= last / 1.5):
+        switch = math.nan
+    return Horizontal(first, last, "optimiser step", log=True, switch=switch)
+
+
+def first_step(memorised: float) -> float:
+    """Where an axis of steps begins: a fortieth of memorisation, as 1, 2 or 5 x 10^k.
+
+    Args:
+        memorised: The step; NaN if there is none.
+    """
+    if math.isnan(memorised) or memorised < 80:
+        return 1.0
+    power = 10 ** math.floor(math.log10(memorised / 40))
+    return next(float(m * power) for m in (5, 2, 1) if m * power <= memorised / 40)
+
+
+def draw_horizontal(axes: Axes, axis: Horizontal, width: float, *, labelled: bool) -> None:
+    """Give a panel its horizontal axis.
+
+    Args:
+        axes: The panel.
+        axis: What it shows.
+        width: Of the panel, in inches.
+        labelled: Whether ticks and axis are named.
+    """
+    if axis.log:
+        axes.set_xscale("function", functions=(axis.forward, axis.backward))
+    axes.set_xlim(axis.first, axis.last)
+    kept = _with_room(axis, width)
+    axes.set_xticks(kept, labels=[short_tick(tick) if labelled else "" for tick in kept])
+    axes.set_xticks([], minor=True)
+    if labelled:
+        axes.set_xlabel(axis.text, labelpad=3)
+    if not math.isnan(axis.switch):
+        axes.axvline(axis.switch, color="#BBBBBB", linewidth=0.7, linestyle=(0, (1, 2)), zorder=1)
+
+
+def _with_room(axis: Horizontal, width: float) -> list[float]:
+    """Those of an axis's ticks whose labels have room, the most important first."""
+    kept: list[tuple[float, float, float]] = []
+    for tick in axis.ticks():
+        half = text_width(short_tick(tick), 8) / 2 + APART / 2
+        middle = axis.share(tick) * width
+        if all(abs(middle - other) >= half + wide for _, other, wide in kept):
+            kept.append((tick, middle, half))
+    return sorted(tick for tick, *_ in kept)
+
+
+@dataclass(frozen=True)
+class Vertical:
+    """A vertical axis, the same for all panels that are to be compared.
+
+    Attributes:
+        low: Lower limit.
+        high: Upper limit.
+        scale: ``log``, ``linear`` or ``symlog``.
+        linear: Of a symlog axis: how far it is linear to both sides of 0.
+        remarks: What it cannot show, a sentence each.
+    """
+
+    low: float
+    high: float
+    scale: str
+    linear: float = math.nan
+    remarks: tuple[str, ...] = ()
+
+
+def vertical_axis(
+    scale: str, values: Array, medians: Array, *, include: Iterable[float] = (), floor: float = 0.0
+) -> Vertical:
+    """Limits and scale that a single spike cannot stretch: all medians, and nearly all values.
+
+    Args:
+        scale: ``log``, ``linear``, ``share`` (0 to 1) or ``auto``: by the values.
+        values: Of all seeds.
+        medians: Of the thick lines.
+        include: Further heights that must be seen.
+        floor: Of a log axis; lower medians are cut off and named by whoever draws.
+    """
+    if scale == "share":
+        return Vertical(-0.03, 1.05, "linear")
+    finite = values[np.isfinite(values)]
+    positive = finite[finite > 0]
+    if scale == "auto":
+        scale = _scale_of(finite, positive)
+    if scale == "log" and not len(positive):
+        scale = "linear"
+    remarks = []
+    if scale == "log" and len(positive) < len(finite):
+        hidden = len(finite) - len(positive)
+        verb = (
+            "value is not positive and has" if hidden == 1 else "values are not positive and have"
+        )
+        remarks.append(f"{hidden:,} {verb} no place on the logarithmic axis.")
+    if scale == "log":
+        finite, medians = positive, medians[medians > 0]
+    if scale == "symlog":
+        linear = float(np.median(np.abs(finite[finite != 0])))
+        remarks.append(f"The axis is linear within ±{number(linear)} and logarithmic beyond.")
+        low, high = float(finite.min()), float(finite.max())
+        return Vertical(low, high, "symlog", linear=linear, remarks=tuple(remarks))
+    if not len(finite):
+        return Vertical(0.0, 1.0, "linear")
+    ends = [*medians, *np.quantile(finite, (0.005, 0.995)), *include]
+    low, high = float(min(ends)), float(max(ends))
+    if scale == "log":
+        room = (high / low) ** 0.06 if high > low else 1.5
+        low, high = max(low / room, floor), high * room
+    else:
+        room = 0.06 * (high - low) or 0.5
+        low, high = low - room, high + room
+    return Vertical(low, high, scale, remarks=tuple(remarks))
+
+
+def _scale_of(finite: Array, positive: Array) -> str:
+    if len(positive) and len(positive) == len(finite):
+        return "log" if positive.max() > 20 * positive.min() else "linear"
+    if len(finite) and np.abs(finite).max() > 100 * max(float(np.median(np.abs(finite))), 1e-12):
+        return "symlog"
+    return "linear"
+
+
+def draw_vertical(axes: Axes, axis: Vertical, *, labelled: bool = True) -> None:
+    """Give a panel its vertical axis.
+
+    Args:
+        axes: The panel.
+        axis: What it shows.
+        labelled: Whether its ticks are named.
+    """
+    if axis.scale == "log":
+        axes.set_yscale("log")
+        ticks = log_ticks(axis.low, axis.high)
+    elif axis.scale == "symlog":
+        axes.set_yscale("symlog", linthresh=axis.linear)
+        ticks = _symlog_ticks(axis)
+    else:
+        ticks = linear_ticks(axis.low, axis.high)
+    axes.set_ylim(axis.low, axis.high)
+    axes.set_yticks(ticks, labels=[short_tick(tick) if labelled else "" for tick in ticks])
+    axes.set_yticks([], minor=True)
+
+
+def _symlog_ticks(axis: Vertical) -> list[float]:
+    top = decades(axis.linear, max(axis.high, 2 * axis.linear))[-2:]
+    bottom = decades(axis.linear, max(-axis.low, 2 * axis.linear))[-2:]
+    ticks = [*(-tick for tick in reversed(bottom)), 0.0, *top]
+    return [tick for tick in ticks if axis.low <= tick <= axis.high]
+
+
+def linear_ticks(low: float, high: float, most: int = MOST_TICKS) -> list[float]:
+    """Round numbers within limits, evenly spaced.
+
+    Args:
+        low: Lower limit.
+        high: Upper limit, above it.
+        most: How many there may be.
+    """
+    rough = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10, 20) if m * power >= rough * (1 - INSIDE))
+    slack = INSIDE * (high - low)
+    first, last = math.ceil((low - slack) / step), math.floor((high + slack) / step)
+    return [
+        round(step * place, 12 - math.floor(math.log10(step))) for place in range(first, last + 1)
+    ]
+
+
+def decades(low: float, high: float) -> list[float]:
+    """Powers of ten within limits.
+
+    Args:
+        low: Lower limit, positive.
+        high: Upper limit, above it.
+    """
+    first = math.ceil(math.log10(low) - INSIDE)
+    return [10.0**power for power in range(first, math.floor(math.log10(high) + INSIDE) + 1)]
+
+
+def log_ticks(low: float, high: float, most: int = MOST_TICKS) -> list[float]:
+    """Powers of ten within limits, with round numbers between them where there are few.
+
+    Args:
+        low: Lower limit, positive.
+        high: Upper limit, above it.
+        most: How many there may be.
+    """
+    powers = decades(low, high)
+    if len(powers) > most:
+        return powers[:: -(-len(powers) // most)]
+    for between in ((1.0, 2.0, 5.0), (1.0, 3.0)):
+        ticks = _multiples(low, high, between)
+        if 2 <= len(ticks) <= most:
+            return ticks
+    if len(powers) >= 2:
+        return powers
+    return linear_ticks(low, high, most)
+
+
+def _multiples(low: float, high: float, between: Sequence[float]) -> list[float]:
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [round(m * 10.0**power, 12 - power) for power in powers for m in between]
+    return [tick for tick in ticks if low * (1 - INSIDE) <= tick <= high * (1 + INSIDE)]
+
+
+def _by_weight(ticks: Sequence[float]) -> list[float]:
+    """Powers of ten first, then the rest."""
+    return sorted(ticks, key=lambda tick: not math.isclose(math.log10(tick) % 1, 0, abs_tol=1e-9))

@@ -1,0 +1,228 @@
+"""Where every run ended: how sharp it is, and how accurate on held-out data.
+
+A sharp network that generalises lies to the right at the top. Whether it fits its training data
+shows in its marker, for one that does not says nothing about the question.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from grokscope.analysis.claims.rules import FITS, KAPPA_FACTOR, MARGIN, is_counterexample
+from grokscope.analysis.run import Arm
+from grokscope.report.arms import blocks, reference_of, styles_of, too_many
+from grokscope.report.axes import (
+    Horizontal,
+    Vertical,
+    draw_horizontal,
+    draw_vertical,
+    vertical_axis,
+)
+from grokscope.report.canvas import ASIDE, XLABEL, Canvas, Drawn
+from grokscope.report.cells import arms_key
+from grokscope.report.contents import Study
+from grokscope.report.curves import MissingMeasureError
+from grokscope.report.sheet import NOTE, Row, key_height, title_height
+from grokscope.report.style import FAINT, GENERALISED, INK, SMALL, LineStyle, shortened
+from grokscope.report.tables import Table
+from grokscope.report.words import capital, count, listed, name_of, number, numeral, quoted, share
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MATCHED, EXACT = "relative_flatness_matched", "relative_flatness"
+TITLE = "Accuracy, held out"
+Lost = dict[tuple[str, str], list[int]]  # (arm, why it has no point) -> seeds
+HEIGHT = 3.0  # of a panel, in inches
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The levels of one run at its end."""
+
+    arm: Arm
+    seed: int
+    kappa: float
+    accuracy: float
+    training: float  # accuracy; NaN where it was not measured
+
+    @property
+    def fits(self) -> bool:
+        """Whether it has learnt its training data."""
+        return self.training >= FITS
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference's medians over seeds; NaN where no run of it came to its end."""
+
+    arm: Arm
+    kappa: float
+    accuracy: float
+
+    def beaten(self, run: Ending) -> bool:
+        """Whether a run is a counterexample: it fits, is much sharper and no less accurate."""
+        return run.fits and is_counterexample(run.kappa / self.kappa, run.accuracy - self.accuracy)
+
+
+def outcomes(study: Study, canvas: Canvas) -> Drawn:
+    """A point for each run: exact kappa at matched loss against held-out accuracy."""
+    arms = study.arms
+    first = reference_of(arms)
+    measure = MATCHED if first.has(MATCHED) else EXACT
+    runs, lost = _endings(arms, measure)
+    levels = np.array([(run.kappa, run.accuracy) for run in runs if run.arm is first])
+    middle = np.median(levels, axis=0) if len(levels) else (math.nan, math.nan)
+    reference = Reference(first, *middle)
+    x, y = _limits(runs, reference, measure)
+    groups = blocks(arms)
+    keys = [arms_key(group, marked=True) for group in groups]
+    above = NOTE + title_height(TITLE, (), canvas.width)
+    rows = [Row(HEIGHT, 1, above + key_height(key, canvas.width), XLABEL) for key in keys]
+    sheet = canvas.sheet(rows, aside=ASIDE)
+    for (axes,), group, key in zip(sheet.grid, groups, keys, strict=True):
+        sheet.key(axes, key, above)
+        sheet.title(axes, TITLE, width=canvas.inches(axes), raised=NOTE)
+        axes.set_label(TITLE)
+        draw_vertical(axes, y)
+        draw_horizontal(axes, x, canvas.inches(axes), labelled=True)
+        if not math.isnan(reference.kappa):
+            _frame(axes, x, y, reference)
+        styles = dict(zip(group, styles_of(group), strict=True))
+        for run in (run for run in runs if run.arm in styles):
+            _point(axes, run, styles[run.arm], size=4.0 if too_many(arms) else 6.5)
+    return Drawn(
+        canvas.figure, "Sharpness and accuracy at the end", _caption(runs, reference),
+        tables=(_table(runs, arms, reference, measure),),
+        remarks=tuple(_remarks(runs, lost, measure)),
+    )  # fmt: skip
+
+
+def _endings(arms: Sequence[Arm], measure: str) -> tuple[list[Ending], Lost]:
+    """Every run that came to its end, and those that have no point, with the reason."""
+    axes = ((measure, "train"), ("accuracy", "validation"))
+    for key in axes:
+        if not any(arm.has(*key) for arm in arms):
+            raise MissingMeasureError(f"{name_of(*key)} was not measured")
+    runs: list[Ending] = []
+    lost: Lost = {}
+    for run in (run for arm in arms for run in arm.runs.values()):
+        kappa, accuracy = (run.level(*key) for key in axes)
+        why = next(filter(None, (run.why_no_level(*key) for key in axes)), "")
+        if not why and kappa <= 0:
+            why = f"κ is {number(kappa)}"
+        if why:
+            lost.setdefault((run.arm, why), []).append(run.seed)
+        else:
+            arm = next(arm for arm in arms if arm.name == run.arm)
+            runs.append(Ending(arm, run.seed, kappa, accuracy, training=run.level("accuracy")))
+    if not runs:
+        raise MissingMeasureError("no run has come to its end")
+    return runs, lost
+
+
+def _limits(
+    runs: Sequence[Ending], reference: Reference, measure: str
+) -> tuple[Horizontal, Vertical]:
+    """Axes that all groups share, with room for where counterexamples lie."""
+    kappas = [run.kappa for run in runs]
+    accuracies = np.array([run.accuracy for run in runs])
+    include: tuple[float, ...] = ()
+    if not math.isnan(reference.kappa):
+        kappas.append(reference.kappa * KAPPA_FACTOR * 3)
+        include = (reference.accuracy, reference.accuracy - MARGIN)
+    label = f"{name_of(measure)}, nats; right is sharp"
+    x = Horizontal(min(kappas) / 1.5, max(kappas) * 1.5, label, log=True)
+    return x, vertical_axis("linear", accuracies, accuracies, include=include)
+
+
+def _frame(axes: Axes, x: Horizontal, y: Vertical, reference: Reference) -> None:
+    """The reference's level, and where counterexamples lie."""
+    axes.fill_between(
+        [KAPPA_FACTOR * reference.kappa, x.last], reference.accuracy - MARGIN, y.high,
+        color=GENERALISED, linewidth=0, zorder=0, label="counterexamples",
+    )  # fmt: skip
+    axes.axhline(reference.accuracy, color=INK, linewidth=0.7, zorder=1, label="reference")
+    name = shortened(reference.arm.name, ASIDE - 0.1, SMALL)
+    axes.annotate(
+        f"{name}\n{share(reference.accuracy)}", (1, reference.accuracy), (5, 0),
+        xycoords=("axes fraction", "data"), textcoords="offset points", size=SMALL, va="center",
+        color=INK, linespacing=1.0,
+    )  # fmt: skip
+    axes.annotate(
+        f"shaded: at least {KAPPA_FACTOR:g} times as sharp, and as accurate", (1, 1), (0, 3.5),
+        xycoords="axes fraction", textcoords="offset points", ha="right", size=SMALL, color=FAINT,
+    )  # fmt: skip
+
+
+def _point(axes: Axes, run: Ending, style: LineStyle, *, size: float) -> None:
+    axes.plot(
+        [run.kappa], [run.accuracy], style.marker, color=style.colour, markersize=size,
+        markeredgewidth=1.1, markerfacecolor=style.colour if run.fits else "white", alpha=0.9,
+        label=f"{run.arm.name}/{run.seed}", zorder=3, clip_on=False, scalex=False, scaley=False,
+    )  # fmt: skip
+
+
+def _caption(runs: Sequence[Ending], reference: Reference) -> str:
+    """How many runs are sharp and as accurate as the reference."""
+    name = quoted(reference.arm.name)
+    others = [run for run in runs if run.arm is not reference.arm]
+    if math.isnan(reference.kappa):
+        return f"Every point is a run. No run of {name} came to its end, so nothing is compared."
+    if not others:
+        return f"Every point is a run. There is no other arm to compare {name} with."
+    passed = sum(reference.beaten(run) for run in others)
+    verbs = ("is", "fits its") if passed == 1 else ("are", "fit their")
+    return (
+        f"Every point is a run. Of {numeral(len(others), 'other run')}, {passed or 'none'} "
+        f"{verbs[0]} at least {KAPPA_FACTOR:g} times as sharp as {name} and no more than "
+        f"{MARGIN:g} less accurate, and {verbs[1]} training data."
+    )
+
+
+def _table(
+    runs: Sequence[Ending], arms: Sequence[Arm], reference: Reference, measure: str
+) -> Table:
+    """How many runs of each arm fit, are sharp, and are counterexamples."""
+    note = (
+        f"Sharp: {name_of(measure)} at least {KAPPA_FACTOR:g} times the median of "
+        f"{quoted(reference.arm.name)}, {number(reference.kappa)}. As accurate: no more than "
+        f"{MARGIN:g} below its median held-out accuracy, {share(reference.accuracy)}. Fit: "
+        f"training accuracy {FITS:g} or more."
+    )
+    rows = []
+    for arm in arms:
+        found = [run for run in runs if run.arm is arm]
+        sharp = sum(run.kappa >= KAPPA_FACTOR * reference.kappa for run in found)
+        counts = [sharp, sum(reference.beaten(run) for run in found)]
+        compared = arm is not reference.arm and not math.isnan(reference.kappa)
+        fit = sum(run.fits for run in found)
+        rows.append((arm.name, *map(str, [len(found), fit, *(counts if compared else ["", ""])])))
+    headings = ("Arm", "Runs", "Fit", "Sharp", "Fit, sharp and as accurate")
+    return Table("outcomes", "How many runs", headings, tuple(rows), note=note)
+
+
+def _remarks(runs: Sequence[Ending], lost: Lost, measure: str) -> Iterator[str]:
+    if measure != MATCHED:
+        yield (
+            f"{capital(name_of(MATCHED))} was not measured: shown is {name_of(EXACT)}, which "
+            "falls with confidence alone."
+        )
+    hollow = sum(not run.fits for run in runs)
+    if hollow:
+        does = "does" if hollow == 1 else "do"
+        yield (
+            f"Hollow: {count(hollow, 'run')} with a training accuracy below {FITS:g}, which "
+            f"{does} not fit the training data."
+        )
+    if lost:
+        named = [
+            f"{quoted(arm)}, seed {listed([*map(str, seeds)])} ({why})"
+            for (arm, why), seeds in lost.items()
+        ]
+        yield f"Not drawn: {'; '.join(named)}."
