@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from grokscope.analysis.claims import CLAIMS
+from grokscope.analysis.claims import find_claim, list_claims
 from grokscope.experiments import EXPERIMENTS, find_experiment
 from grokscope.experiments.catalogue import collect
 from grokscope.report.figures import list_figures
@@ -22,10 +22,10 @@ def segments(experiment: Experiment) -> int:
 def test_claims_figures_and_contrasts_are_there(name, preset):
     made = find_experiment(name, preset)
     assert (made.name, made.preset) == (name, preset)
-    assert set(made.claims) <= set(CLAIMS)
+    assert set(made.claims) <= {claim.id for claim in list_claims()}
     assert set(made.figures) <= set(list_figures())
     assert {each.claim for each in made.contrasts} <= set(made.claims)
-    compared = {each for each in made.claims if CLAIMS[each].compares}
+    compared = {each for each in made.claims if find_claim(each).compares}
     assert compared == {each.claim for each in made.contrasts}
 
 
@@ -38,11 +38,10 @@ NEW = """
 from grokscope.experiments.catalogue import Preset, offer
 from grokscope.spec import Experiment, Phase, Run
 
+@offer({"small": Preset("five steps", "a second")})
 def hot_and_cold(preset):
-    return Experiment(name="hot-and-cold", preset=preset, title="Hot", question="Or cold?",
+    return Experiment(name="hot-and-cold", title="Hot", question="Or cold?",
                       arms={"a": Run(phases=(Phase(until=len(preset)),))})
-
-EXPERIMENTS = offer({"small": Preset("five steps", "a second")}, [hot_and_cold])
 """
 
 
@@ -55,9 +54,9 @@ def test_a_new_experiment_is_one_file(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     found = collect("made_up_catalogue", [str(package)])
     assert list(found) == ["hot-and-cold"]
-    assert found["hot-and-cold"].experiment().arms["a"].phases[0].until == 5
+    assert found["hot-and-cold"]().arms["a"].phases[0].until == 5
     with pytest.raises(ValueError, match="no preset 'smal'. Did you mean small"):
-        found["hot-and-cold"].experiment("smal")
+        found["hot-and-cold"]("smal")
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
