@@ -213,10 +213,11 @@ def reading_guide(study: Study, figures: Sequence[Figure]) -> list[str]:
             f"groups of panels on the same axes, with {_reference(arms)} in each."
         )
     guide.append(
-        f"A level is the median of the looks in the last {_fraction(LAST_PART)} of a phase, or of "
-        f"the {NEAR} looks around or before a milestone; fewer than {LEAST_LOOKS} looks have none. "
-        "Over seeds, tables give the median. Levels at the end that a figure does not list are in "
-        "the table of arms."
+        f"A level at the end is the median of the looks in the last {_fraction(LAST_PART)} of a "
+        f"phase, or of the plateau between memorising and generalising; when memorised, of the "
+        f"{NEAR} looks around that step; fewer than {LEAST_LOOKS} looks have none. Over seeds, "
+        "tables give the median. Levels at the end that a figure does not list are in the table "
+        "of arms."
     )
     return guide
 

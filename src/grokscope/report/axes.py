@@ -26,7 +26,6 @@ LOG_SHARE = 0.42  # of the width of a two-part axis
 MOST_TICKS = 6
 APART = 0.09  # inches between the labels of a horizontal axis
 INSIDE = 1e-9  # relative: a limit is part of the axis
-SCALES = ("log", "linear", "share", "auto")
 
 
 @dataclass(frozen=True)
@@ -160,15 +159,13 @@ class Vertical:
     Attributes:
         low: Lower limit.
         high: Upper limit.
-        scale: ``log``, ``linear`` or ``symlog``.
-        linear: Of a symlog axis: how far it is linear to both sides of 0.
+        scale: ``log`` or ``linear``.
         remarks: What it cannot show, a sentence each.
     """
 
     low: float
     high: float
     scale: str
-    linear: float = math.nan
     remarks: tuple[str, ...] = ()
 
 
@@ -189,7 +186,8 @@ def vertical_axis(
     finite = values[np.isfinite(values)]
     positive = finite[finite > 0]
     if scale == "auto":
-        scale = _scale_of(finite, positive)
+        wide = len(positive) == len(finite) > 0 and positive.max() > 20 * positive.min()
+        scale = "log" if wide else "linear"
     if scale == "log" and not len(positive):
         scale = "linear"
     remarks = []
@@ -201,11 +199,6 @@ def vertical_axis(
         remarks.append(f"{hidden:,} {verb} no place on the logarithmic axis.")
     if scale == "log":
         finite, medians = positive, medians[medians > 0]
-    if scale == "symlog":
-        linear = float(np.median(np.abs(finite[finite != 0])))
-        remarks.append(f"The axis is linear within ±{number(linear)} and logarithmic beyond.")
-        low, high = float(finite.min()), float(finite.max())
-        return Vertical(low, high, "symlog", linear=linear, remarks=tuple(remarks))
     if not len(finite):
         return Vertical(0.0, 1.0, "linear")
     ends = [*medians, *np.quantile(finite, (0.005, 0.995)), *include]
@@ -219,14 +212,6 @@ def vertical_axis(
     return Vertical(low, high, scale, remarks=tuple(remarks))
 
 
-def _scale_of(finite: Array, positive: Array) -> str:
-    if len(positive) and len(positive) == len(finite):
-        return "log" if positive.max() > 20 * positive.min() else "linear"
-    if len(finite) and np.abs(finite).max() > 100 * max(float(np.median(np.abs(finite))), 1e-12):
-        return "symlog"
-    return "linear"
-
-
 def draw_vertical(axes: Axes, axis: Vertical, *, labelled: bool = True) -> None:
     """Give a panel its vertical axis.
 
@@ -238,21 +223,11 @@ def draw_vertical(axes: Axes, axis: Vertical, *, labelled: bool = True) -> None:
     if axis.scale == "log":
         axes.set_yscale("log")
         ticks = log_ticks(axis.low, axis.high)
-    elif axis.scale == "symlog":
-        axes.set_yscale("symlog", linthresh=axis.linear)
-        ticks = _symlog_ticks(axis)
     else:
         ticks = linear_ticks(axis.low, axis.high)
     axes.set_ylim(axis.low, axis.high)
     axes.set_yticks(ticks, labels=[short_tick(tick) if labelled else "" for tick in ticks])
     axes.set_yticks([], minor=True)
-
-
-def _symlog_ticks(axis: Vertical) -> list[float]:
-    top = decades(axis.linear, max(axis.high, 2 * axis.linear))[-2:]
-    bottom = decades(axis.linear, max(-axis.low, 2 * axis.linear))[-2:]
-    ticks = [*(-tick for tick in reversed(bottom)), 0.0, *top]
-    return [tick for tick in ticks if axis.low <= tick <= axis.high]
 
 
 def linear_ticks(low: float, high: float, most: int = MOST_TICKS) -> list[float]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grokscope import __version__
 from grokscope.analysis.claims import Finding
 from grokscope.reference import is_reference
 from grokscope.report import words
@@ -22,6 +21,7 @@ from grokscope.report.curves import MissingMeasureError
 from grokscope.report.figures import FigureFunction, find_figure, list_figures
 from grokscope.report.glossary import glossary
 from grokscope.report.tables import Table, arms_table, compared, milestones_table
+from grokscope.version import __version__
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

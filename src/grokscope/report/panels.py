@@ -155,13 +155,22 @@ def draw_panel(
                 ),
                 autolim=False,
             )  # fmt: skip
-    for strand in sorted(strands, key=lambda strand: not strand.dense):
+    dense = [strand for strand in strands if strand.dense]
+    if dense:
+        medians = [_visible(strand.curves.median, strand.pace, x, y) for strand in dense]
+        axes.add_collection(
+            LineCollection(
+                [np.column_stack(points) for points in medians], linewidths=DENSE, zorder=3,
+                colors=[strand.style.colour for strand in dense], label="dense",
+            ),
+            autolim=False,
+        )  # fmt: skip
+    for strand in (strand for strand in strands if not strand.dense):
         for curve, dashes in _pieces(strand):
             axes.plot(
                 *_visible(curve, strand.pace, x, y), color=strand.style.colour, linestyle=dashes,
-                linewidth=DENSE if strand.dense else THICK, label=f"{strand.name}/median",
-                dash_capstyle="butt", solid_capstyle="round", zorder=3,
-                scalex=False, scaley=False,
+                linewidth=THICK, label=f"{strand.name}/median", dash_capstyle="butt",
+                solid_capstyle="round", zorder=3, scalex=False, scaley=False,
             )  # fmt: skip
 
 

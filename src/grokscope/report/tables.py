@@ -134,10 +134,9 @@ def compared(arms: Sequence[Arm]) -> list[list[Compared]]:
     Args:
         arms: All arms.
     """
-    reference = reference_of(arms)
+    reference, measures = reference_of(arms), final_measures(arms)
     return [
-        [_compared(arm, reference, measure, split) for measure, split in final_measures(arms)]
-        for arm in arms
+        [_compared(arm, reference, measure, split) for measure, split in measures] for arm in arms
     ]
 
 
