@@ -15,6 +15,7 @@ from grokscope.report.study import claims_of, common, value_here
 from grokscope.report.words import interval, name_of, number
 from grokscope.runs.plan import Plan
 from grokscope.runs.store import Store
+from grokscope.spec import Experiment
 
 ROOT = Path(__file__).resolve().parent.parent
 # Which of the paper's figures an experiment draws; none: it is ours.
@@ -84,12 +85,13 @@ def _section(name: str, store: Store) -> Iterator[str]:
     yield "|---|---|---|---|---|"
     for report in claims_of(results):
         for finding in report.findings():
-            between = interval(*finding.interval)
+            basis = finding.basis if report.compares else name_of(finding.basis)
+            between = interval(*finding.interval) if finding.seeds else ""
             effect = number(finding.effect)
             if finding.effect == finding.effect:
                 effect += f" ({between}) {finding.unit}" if between else f" {finding.unit}"
             yield (
-                f"| {report.claim} | {name_of(finding.basis)} | {SIGNS[finding.verdict]} | "
+                f"| {report.claim} | {basis} | {SIGNS[finding.verdict]} | "
                 f"{effect} | {finding.seeds or ''} |"
             )
     if experiment.paper:

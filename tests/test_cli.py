@@ -189,7 +189,7 @@ def test_status_tells_what_is_finished_what_goes_on_what_is_new_and_how_long_it_
     for segment, state in (
         (whole[0], "finished 1,000/1,000 1 min 40 s"),
         (whole[1], "new 1,000/2,000"),
-        (stopped[0], "stopped 250/1,000"),
+        (stopped[0], "to resume 250/1,000"),
         (diverged[0], "diverged 500/1,000 50 s"),
         (diverged[1], "cut off"),
     ):
@@ -257,5 +257,5 @@ def test_measuring_needs_model_and_data(grokscope):
     assert "Missing option '--model'" in grokscope("measure").err
     done = grokscope("measure --model nowhere --data nowhere")
     assert done.code == 2
-    assert done.err.startswith("Error: there is no nowhere/config.json; --model is a folder that")
+    assert done.err.startswith("Error: nowhere/config.json does not exist; --model takes a folder")
     assert done.err.count("\n") == 1

@@ -114,10 +114,12 @@ REFUSED = {
     "my_study.py:experiment --set task.function=my_study.py:number": (
         "my_study.py:number is int, not a function"
     ),
-    "my_study.py:claim": "claims: there is no claim 'C71'. Did you mean C7? There are: C1",
-    "my_study.py:figure": "figures: there is no figure 'outcome'. Did you mean outcomes? There are",
-    "my_study.py:other_figure": "my_study.py has no 'panel'.",
-    "my_study.py:contrast": "my_study.py has no 'jugde'. Did you mean judge?",
+    "my_study.py:claim": "claims.0 of own: there is no claim 'C71'. Did you mean C7? There are: C1",
+    "my_study.py:figure": "figures.0 of own: there is no figure 'outcome'. Did you mean outcomes?",
+    "my_study.py:other_figure": "figures.0 of own: my_study.py has no 'panel'.",
+    "my_study.py:contrast": (
+        "contrasts.0.claim of own: my_study.py has no 'jugde'. Did you mean judge?"
+    ),
     "my_study.py:penalty": (
         "arms.pushed.phases.0.penalties.0.measure: my_study.py has no 'sqares'. Did you mean squar"
     ),
@@ -140,7 +142,7 @@ REFUSED = {
     ),
     "suppress-collapse --set arms.suppressed.phases.0.penalties.0.measure=nc": (
         "--set arms.suppressed.phases.0.penalties.0.measure=nc: "
-        "arms.suppressed.phases.0.penalties.0: measure 'nc' is none of "
+        "arms.suppressed.phases.0.penalties.0: 'nc' is not a mea"
     ),
 }
 

@@ -38,11 +38,10 @@ NEW = """
 from grokscope.experiments.catalogue import Preset, offer
 from grokscope.spec import Experiment, Phase, Run
 
+@offer({"small": Preset("five steps", "a second")})
 def hot_and_cold(preset):
-    return Experiment(name="hot-and-cold", preset=preset, title="Hot", question="Or cold?",
+    return Experiment(name="hot-and-cold", title="Hot", question="Or cold?",
                       arms={"a": Run(phases=(Phase(until=len(preset)),))})
-
-EXPERIMENTS = offer({"small": Preset("five steps", "a second")}, [hot_and_cold])
 """
 
 
@@ -55,9 +54,9 @@ def test_a_new_experiment_is_one_file(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     found = collect("made_up_catalogue", [str(package)])
     assert list(found) == ["hot-and-cold"]
-    assert found["hot-and-cold"].experiment().arms["a"].phases[0].until == 5
+    assert found["hot-and-cold"]().arms["a"].phases[0].until == 5
     with pytest.raises(ValueError, match="no preset 'smal'. Did you mean small"):
-        found["hot-and-cold"].experiment("smal")
+        found["hot-and-cold"]("smal")
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -143,6 +143,33 @@ def test_a_file_that_fails_says_how_and_in_which_line(text, problem):
     assert refused.value.__cause__ is not None
 
 
+def test_a_file_is_executed_once_until_it_changes():
+    text = "from pathlib import Path\nwith Path('log').open('a') as log:\n    log.write('x')\n"
+    write("study.py", f"{text}answer = 1\n")
+    assert [load("study.py:answer") for _ in range(3)] == [1, 1, 1]
+    assert load("./study.py:answer") == 1
+    assert Path("log").read_text() == "x"
+    write("study.py", f"{text}answer = 22\n")
+    assert load("study.py:answer") == 22
+    assert Path("log").read_text() == "xx"
+
+
+def test_a_file_that_is_touched_is_executed_again():
+    path = write("study.py", "answer = []\n")
+    before = load("study.py:answer")
+    assert load("study.py:answer") is before
+    os.utime(path, (1, 1))
+    assert load("study.py:answer") is not before
+
+
+def test_of_two_files_of_one_name_the_one_asked_for_last_can_be_pickled():
+    for folder in "ab":
+        write(f"{folder}/study.py", f"class Point:\n    folder = {folder!r}\n")
+    for folder in "aba":
+        point = load(f"{folder}/study.py:Point")
+        assert pickle.loads(pickle.dumps(point)).folder == folder
+
+
 def test_a_module_that_fails_says_how():
     write("own_broken_module.py", "1 / 0\n")
     with pytest.raises(ValueError, match="own_broken_module cannot be imported: ZeroDivisionErr"):

@@ -9,11 +9,10 @@ import pytest
 from grokscope.cli import main
 from grokscope.interventions import Penalty
 from grokscope.report.figures import list_figures
-from grokscope.runs.estimate import estimate
 from grokscope.runs.plan import Plan
 from grokscope.runs.store import Store
-from grokscope.runs.worker import run_segment
 from grokscope.spec import Contrast, Experiment, override, sweep
+from one_segment import run_segment
 from small_runs import experiment, run
 
 LR = "phases.0.optimizer.lr"
@@ -96,15 +95,15 @@ def test_runs_that_are_there_are_found_and_the_rest_is_estimated(tmp_path):
     study, store = experiment(seeds=(1,), a=run(30)), Store(tmp_path)
     (done,) = study.arms["a"].segments(1)
     swept = sweep(study, [f"{LR}=0.01,0.02,0.03"])
-    before = estimate(Plan(swept, store))
+    before = Plan(swept, store).estimate()
     assert before.seconds is None and before.unknown == ("modular",)
     assert run_segment(store, done, lambda _: None, lambda: False)
     plan = Plan(swept, store)
     assert plan.runs_summary() == "3 runs: 1 finished, 2 new"
     outcome = store.outcome(done)
-    left = estimate(plan)
+    left = plan.estimate()
     assert outcome is not None and left.seconds == pytest.approx(2 * outcome.seconds)
-    assert estimate(plan, workers=2).seconds == pytest.approx(outcome.seconds)
+    assert plan.estimate(workers=2).seconds == pytest.approx(outcome.seconds)
     files = (tmp_path / "segments" / done.id).iterdir()
     assert left.disk == 2 * sum(each.stat().st_size for each in files)
 

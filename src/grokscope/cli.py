@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="grokscope",
     help="What does a network need in order to generalise? Measure, intervene, and see.",
-    epilog="To begin: grokscope list. Errors take one line; GROKSCOPE_TRACEBACK=1 prints the full "
+    epilog="To begin: grokscope list. An error is one line; GROKSCOPE_TRACEBACK=1 prints the full "
     "traceback.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -37,7 +37,7 @@ console = Console(highlight=False)
 
 def _version(requested: bool) -> None:
     if requested:
-        from grokscope import __version__
+        from grokscope.version import __version__
 
         print(f"grokscope {__version__}")
         raise typer.Exit
@@ -119,7 +119,7 @@ def show(name: Name, selection: Selection) -> None:
 @app.command()
 @expand_options
 def run(name: Name, selection: Selection, execution: Execution) -> None:
-    """Run what is missing of an experiment, then write its report. Ctrl-C is safe."""
+    """Run the missing parts of an experiment, then write its report. Ctrl-C is safe."""
     _run(selection.experiment(name), execution)
 
 
@@ -152,7 +152,7 @@ def report(out: Folder, beside: Beside = None) -> None:
     store.experiment()
     if beside is not None:
         Store(beside).experiment()  # raises if there is none
-        with suppress(OSError):  # a folder that is only read is reported on all the same
+        with suppress(OSError):  # a folder that cannot be written to gets a report all the same
             store.save_command(None, beside)
     _write_report(store, beside)
 
@@ -237,16 +237,13 @@ def _run(experiment: Experiment, execution: Execution) -> None:
     folder = execution.folder(experiment)
     from grokscope.console import SegmentBars, estimate_line, runs_table
     from grokscope.report.study import check_names
-    from grokscope.runs.devices import find_device
     from grokscope.runs.launch import launch
     from grokscope.runs.plan import Plan
-    from grokscope.runs.preflight import check_penalties, check_tasks
+    from grokscope.runs.preflight import preflight
     from grokscope.runs.store import Store
     from grokscope.spec.sweep import SWEEP
 
     options = execution.options()
-    if options.on == "local":
-        find_device(options.device)
     if execution.beside:
         Store(execution.beside).experiment()  # raises before the work, not after it
     store = Store(folder)
@@ -256,9 +253,8 @@ def _run(experiment: Experiment, execution: Execution) -> None:
             "choose another folder with --out"
         )
     check_names(experiment)
-    check_penalties(experiment)
     plan = Plan(experiment, store)
-    check_tasks(plan.missing())
+    preflight(plan, options)
     summary = f"{experiment.title} ({plan.summary()}) in {folder}"
     console.print(escape(summary), soft_wrap=True)
     if execution.dry_run or experiment.name.endswith(SWEEP):
@@ -269,8 +265,11 @@ def _run(experiment: Experiment, execution: Execution) -> None:
         return
     store.save_command(_command_line(), execution.beside)
     try:
-        with SegmentBars(plan, console) as bars:
-            finished = launch(experiment, store, options, bars, notify=_notify)
+        bars = SegmentBars(plan, console)
+        with bars.progress:
+            finished = launch(
+                experiment, store, options, bars, notify=lambda text: console.print(escape(text))
+            )
     except KeyboardInterrupt:
         console.print("\nStopped; everything up to here is kept. To resume, run this again:")
         console.print(escape(f"  {_command_line()}"), soft_wrap=True)
@@ -294,10 +293,6 @@ def _write_report(store: Store, beside: Path | None) -> None:
     other = Store(beside) if beside else store.beside()
     path = write_report(collect(store, other), store.folder)
     console.print(f"Report: {path.resolve().as_uri()}", soft_wrap=True)
-
-
-def _notify(sentence: str) -> None:
-    console.print(escape(sentence))
 
 
 def _command_line() -> str:

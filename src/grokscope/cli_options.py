@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from grokscope.runs.options import RunOptions
     from grokscope.spec import Experiment
 
-WHAT, RESULTS, HOW, CLUSTER = "What to run", "Results", "How to run", "On a cluster"
+# Options, by the part of the help in which they stand.
+what = functools.partial(typer.Option, rich_help_panel="What to run")
+results = functools.partial(typer.Option, rich_help_panel="Results")
+how = functools.partial(typer.Option, rich_help_panel="How to run")
+cluster = functools.partial(typer.Option, rich_help_panel="On a cluster")
 
 Name = Annotated[
     str,
@@ -31,18 +35,14 @@ Name = Annotated[
 Folder = Annotated[Path, typer.Argument(help="Folder of a run (its --out).", show_default=False)]
 Beside = Annotated[
     Path | None,
-    typer.Option(
-        help="A second run to plot alongside; defaults to that of the last report.",
-        rich_help_panel=RESULTS,
-    ),
+    results(help="A second run to plot alongside; defaults to that of the last report."),
 ]
 Grid = Annotated[
     list[str],
-    typer.Option(
+    what(
         metavar="PATH=A,B,C",
         help="Values of a setting, with paths as in --set. Repeat it for more settings: every "
         "combination is run.",
-        rich_help_panel=WHAT,
     ),
 ]
 
@@ -53,25 +53,23 @@ class Selection:
 
     preset: Annotated[
         str,
-        typer.Option(
+        what(
             help="Variant of the experiment; defaults to the first one of 'grokscope list NAME'.",
             show_default=False,
-            rich_help_panel=WHAT,
         ),
     ] = "default"
     set_: Annotated[
         list[str] | None,
-        typer.Option(
+        what(
             "--set",
             metavar="PATH=VALUE",
             help="Change a setting, e.g. task.modulus=53; can be repeated. 'grokscope show NAME' "
             "lists the settings.",
-            rich_help_panel=WHAT,
         ),
     ] = None
     seeds: Annotated[
         str | None,
-        typer.Option(help="Seeds, separated by commas: 1,42,15213", rich_help_panel=WHAT),
+        what(help="Seeds, separated by commas: 1,42,15213"),
     ] = None
 
     def experiment(self, name: str) -> Experiment:
@@ -89,68 +87,50 @@ class Execution:
 
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of the results; defaults to runs/NAME or runs/NAME-PRESET.",
-            rich_help_panel=RESULTS,
-        ),
+        results(help="Folder of the results; defaults to runs/NAME or runs/NAME-PRESET."),
     ] = None
     beside: Beside = None
     dry_run: Annotated[
         bool,
-        typer.Option(
-            "--dry-run", help="Show what would run, without running it.", rich_help_panel=RESULTS
-        ),
+        results("--dry-run", help="Show what would run, without running it."),
     ] = False
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Number of worker processes; defaults to the number of cores.",
-            rich_help_panel=HOW,
-        ),
+        how(min=1, help="Number of worker processes; defaults to the number of cores."),
     ] = None
-    threads: Annotated[
-        int, typer.Option(min=1, help="CPU threads per worker.", rich_help_panel=HOW)
-    ] = 1
+    threads: Annotated[int, how(min=1, help="CPU threads per worker.")] = 1
     checkpoint_seconds: Annotated[
         float,
-        typer.Option(
+        how(
             min=0,
             help="Seconds between checkpoints: a killed process loses that much work at most.",
-            rich_help_panel=HOW,
         ),
     ] = 30.0
     device: Annotated[
         str,
-        typer.Option(
-            help="cpu, cuda, cuda:1, or auto, which uses CUDA where it is available.",
-            rich_help_panel=HOW,
-        ),
+        how(help="cpu, cuda, cuda:1, or auto, which uses CUDA where it is available."),
     ] = "auto"
     replicas: Annotated[
         int | None,
-        typer.Option(
+        how(
             "--replicas",
             min=1,
-            help="Most runs that one worker trains together; defaults to 1 on a CPU and to as "
+            help="The most runs that one worker trains together; defaults to 1 on a CPU, to as "
             "many as fit into memory on a GPU.",
-            rich_help_panel=HOW,
         ),
     ] = None
     on: Annotated[
         Literal["local", "ray"],
-        typer.Option(
+        cluster(
             help="Run on this machine, or on a Ray cluster whose nodes share the folder of the "
-            "results.",
-            rich_help_panel=CLUSTER,
+            "results."
         ),
     ] = "local"
     address: Annotated[
         str | None,
-        typer.Option(
+        cluster(
             help="Address of the Ray cluster, host:port or auto; without it, Ray is started on "
-            "this machine.",
-            rich_help_panel=CLUSTER,
+            "this machine."
         ),
     ] = None
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,9 +16,9 @@ if TYPE_CHECKING:
     from grokscope.analysis.claims import ClaimReport
     from grokscope.experiments.catalogue import CatalogueEntry
     from grokscope.measures.record import Measure
+    from grokscope.runs.jobs import Progress as SegmentProgress
     from grokscope.runs.options import RunOptions
     from grokscope.runs.plan import Plan
-    from grokscope.runs.progress import Progress as SegmentProgress
 
 SHOWN = {
     "train/accuracy": "train {:.0%}",
@@ -27,6 +26,9 @@ SHOWN = {
     "train/relative_flatness": "kappa {:.3g}",
     "train/ncc": "NCC {:.3g}",
 }
+FIELDS = (  # of a measure, as a reader meets them
+    "symbol", "formula", "unit", "range", "direction", "needs", "cost", "source", "note",
+)  # fmt: skip
 SMOKE_TEST = "a smoke test, whose results mean nothing"
 SYMBOLS = {"supported": "[green]✓ supported", "contradicted": "[red]✗ contradicted"}
 
@@ -34,6 +36,7 @@ SYMBOLS = {"supported": "[green]✓ supported", "contradicted": "[red]✗ contra
 class SegmentBars:
     """A bar for each missing segment: rate, time left, accuracies, kappa and NCC.
 
+    Bars are drawn while ``progress`` is entered; calling the object with news moves them.
     Where the output is not a terminal, a line is printed at every tenth of a segment instead.
 
     Args:
@@ -66,18 +69,6 @@ class SegmentBars:
             )
             for key, entry in self.entries.items()
         }
-
-    def __enter__(self) -> Self:
-        self.progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.progress.stop()
 
     def __call__(self, news: SegmentProgress) -> None:
         entry = self.entries[news.segment]
@@ -114,27 +105,20 @@ class SegmentBars:
 
 def experiments_table(entries: Iterable[CatalogueEntry]) -> Table:
     """Every experiment with its title, and its presets, the default one first."""
-    table = Table()
-    for column in ("experiment", "what it is about", "presets"):
-        table.add_column(column, no_wrap=column == "experiment")
+    table = _table(("experiment", "what it is about", "presets"), whole="experiment")
     for entry in entries:
         presets = ", ".join(entry.presets)
-        table.add_row(f"[bold]{entry.name}", entry.experiment().title, presets)
+        table.add_row(f"[bold]{entry.name}", entry().title, presets)
     return table
 
 
 def entry_table(entry: CatalogueEntry) -> Table:
     """What an experiment asks, and its presets with their size and duration."""
-    default = entry.experiment()
-    table = Table(
-        title=f"[bold]{entry.name}[/bold]  {default.title}\n{default.question}",
-        title_justify="left",
-        title_style="",
-    )
-    for column in ("preset", "what it is for", "runs", "on 2 cores"):
-        table.add_column(column, justify="right" if column == "runs" else "left")
+    default = entry()
+    table = _table(("preset", "what it is for", "runs", "on 2 cores"), right=("runs",))
+    table.title = f"[bold]{entry.name}[/bold]  {default.title}\n{default.question}"
     for name, preset in entry.presets.items():
-        experiment = entry.experiment(name)
+        experiment = entry(name)
         longest = max(run.phases[-1].until for run in experiment.arms.values())
         runs = f"{len(experiment.arms) * len(experiment.seeds)} of {longest:,} steps"
         about = f"{preset.about}: {SMOKE_TEST}" if experiment.smoke_test else preset.about
@@ -144,17 +128,14 @@ def entry_table(entry: CatalogueEntry) -> Table:
 
 def plan_table(plan: Plan) -> Table:
     """Segments with their state, and how much work is left."""
-    from grokscope.runs.estimate import estimate
-
-    table = Table(title=plan.summary(), title_justify="left")
-    for column in ("segment", "id", "state", "step", "time"):
-        table.add_column(column, justify="right" if column in ("step", "time") else "left")
+    table = _table(("segment", "id", "state", "step", "time"), right=("step", "time"))
+    table.title = f"[italic]{plan.summary()}"
     for name, entry in plan.entries.items():
         steps = f"{entry.step:,}/{entry.segment.phase.until:,}"
         took = clock(entry.seconds) if entry.seconds else ""
         state = "cut off" if plan.is_cut_off(entry.segment) else entry.status
         table.add_row(*(escape(entry.label), name, state, steps, took))
-    left = estimate(plan).seconds
+    left = plan.estimate().seconds
     if left:
         table.caption = (
             f"about {clock(left)} of work left for one worker, estimated from the segments that "
@@ -165,9 +146,7 @@ def plan_table(plan: Plan) -> Table:
 
 def runs_table(plan: Plan) -> Table:
     """Every run, an arm with a seed, and its state."""
-    table = Table()
-    for column in ("arm", "seed", "state"):
-        table.add_column(column, justify="right" if column == "seed" else "left")
+    table = _table(("arm", "seed", "state"), right=("seed",))
     for arm, seed, state in plan.run_states():
         table.add_row(escape(arm), str(seed), state)
     return table
@@ -175,17 +154,15 @@ def runs_table(plan: Plan) -> Table:
 
 def estimate_line(plan: Plan, options: RunOptions) -> str:
     """What the missing segments will take with the workers of ``options``, if that is known."""
-    from grokscope.runs.estimate import estimate
-
     missing = len(plan.missing())
     if not missing:
         return "Nothing is left to run."
     # A cluster tells how large it is only when it is asked to work.
     workers = options.worker_count(missing) if options.on == "local" else options.workers or 1
-    left = estimate(plan, workers)
+    left = plan.estimate(workers)
     if left.seconds is None or left.disk is None:
         kinds = ", ".join(left.unknown)
-        return f"Time and disk are not known, as no segment of {kinds} has finished here yet."
+        return f"Time and disk are not known yet: no segment of the task {kinds} has finished here."
     noun = "worker" if workers == 1 else "workers"
     return (
         f"About {clock(left.seconds)} with {workers} {noun} and {left.disk / 1e6:,.1f} MB of "
@@ -195,9 +172,7 @@ def estimate_line(plan: Plan, options: RunOptions) -> str:
 
 def measures_table(measures: Iterable[Measure]) -> Table:
     """Every measure: name, what it is, unit, direction and what it needs."""
-    table = Table()
-    for column in ("measure", "what it is", "unit", "direction", "needs"):
-        table.add_column(column, no_wrap=column == "measure")
+    table = _table(("measure", "what it is", "unit", "direction", "needs"), whole="measure")
     for measure in measures:
         cells = (measure.title, measure.unit, measure.direction, ", ".join(measure.needs))
         table.add_row(f"[bold]{escape(measure.name)}", *map(escape, cells))
@@ -206,22 +181,13 @@ def measures_table(measures: Iterable[Measure]) -> Table:
 
 def measure_table(measure: Measure) -> Table:
     """Everything about one measure."""
-    table = Table(title=f"[bold]{escape(measure.name)}[/bold]  {escape(measure.title)}")
-    table.title_justify, table.title_style, table.show_header = "left", "", False
-    rows = {
-        "symbol": measure.symbol,
-        "formula": measure.formula,
-        "unit": measure.unit,
-        "range": measure.range,
-        "direction": measure.direction,
-        "needs": ", ".join(measure.needs),
-        "cost": measure.cost,
-        "source": measure.source,
-        "note": measure.note,
-    }
-    for name, text in rows.items():
-        if text:
-            table.add_row(name, escape(text))
+    table = _table(("field", "value"))
+    table.title = f"[bold]{escape(measure.name)}[/bold]  {escape(measure.title)}"
+    table.show_header = False
+    for name in FIELDS:
+        value = getattr(measure, name)
+        if value:
+            table.add_row(name, escape(value if isinstance(value, str) else ", ".join(value)))
     return table
 
 
@@ -229,9 +195,7 @@ def claims_table(claims: Iterable[ClaimReport]) -> Table:
     """Verdicts with effect, interval and seeds; each basis of a claim has a line."""
     from grokscope.report.words import interval, name_of, number
 
-    table = Table(show_lines=False)
-    for column in ("claim", "rests on", "verdict", "effect", "seeds"):
-        table.add_column(column, justify="right" if column == "seeds" else "left")
+    table = _table(("claim", "rests on", "verdict", "effect", "seeds"), right=("seeds",))
     for report in claims:
         for finding in report.findings():
             first = finding is report.headline
@@ -243,6 +207,21 @@ def claims_table(claims: Iterable[ClaimReport]) -> Table:
             seeds = str(finding.seeds or "")
             table.add_row(*(claim, name_of(finding.basis), verdict, effect, seeds))
         table.add_section()
+    return table
+
+
+def _table(columns: Sequence[str], right: Collection[str] = (), whole: str = "") -> Table:
+    """An empty table.
+
+    Args:
+        columns: Their headings.
+        right: Those that are aligned to the right, as numbers are.
+        whole: The one whose words are not broken.
+    """
+    table = Table(title_justify="left", title_style="")
+    for column in columns:
+        justify: Literal["left", "right"] = "right" if column in right else "left"
+        table.add_column(column, justify=justify, no_wrap=column == whole)
     return table
 
 

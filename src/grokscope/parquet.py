@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,10 @@ class ParquetSplit:
         Raises:
             ValueError: If a file cannot be read; names it.
         """
-        total = sum(_count(path) for path in self.files)
+        total = 0
+        for path in self.files:
+            with _open(path) as file:
+                total += file.metadata.num_rows
         limit = min(limit, total)
         rows = []
         for number in range(limit):
@@ -61,8 +65,8 @@ class ParquetSplit:
         read: dict[str, list[Any]] = {name: [] for name in columns}
         before = 0
         for path in self.files:
-            try:
-                for batch in _batches(path, columns):
+            with _open(path) as file:
+                for batch in file.iter_batches(4096, columns=columns):
                     start, before = before, before + len(batch)
                     if rows is not None:
                         asked = rows[bisect_left(rows, start) : bisect_left(rows, before)]
@@ -71,10 +75,6 @@ class ParquetSplit:
                         read[name] += batch.column(name).to_pylist()
                     if rows is not None and len(read[columns[0]]) == len(rows):
                         return read
-            except KeyError as error:
-                raise ValueError(f"{path} lacks the column {error}, which others have") from error
-            except (OSError, ValueError) as error:  # pyarrow's own are ValueErrors
-                raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
         return read
 
 
@@ -87,7 +87,7 @@ def find_split(folder: Path, split: str) -> ParquetSplit:
 
     Raises:
         ValueError: If there is no such folder, no file of this split or files of several data
-            sets, or the columns of labels or text cannot be told; says what there is.
+            sets, or it is unclear which column holds labels or text; says what there is.
     """
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; give one with Parquet files in it")
@@ -106,30 +106,25 @@ def find_split(folder: Path, split: str) -> ParquetSplit:
     return _columns(tuple(files))
 
 
-def _count(path: Path) -> int:
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """A Parquet file; what goes wrong while it is read names it."""
     import pyarrow.parquet as pq
 
     try:
-        return int(pq.read_metadata(path).num_rows)
+        with pq.ParquetFile(path) as file:
+            yield file
+    except KeyError as error:
+        raise ValueError(f"{path} lacks the column {error}, which others have") from error
     except (OSError, ValueError) as error:  # pyarrow's own are ValueErrors
         raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
 
 
-def _batches(path: Path, columns: list[str]) -> Iterator[Any]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        yield from file.iter_batches(4096, columns=columns)
-
-
 def _columns(files: tuple[Path, ...]) -> ParquetSplit:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    try:
-        schema = pq.read_schema(files[0])
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{files[0]} is not a readable Parquet file: {error}") from error
+    with _open(files[0]) as file:
+        schema = file.schema_arrow
     types = dict(zip(schema.names, schema.types, strict=True))
     labels = [name for name in LABELS if name in types and pa.types.is_integer(types[name])]
     if not labels:
@@ -137,14 +132,12 @@ def _columns(files: tuple[Path, ...]) -> ParquetSplit:
             f"{files[0]} has no column of integer labels ({', '.join(LABELS)}); it has "
             + ", ".join(f"{name}: {kind}" for name, kind in types.items())
         )
-    strings = (pa.types.is_string, pa.types.is_large_string)
-    texts = [name for name, kind in types.items() if any(test(kind) for test in strings)]
+    strings, encoded = (pa.string(), pa.large_string()), (pa.binary(), pa.large_binary())
+    texts = [name for name, kind in types.items() if kind in strings]
     images = [
         name
         for name, kind in types.items()
-        if pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-        or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+        if kind in encoded or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
     ]
     known = [name for name in TEXTS if name in texts]
     if len(texts) > 1 and not known and not images:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import importlib.util
 import sys
@@ -71,18 +72,28 @@ def _file(source: str) -> ModuleType:
     path = Path(source)
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
-    known = f"grokscope_user_{path.stem}"
-    spec = importlib.util.spec_from_file_location(known, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    _search(path.resolve().parent)
-    sys.modules[known] = module  # dataclasses and pickle look their module up by name
+    file, facts = path.resolve(), path.stat()
+    _search(file.parent)
+    try:
+        module = _execute(file, facts.st_mtime_ns, facts.st_size)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be imported: {_cause(error, str(file))}") from error
+    sys.modules[module.__name__] = module  # dataclasses and pickle look their module up by name
+    return module
+
+
+@functools.cache  # a penalty is looked up at every step
+def _execute(file: Path, changed: int, size: int) -> ModuleType:  # noqa: ARG001
+    """The module of a file, which is executed again only when the file has changed."""
+    spec = importlib.util.spec_from_file_location(f"grokscope_user_{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[known]
-        raise ValueError(f"{path} cannot be imported: {_cause(error, spec.origin)}") from error
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
     return module
 
 

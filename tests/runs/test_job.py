@@ -18,9 +18,10 @@ from grokscope.runs.launch import RunOptions, launch
 from grokscope.runs.options import Place
 from grokscope.runs.plan import Plan
 from grokscope.runs.store import Store
-from grokscope.runs.worker import run_job, run_segment
+from grokscope.runs.worker import run_job
 from grokscope.spec import CustomTask, Images, Optimizer, Phase, Segment
 from grokscope.tasks import build_task
+from one_segment import run_segment
 from small_runs import experiment, run, segment
 
 MODELS = '''

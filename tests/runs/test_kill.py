@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from grokscope.runs.store import Store
-from grokscope.runs.worker import run_segment
 from grokscope.spec import Segment, to_yaml
+from one_segment import run_segment
 from small_runs import experiment, run, segment
 
 UNTIL = 240
@@ -25,12 +25,12 @@ import sys, torch
 from pathlib import Path
 from grokscope.runs.store import Store
 from grokscope.runs.options import RunOptions
-from grokscope.runs.worker import run_segment
+from grokscope.runs.worker import run_job
 from grokscope.spec import Run, Segment
 import yaml
 run = Run.model_validate(yaml.safe_load(Path(sys.argv[2]).read_text()))
-run_segment(Store(Path(sys.argv[1])), Segment(run=run), lambda p: print(p.step, flush=True),
-            lambda: False, options=RunOptions(checkpoint_seconds=0.05))
+run_job(Store(Path(sys.argv[1])), [Segment(run=run)], lambda p: print(p.step, flush=True),
+        lambda: False, options=RunOptions(checkpoint_seconds=0.05))
 """
 
 

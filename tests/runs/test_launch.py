@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from grokscope.runs.estimate import estimate
+from grokscope.runs.jobs import Progress, Throttle
 from grokscope.runs.launch import RunFailedError, RunOptions, launch
 from grokscope.runs.options import Place
 from grokscope.runs.plan import Plan
-from grokscope.runs.progress import Progress, Throttle
 from grokscope.runs.scheduler import Scheduler, run_all
 from grokscope.runs.store import Store
 from grokscope.spec import CustomTask, Optimizer, Phase
@@ -86,9 +85,9 @@ def test_a_plan_tells_time_left_from_what_has_run(tmp_path):
     launch(experiment(seeds=(1,), a=run(10)), store, RunOptions(workers=1), lambda _: None)
     plan = Plan(experiment(seeds=(1, 2, 3), a=run(10)), store)
     (done,) = [each for each in plan.entries.values() if each.status == "finished"]
-    assert estimate(plan).seconds == pytest.approx(2 * done.seconds)
+    assert plan.estimate().seconds == pytest.approx(2 * done.seconds)
     elsewhere = Plan(experiment(seeds=(9,), a=run(10)), Store(tmp_path / "no"))
-    assert estimate(elsewhere).seconds is None
+    assert elsewhere.estimate().seconds is None
 
 
 def test_a_system_that_does_not_tell_which_cores_are_ours_has_all_of_them(monkeypatch):
@@ -161,7 +160,7 @@ def test_a_segment_that_a_later_job_runs_is_not_forgotten_with_an_earlier_one(tm
     scheduler = Scheduler([first, second], Store(tmp_path), replicas=2)
     (together,), _ = scheduler.next(1)
     assert [each.id for each in together] == [first.id, second.id]
-    scheduler.update(Progress(second.id, 0, busy=True), second)
+    scheduler.update(Progress(second.id, 0, busy=True))
     scheduler.checked.clear()
     (later,), _ = scheduler.next(1)
     assert later == (second,)

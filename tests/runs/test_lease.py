@@ -14,10 +14,11 @@ from pathlib import Path
 import filelock._soft
 import pytest
 
-from grokscope.runs.lease import Lease, SegmentBusyError
+from grokscope.runs.jobs import Progress
+from grokscope.runs.lease import Lease
 from grokscope.runs.options import RunOptions
 from grokscope.runs.store import Store
-from grokscope.runs.worker import run_segment
+from grokscope.runs.worker import run_job
 from small_runs import segment
 
 STUDY = """
@@ -144,17 +145,16 @@ def held_by_another_machine(path: Path) -> str:
 def test_who_has_lost_the_lease_notices_at_the_next_tick_and_writes_nothing(tmp_path):
     of, store = segment(60), Store(tmp_path)
     lease = tmp_path / "segments" / f"{of.id}.lease"
-    steps: list[int] = []
+    heard: list[Progress] = []
 
     def robbed(progress):
-        steps.append(progress.step)
-        if len(steps) == 3:
+        heard.append(progress)
+        if len(heard) == 3:
             lease.unlink()
             lease.write_text("another's")
 
-    with pytest.raises(SegmentBusyError, match="being run by another process"):
-        run_segment(store, of, robbed, lambda: False, options=RunOptions(checkpoint_seconds=1e9))
-    assert len(steps) == 3
+    run_job(store, [of], robbed, lambda: False, options=RunOptions(checkpoint_seconds=1e9))
+    assert [progress.busy for progress in heard] == [False, False, False, True]
     assert store.outcome(of) is None and store.checkpoint_step(of) is None
     assert lease.read_text() == "another's"
 

@@ -14,12 +14,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import grokscope
 from grokscope.runs.executors import ray as module
 from grokscope.runs.executors.ray import RayExecutor
+from grokscope.runs.jobs import Progress
 from grokscope.runs.launch import RunFailedError, RunOptions, launch
 from grokscope.runs.plan import Plan
-from grokscope.runs.progress import Progress
 from grokscope.runs.store import Store
 from grokscope.spec import CustomTask, Experiment, Optimizer, Phase, to_yaml
 from small_runs import BROKEN, experiment, run
@@ -171,7 +170,7 @@ def test_a_node_without_the_folder_or_with_another_version_says_so(cluster, tmp_
     assert "does not see" in failure(executor, study)
     store = Store(tmp_path)
     store.save_experiment(study)
-    monkeypatch.setattr(grokscope, "__version__", "9.9")
+    monkeypatch.setattr(module, "__version__", "9.9")
     assert "but this is 9.9" in failure(RayExecutor(store, on(cluster)), study)
 
 

@@ -10,11 +10,10 @@ import pytest
 from benchmarks.large_store import cpu_seconds, large_experiment, write_large_store
 
 from grokscope.experiments import find_experiment
-from grokscope.runs.estimate import estimate
 from grokscope.runs.plan import Plan
 from grokscope.runs.store import Store
-from grokscope.runs.worker import run_segment
 from made_store import POINTS, accuracies, curve, finish, made_experiment, stored
+from one_segment import run_segment
 from small_runs import experiment, run
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -103,10 +102,10 @@ def test_the_plan_s_segments_decide_and_others_of_the_folder_stand_in_for_them(t
     asked = made_experiment(2000, seeds=(1, 2))
     store = stored(tmp_path, asked, {1: accuracies(), 2: accuracies()})  # 10 s for 2,000 steps
     others = made_experiment(1000, seeds=(7, 8, 9))
-    assert estimate(Plan(others, store)).seconds == pytest.approx(3 * 1000 * 10 / 2000)
+    assert Plan(others, store).estimate().seconds == pytest.approx(3 * 1000 * 10 / 2000)
     (first,) = others.arms["grokking"].segments(7)
     finish(store, first, accuracies(), seconds=40.0)
-    left = estimate(Plan(others, store))
+    left = Plan(others, store).estimate()
     assert left.seconds == pytest.approx(2 * 40.0)
     size = sum(path.stat().st_size for path in (store.segments / first.id).iterdir())
     assert left.disk == 2 * size
@@ -115,7 +114,7 @@ def test_the_plan_s_segments_decide_and_others_of_the_folder_stand_in_for_them(t
 def test_nothing_left_takes_no_time(tmp_path):
     asked = made_experiment(seeds=(1,))
     store = stored(tmp_path, asked, {1: accuracies()})
-    assert estimate(Plan(asked, store)).seconds == 0
+    assert Plan(asked, store).estimate().seconds == 0
 
 
 # The command that was used.

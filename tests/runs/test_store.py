@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 import yaml
 
+from grokscope.runs.jobs import Progress
 from grokscope.runs.options import RunOptions
 from grokscope.runs.store import Store
-from grokscope.runs.worker import run_segment
+from grokscope.runs.worker import run_job
 from grokscope.spec import Run
+from one_segment import run_segment
 from small_runs import experiment, run, segment
 
 
@@ -108,8 +110,16 @@ def test_what_a_killed_writer_left_is_swept_away(tmp_path):
 def test_a_segment_is_run_by_one_process_at_a_time(tmp_path):
     of = segment(20)
     store = Store(tmp_path)
-    with store.lock(of), pytest.raises(RuntimeError, match=r"being run by another process.*--out"):
-        run_segment(store, of, lambda _: None, lambda: False)
+    heard: list[Progress] = []
+    with store.lock(of):
+        run_job(Store(tmp_path), [of], heard.append, lambda: False)
+        with (
+            pytest.raises(RuntimeError, match=r"being run by another process.*--out"),
+            Store(tmp_path).lock(of),
+        ):
+            pass
+    assert [progress.busy for progress in heard] == [True]
+    assert store.outcome(of) is None
 
 
 def test_a_finished_segment_is_not_run_again(tmp_path):

@@ -1,6 +1,6 @@
 """One file per question: arms, seeds, what would answer it, which figure it draws.
 
-A module here declares what it offers as ``EXPERIMENTS``; nothing else has to know of it.
+What a module here offers is found by itself, see `catalogue.offer`; nothing else has to know of it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from grokscope.spec import Experiment, explain, read_experiment
 __all__ = ["EXPERIMENTS", "find_experiment"]
 
 EXPERIMENTS: Mapping[str, CatalogueEntry] = collect(__name__, __path__)
-YOUR_OWN = "path/to/file.py:name or the name of a YAML file that grokscope show wrote"
+REFERENCES = "path/to/file.py:name or the name of a YAML file that 'grokscope show' wrote"
 
 
 def find_experiment(name: str, preset: str = "default") -> Experiment:
@@ -39,9 +39,9 @@ def find_experiment(name: str, preset: str = "default") -> Experiment:
     if name not in EXPERIMENTS:
         raise ValueError(
             f"there is no experiment {name!r}. {did_you_mean(name, EXPERIMENTS)}There are: "
-            f"{', '.join(EXPERIMENTS)}; for your own, write {YOUR_OWN}"
+            f"{', '.join(EXPERIMENTS)}; to run your own, give {REFERENCES}"
         )
-    return EXPERIMENTS[name].experiment(preset)
+    return EXPERIMENTS[name](preset)
 
 
 def _referenced(reference: str, preset: str) -> Experiment:

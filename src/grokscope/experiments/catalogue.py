@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from grokscope.reference import did_you_mean
-from grokscope.spec import Experiment
-
-Maker = Callable[[str], Experiment]
+from grokscope.spec import Contrast, Experiment
 
 
 @dataclass(frozen=True)
@@ -32,12 +30,14 @@ class Preset:
 class CatalogueEntry:
     """An experiment with its presets; the first preset is what ``default`` means.
 
+    Called with the name of a preset, it returns the experiment in that variant.
+
     Attributes:
         make: Returns the experiment for the name of a preset.
         presets: Its variants by name.
     """
 
-    make: Maker
+    make: Callable[[str], Experiment]
     presets: Mapping[str, Preset]
 
     @property
@@ -45,7 +45,7 @@ class CatalogueEntry:
         """What a user types."""
         return self.make.__name__.replace("_", "-")
 
-    def experiment(self, preset: str = "default") -> Experiment:
+    def __call__(self, preset: str = "default") -> Experiment:
         """The experiment in one of its variants.
 
         Raises:
@@ -58,24 +58,36 @@ class CatalogueEntry:
             raise ValueError(
                 f"{self.name} has no preset {preset!r}. {hint}It has: {', '.join(self.presets)}"
             )
-        return self.make(preset)
+        variant = {"preset": preset, "smoke_test": self.presets[preset].smoke_test}
+        return self.make(preset).model_copy(update=variant)
 
 
-def offer(presets: Mapping[str, Preset], makers: Iterable[Maker]) -> tuple[CatalogueEntry, ...]:
-    """What a module declares as ``EXPERIMENTS``: functions that share their presets.
+def offer(presets: Mapping[str, Preset]) -> Callable[[Callable[[str], Experiment]], CatalogueEntry]:
+    """Offer the experiment that a function returns for the name of a preset.
+
+    A user types the name of the function, with hyphens.
 
     Args:
-        presets: Their variants; the first is the default.
-        makers: Each returns an experiment for the name of a preset. A user types the name of the
-            function, with hyphens.
+        presets: Its variants; the first is the default.
     """
-    return tuple(CatalogueEntry(make, presets) for make in makers)
+    return lambda make: CatalogueEntry(make, presets)
+
+
+def compare(claims: Iterable[str], arms: Iterable[str]) -> tuple[Contrast, ...]:
+    """Every one of the arms against the baseline, for every one of the claims."""
+    names = tuple(arms)
+    return tuple(Contrast(claim=claim, arm=arm) for claim in claims for arm in names)
+
+
+def compare_roles(claim: str, roles: Mapping[str, str]) -> tuple[Contrast, ...]:
+    """Arms against the baseline, for a claim that says what is to be expected of each."""
+    return tuple(Contrast(claim=claim, arm=arm, role=role) for arm, role in roles.items())
 
 
 def collect(package: str, path: list[str]) -> dict[str, CatalogueEntry]:
-    """The ``EXPERIMENTS`` of every module in a package, by name."""
+    """What every module in a package offers, by name."""
     found: dict[str, CatalogueEntry] = {}
     for module in pkgutil.iter_modules(path):
-        offered = getattr(importlib.import_module(f"{package}.{module.name}"), "EXPERIMENTS", ())
-        found |= {entry.name: entry for entry in offered}
+        names = vars(importlib.import_module(f"{package}.{module.name}")).values()
+        found |= {entry.name: entry for entry in names if isinstance(entry, CatalogueEntry)}
     return found

@@ -87,16 +87,11 @@ PRESETS = {
 }
 
 
-def grokking(preset: str = "default") -> Experiment:
-    """The grokking experiment: one arm, three seeds.
-
-    Args:
-        preset: ``default``, ``two-tokens``, ``paper`` or ``tiny``.
-    """
+@offer(PRESETS)
+def grokking(preset: str) -> Experiment:
+    """The grokking experiment: one arm, three seeds."""
     return Experiment(
         name="grokking",
-        preset=preset,
-        smoke_test=PRESETS[preset].smoke_test,
         title="Memorisation turns into generalisation",
         question=(
             "While a transformer groks modular addition: when does neural collapse set in, when "
@@ -114,6 +109,3 @@ def grokking(preset: str = "default") -> Experiment:
         ),
         paper=PAPER_VALUES,
     )
-
-
-EXPERIMENTS = offer(PRESETS, [grokking])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grokscope.experiments.catalogue import Preset, offer
+from grokscope.experiments.catalogue import Preset, compare, offer
 from grokscope.experiments.grokking import RUNS
 from grokscope.interventions import Penalty
 from grokscope.spec import Contrast, Experiment, Run
@@ -23,12 +23,9 @@ PENALTIES = {
 }
 
 
-def grokking_penalties(preset: str = "default") -> Experiment:
-    """Flatness and collapse pushed both ways while a transformer groks.
-
-    Args:
-        preset: ``default`` or ``tiny``.
-    """
+@offer(PRESETS)
+def grokking_penalties(preset: str) -> Experiment:
+    """Flatness and collapse pushed both ways while a transformer groks."""
     baseline = RUNS[preset]()
 
     def arm(penalty: Penalty) -> Run:
@@ -39,8 +36,6 @@ def grokking_penalties(preset: str = "default") -> Experiment:
 
     return Experiment(
         name="grokking-penalties",
-        preset=preset,
-        smoke_test=PRESETS[preset].smoke_test,
         title="Grokking with flatness and collapse pushed up and down",
         question="Does generalisation come earlier or later when either is pushed up or down?",
         arms={"baseline": baseline, **{name: arm(penalty) for name, penalty in PENALTIES.items()}},
@@ -48,13 +43,7 @@ def grokking_penalties(preset: str = "default") -> Experiment:
         contrasts=(
             Contrast(claim="C3", arm="collapse suppressed"),
             Contrast(claim="C4", arm="collapse encouraged"),
-            Contrast(claim="C7", arm="flatness suppressed"),
-            Contrast(claim="C7", arm="published penalty"),
-            Contrast(claim="C14", arm="flatness suppressed"),
-            Contrast(claim="C14", arm="published penalty"),
+            *compare(("C7", "C14"), ("flatness suppressed", "published penalty")),
         ),
         figures=("accuracies", "flatness_by_arm", "collapse_by_arm", "losses_by_arm", "outcomes"),
     )
-
-
-EXPERIMENTS = offer(PRESETS, [grokking_penalties])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grokscope.experiments.catalogue import offer
+from grokscope.experiments.catalogue import compare, compare_roles, offer
 from grokscope.experiments.vision import PLAIN, SCALES, Scale, presets
 from grokscope.interventions import Penalty
 from grokscope.spec import Contrast, Experiment, PaperValue, Phase, Run
@@ -22,18 +22,12 @@ def _arm(scale: Scale, *penalties: Penalty, **task: object) -> Run:
     return scale.run(phase, **task)
 
 
-def suppress_collapse(preset: str = "small") -> Experiment:
-    """Collapse suppressed as published, and with a memory of class means that small batches lack.
-
-    Args:
-        preset: ``small``, ``paper`` or ``tiny``.
-    """
+@offer(PRESETS)
+def suppress_collapse(preset: str) -> Experiment:
+    """Collapse suppressed as published, and with a memory that small batches lack."""
     scale = SCALES[preset]
-    penalised = ("suppressed", "suppressed, memory")
     return Experiment(
         name="suppress-collapse",
-        preset=preset,
-        smoke_test=PRESETS[preset].smoke_test,
         title="Does a network that may not collapse generalise?",
         question=(
             "A penalty drives up the NCC of each batch: what happens to validation accuracy, to "
@@ -46,9 +40,7 @@ def suppress_collapse(preset: str = "small") -> Experiment:
         },
         seeds=scale.seeds,
         claims=("C3", "C5", "C14"),
-        contrasts=tuple(
-            Contrast(claim=c, arm=arm) for c in ("C3", "C5", "C14") for arm in penalised
-        ),
+        contrasts=compare(("C3", "C5", "C14"), ("suppressed", "suppressed, memory")),
         figures=FIGURES,
         paper=(
             PaperValue(
@@ -70,33 +62,26 @@ def suppress_collapse(preset: str = "small") -> Experiment:
     )
 
 
-def suppress_collapse_strength(preset: str = "small") -> Experiment:
+@offer(PRESETS)
+def suppress_collapse_strength(preset: str) -> Experiment:
     """Figure 6: strengths from 1e-2 to 1e-6."""
     scale = SCALES[preset]
-    seen = {1e-2: "fails", 1e-3: "unchanged", 1e-4: "unchanged", 1e-5: "unchanged",
-            1e-6: "unchanged"}  # fmt: skip
-    arms = {f"{strength:g}": _arm(scale, penalty(-strength)) for strength in seen}
+    roles = {"0.01": "fails", **dict.fromkeys(("0.001", "0.0001", "1e-05", "1e-06"), "unchanged")}
+    arms = {strength: _arm(scale, penalty(-float(strength))) for strength in roles}
     return Experiment(
         name="suppress-collapse-strength",
-        preset=preset,
-        smoke_test=PRESETS[preset].smoke_test,
         title="How strongly collapse is suppressed",
         question="At which strength does the penalty on collapse begin to change what is learnt?",
         arms={"baseline": _arm(scale), **arms},
-        seeds=(42,) if preset == "paper" else scale.seeds[:3],
+        seeds=scale.few_seeds,
         claims=("C12", "C3"),
-        contrasts=(
-            *(
-                Contrast(claim="C12", arm=f"{strength:g}", role=role)
-                for strength, role in seen.items()
-            ),
-            *(Contrast(claim="C3", arm=f"{strength:g}") for strength in seen),
-        ),
+        contrasts=(*compare_roles("C12", roles), *compare(("C3",), roles)),
         figures=FIGURES,
     )
 
 
-def suppress_collapse_augmented(preset: str = "small") -> Experiment:
+@offer(PRESETS)
+def suppress_collapse_augmented(preset: str) -> Experiment:
     """Figure 7: with random crops and flips, and without."""
     scale = SCALES[preset]
     augmented = {"crop_padding": 4 if preset != "tiny" else 1, "flip": True}
@@ -116,12 +101,10 @@ def suppress_collapse_augmented(preset: str = "small") -> Experiment:
         ]
     return Experiment(
         name="suppress-collapse-augmented",
-        preset=preset,
-        smoke_test=PRESETS[preset].smoke_test,
         title="Suppressing collapse under augmentation",
         question="Do random crops and flips weaken the penalty on collapse?",
         arms=arms,
-        seeds=(42,) if preset == "paper" else scale.seeds[:3],
+        seeds=scale.few_seeds,
         claims=("C6", "C3"),
         contrasts=tuple(contrasts),
         figures=FIGURES,
@@ -135,7 +118,8 @@ def suppress_collapse_augmented(preset: str = "small") -> Experiment:
     )
 
 
-def encourage_collapse(preset: str = "small") -> Experiment:
+@offer(PRESETS)
+def encourage_collapse(preset: str) -> Experiment:
     """The other sign."""
     scale = SCALES[preset]
     arms = {
@@ -143,24 +127,11 @@ def encourage_collapse(preset: str = "small") -> Experiment:
     }
     return Experiment(
         name="encourage-collapse",
-        preset=preset,
-        smoke_test=PRESETS[preset].smoke_test,
         title="Does a network that is made to collapse generalise better?",
         question="A penalty drives down the NCC of each batch: does generalisation follow?",
         arms={"baseline": _arm(scale), **arms},
         seeds=scale.seeds,
         claims=("C4",),
-        contrasts=tuple(Contrast(claim="C4", arm=arm) for arm in arms),
+        contrasts=compare(("C4",), arms),
         figures=FIGURES,
     )
-
-
-EXPERIMENTS = offer(
-    PRESETS,
-    [
-        suppress_collapse,
-        suppress_collapse_strength,
-        suppress_collapse_augmented,
-        encourage_collapse,
-    ],
-)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grokscope.experiments.catalogue import offer
+from grokscope.experiments.catalogue import compare, compare_roles, offer
 from grokscope.experiments.vision import (
     PLAIN,
     PUBLISHED_END,
@@ -13,7 +13,7 @@ from grokscope.experiments.vision import (
     published_penalty,
 )
 from grokscope.interventions import Penalty, SharpnessAware
-from grokscope.spec import Contrast, Experiment, Optimizer, PaperValue, Phase, Run
+from grokscope.spec import Contrast, Experiment, PaperValue, Phase, Run
 
 PRESETS = presets(small="30 to 40 minutes")
 EPOCHS = 400
@@ -33,22 +33,16 @@ def forks(scale: Scale, height: float, removal: float) -> dict[str, Run]:
     at, end = scale.steps(removal), scale.steps(EPOCHS)
     plain = Phase(until=at, optimizer=PLAIN)
     pushed = suppressing(at, height)
-
-    def then(optimizer: Optimizer, penalised: bool, capped: bool) -> Phase:
-        return Phase(
-            until=end,
-            optimizer=optimizer,
-            penalties=(published_penalty(),) if penalised else (),
-            constraints=(cap(height),) if capped else (),
-        )
-
+    capped = Phase(until=end, constraints=(cap(height),))
+    ways = {
+        "baseline": (plain, Phase(until=end)),
+        "kept": (pushed, capped.model_copy(update={"penalties": (published_penalty(),)})),
+        "removed": (pushed, capped),
+    }
     return {
-        "baseline": scale.run(plain, then(PLAIN, penalised=False, capped=False)),
-        "baseline + optimiser": scale.run(plain, then(PUBLISHED_END, False, False)),
-        "kept": scale.run(pushed, then(PLAIN, penalised=True, capped=True)),
-        "kept + optimiser": scale.run(pushed, then(PUBLISHED_END, True, True)),
-        "removed": scale.run(pushed, then(PLAIN, penalised=False, capped=True)),
-        "removed + optimiser": scale.run(pushed, then(PUBLISHED_END, False, True)),
+        f"{name}{suffix}": scale.run(start, then.model_copy(update={"optimizer": optimizer}))
+        for name, (start, then) in ways.items()
+        for suffix, optimizer in (("", PLAIN), (" + optimiser", PUBLISHED_END))
     }
 
 
@@ -62,17 +56,15 @@ def suppressing(until: int, height: float, weight: float = 0.01) -> Phase:
     )
 
 
-def suppress_flatness(preset: str = "small") -> Experiment:
-    """The published penalty, removed half-way as published, with controls that isolate its effect.
-
-    Args:
-        preset: ``small``, ``paper`` or ``tiny``.
-    """
+@offer(PRESETS)
+def suppress_flatness(preset: str) -> Experiment:
+    """The published penalty, removed half-way as published, with controls for its effect."""
     title = "Does a network that may not be flat generalise?"
     return _suppress_flatness("suppress-flatness", preset, title, removal=200)
 
 
-def suppress_flatness_early(preset: str = "small") -> Experiment:
+@offer(PRESETS)
+def suppress_flatness_early(preset: str) -> Experiment:
     """The same, removed after a quarter (the paper's first version)."""
     title = "Does a network that may not be flat generalise? Released early"
     return _suppress_flatness("suppress-flatness-early", preset, title, removal=100)
@@ -82,8 +74,6 @@ def _suppress_flatness(name: str, preset: str, title: str, removal: float) -> Ex
     scale = SCALES[preset]
     return Experiment(
         name=name,
-        preset=preset,
-        smoke_test=PRESETS[preset].smoke_test,
         title=title,
         question=(
             "The published penalty drives flatness up and is then removed: does generalisation "
@@ -95,9 +85,7 @@ def _suppress_flatness(name: str, preset: str, title: str, removal: float) -> Ex
         contrasts=(
             Contrast(claim="C7", arm="kept", phase=0, label="at the removal"),
             Contrast(claim="C7", arm="kept", label="at the end"),
-            Contrast(claim="C8", arm="removed + optimiser"),
-            Contrast(claim="C8", arm="removed"),
-            Contrast(claim="C8", arm="kept + optimiser"),
+            *compare(("C8",), ("removed + optimiser", "removed", "kept + optimiser")),
             Contrast(claim="C8", arm="removed + optimiser", against="baseline + optimiser"),
             Contrast(claim="C14", arm="kept", phase=0, label="at the removal"),
             Contrast(claim="C14", arm="kept", label="at the end"),
@@ -134,35 +122,29 @@ def _suppress_flatness(name: str, preset: str, title: str, removal: float) -> Ex
     )
 
 
-def suppress_flatness_strength(preset: str = "small") -> Experiment:
+@offer(PRESETS)
+def suppress_flatness_strength(preset: str) -> Experiment:
     """Figure 11: strengths 0.5, 0.1, 1e-3 and 1e-4."""
     scale = SCALES[preset]
-    seen = {0.5: "fails", 0.1: "fails", 1e-3: "unchanged", 1e-4: "unchanged"}
+    roles = {"0.5": "fails", "0.1": "fails", "0.001": "unchanged", "0.0001": "unchanged"}
     until = scale.steps(300)
     arms = {
-        f"{strength:g}": scale.run(suppressing(until, CAPS[preset], strength)) for strength in seen
+        strength: scale.run(suppressing(until, CAPS[preset], float(strength))) for strength in roles
     }
     return Experiment(
         name="suppress-flatness-strength",
-        preset=preset,
-        smoke_test=PRESETS[preset].smoke_test,
         title="How strongly flatness is suppressed",
         question="At which strength does the published penalty begin to change what is learnt?",
         arms={"baseline": scale.run(Phase(until=until, optimizer=PLAIN)), **arms},
-        seeds=(42,) if preset == "paper" else scale.seeds[:3],
+        seeds=scale.few_seeds,
         claims=("C12", "C14"),
-        contrasts=(
-            *(
-                Contrast(claim="C12", arm=f"{strength:g}", role=role)
-                for strength, role in seen.items()
-            ),
-            *(Contrast(claim="C14", arm=f"{strength:g}") for strength in seen),
-        ),
+        contrasts=(*compare_roles("C12", roles), *compare(("C14",), roles)),
         figures=FIGURES,
     )
 
 
-def suppress_flatness_cap(preset: str = "small") -> Experiment:
+@offer(PRESETS)
+def suppress_flatness_cap(preset: str) -> Experiment:
     """Figure 12: other caps on the head's norm, each with the published removal."""
     scale = SCALES[preset]
     paper = {20: "lower", 100: "lower", 150: "fails", 200: "fails"}
@@ -178,8 +160,6 @@ def suppress_flatness_cap(preset: str = "small") -> Experiment:
     }
     return Experiment(
         name="suppress-flatness-cap",
-        preset=preset,
-        smoke_test=PRESETS[preset].smoke_test,
         title="How large the head may grow while flatness is suppressed",
         question="What does the cap on the head's norm change, under the penalty and after it?",
         arms={
@@ -188,7 +168,7 @@ def suppress_flatness_cap(preset: str = "small") -> Experiment:
             ),
             **arms,
         },
-        seeds=(42,) if preset == "paper" else scale.seeds[:3],
+        seeds=scale.few_seeds,
         claims=("C12", "C7", "C8", "C14"),
         contrasts=tuple(
             Contrast(claim=claim, arm=arm, phase=phase, role=role)
@@ -210,7 +190,8 @@ def suppress_flatness_cap(preset: str = "small") -> Experiment:
     )  # fmt: skip
 
 
-def suppress_flatness_controls(preset: str = "small") -> Experiment:
+@offer(PRESETS)
+def suppress_flatness_controls(preset: str) -> Experiment:
     """What could be at work other than flatness: parts of the penalty alone, and its rivals."""
     scale = SCALES[preset]
     height, until = CAPS[preset], scale.steps(200)
@@ -237,8 +218,6 @@ def suppress_flatness_controls(preset: str = "small") -> Experiment:
     }
     return Experiment(
         name="suppress-flatness-controls",
-        preset=preset,
-        smoke_test=PRESETS[preset].smoke_test,
         title="Is it flatness, or confidence?",
         question=(
             "The published penalty is compared with its parts and with penalties on confidence "
@@ -250,16 +229,16 @@ def suppress_flatness_controls(preset: str = "small") -> Experiment:
         seeds=scale.seeds[:3],
         claims=("C13", "C7", "C14"),
         contrasts=(
-            *(Contrast(claim="C13", arm=name, role="penalty") for name in flatness),
-            *(Contrast(claim="C13", arm=name, role="rival") for name in rivals),
-            *(Contrast(claim=claim, arm=name) for claim in ("C7", "C14")
-              for name in (*flatness, *rivals)),
+            *compare_roles("C13", dict.fromkeys(flatness, "penalty")),
+            *compare_roles("C13", dict.fromkeys(rivals, "rival")),
+            *compare(("C7", "C14"), flatness | rivals),
         ),
         figures=FIGURES,
     )  # fmt: skip
 
 
-def encourage_flatness(preset: str = "small") -> Experiment:
+@offer(PRESETS)
+def encourage_flatness(preset: str) -> Experiment:
     """The other sign: FAM, a small bound, and sharpness-aware minimisation."""
     scale = SCALES[preset]
     until = scale.steps(250)
@@ -272,8 +251,6 @@ def encourage_flatness(preset: str = "small") -> Experiment:
 
     return Experiment(
         name="encourage-flatness",
-        preset=preset,
-        smoke_test=PRESETS[preset].smoke_test,
         title="Does a network that is made flat generalise better?",
         question="What follows when exact flatness, its bound, or the loss nearby is minimised?",
         arms={
@@ -284,19 +261,6 @@ def encourage_flatness(preset: str = "small") -> Experiment:
         },
         seeds=scale.seeds,
         claims=("C14",),
-        contrasts=tuple(Contrast(claim="C14", arm=arm) for arm in ("FAM", "bound", "SAM")),
+        contrasts=compare(("C14",), ("FAM", "bound", "SAM")),
         figures=FIGURES,
     )
-
-
-EXPERIMENTS = offer(
-    PRESETS,
-    [
-        suppress_flatness,
-        suppress_flatness_early,
-        suppress_flatness_strength,
-        suppress_flatness_cap,
-        suppress_flatness_controls,
-        encourage_flatness,
-    ],
-)

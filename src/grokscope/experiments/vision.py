@@ -36,6 +36,11 @@ class Scale:
         return max(2, round(epochs * self.share)) * self.epoch
 
     @property
+    def few_seeds(self) -> tuple[int, ...]:
+        """Seeds of sweeps; of the paper's size there is one, as in the paper."""
+        return (42,) if self.share == 1 else self.seeds[:3]
+
+    @property
     def epoch(self) -> int:
         """Optimiser steps in an epoch."""
         return -(-self.examples // self.batch)

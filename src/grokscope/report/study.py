@@ -192,7 +192,7 @@ def notes_on(plan: Plan) -> list[str]:
             notes.append(f"{entry.label} was not run, because a phase before it diverged.")
         elif entry.status == "new":
             notes.append(f"{entry.label} has not started.")
-        elif entry.status == "stopped":
+        elif entry.status == "to resume":
             until = entry.segment.phase.until
             notes.append(
                 f"{entry.label} is at step {entry.step:,} of {until:,}; it is shown up to there."

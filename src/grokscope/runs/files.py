@@ -20,42 +20,29 @@ from safetensors import SafetensorError
 DAMAGE = (OSError, ValueError, KeyError, TypeError, NotImplementedError, SafetensorError)
 
 
-class Replacing:
+@contextmanager
+def replacing(target: Path, confirm: Callable[[], None]) -> Iterator[Path]:
     """A folder that appears under its name only when everything in it has been written.
 
     Args:
         target: The folder.
         confirm: Called before the folder appears; raises if it must not.
     """
-
-    def __init__(self, target: Path, confirm: Callable[[], None]) -> None:
-        self.target, self.confirm = target, confirm
-        self.temporary = _temporary(target)
-
-    def __enter__(self) -> Path:
-        shutil.rmtree(self.temporary, ignore_errors=True)
-        self.temporary.mkdir(parents=True)
-        return self.temporary
-
-    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        if failure is None:
-            for path in self.temporary.iterdir():
-                _flush(path)
-            self._confirm()
-            # A target can be there only from a process that was killed after its rename and
-            # before it could report so; what it holds is of the same step.
-            shutil.rmtree(self.target, ignore_errors=True)
-            os.rename(self.temporary, self.target)
-        else:
-            shutil.rmtree(self.temporary, ignore_errors=True)
-            self.confirm()  # a successor sweeps what we were writing: then that is the cause
-
-    def _confirm(self) -> None:
+    temporary = _temporary(target)
+    temporary.mkdir(parents=True)
+    try:
         try:
-            self.confirm()
-        except BaseException:
-            shutil.rmtree(self.temporary, ignore_errors=True)
-            raise
+            yield temporary
+            for path in temporary.iterdir():
+                _flush(path)
+        finally:
+            confirm()  # a successor sweeps what we were writing: then that is the cause
+        # A target can be there only from a process that was killed after its rename and before it
+        # could report so; what it holds is of the same step.
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

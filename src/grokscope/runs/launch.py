@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from grokscope.runs.executors.base import Executor, RunFailedError
+from grokscope.runs.jobs import Executor, Progress, RunFailedError
 from grokscope.runs.options import RunOptions
 from grokscope.runs.plan import Plan
-from grokscope.runs.progress import Progress
 from grokscope.runs.scheduler import Scheduler, ignoring_interrupts, run_all
 from grokscope.runs.store import Store
 from grokscope.spec import Experiment

@@ -20,14 +20,6 @@ class SegmentBusyError(RuntimeError):
     """Another process is running this segment."""
 
 
-def busy_error(segment: str, folder: Path) -> SegmentBusyError:
-    """The error for a segment that was asked for and is held by another process."""
-    return SegmentBusyError(
-        f"segment {segment} in {folder} is being run by another process; "
-        "wait for it, or choose another folder with --out"
-    )
-
-
 class LeaseLostError(SegmentBusyError):
     """Another process has taken a segment over, and this one may not write its results."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from grokscope.runs.devices import count_cores, count_gpus
+from grokscope.runs.machine import count_cores, count_gpus
 
 REPLICAS_ON_GPU = 32  # at most, where --replicas is not set
 SHARE_OF_MEMORY = 0.8  # of the free memory, for replicas

@@ -1,17 +1,16 @@
-"""Which segments of an experiment are finished, which can resume, which are missing."""
+"""Which segments of an experiment are finished, which are missing, and how long those take."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from grokscope.runs.store import Store
+from grokscope.runs.store import SegmentCost, Store
 from grokscope.spec import Experiment, Segment
 
-Status = Literal["finished", "diverged", "stopped", "new"]
-STATES = ("finished", "diverged", "to resume", "new")  # of a run, or of a segment to be run
+Status = Literal["finished", "diverged", "to resume", "new"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class PlannedSegment:
 
     @property
     def is_missing(self) -> bool:
-        return self.status in ("stopped", "new")
+        return self.status in ("to resume", "new")
 
     @property
     def steps_left(self) -> int:
@@ -48,6 +47,22 @@ class PlannedSegment:
         shared = f" (+{len(others)})" if others else ""
         phase = f", phase {phases}" if phases > 1 else ""
         return f"{arm}{shared}, seed {seed}{phase}"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left to do.
+
+    Attributes:
+        seconds: Wall-clock seconds with so many workers; None if nothing is known of a kind of
+            task.
+        disk: Bytes of the segments that are missing; None likewise.
+        unknown: The kinds of task of which no segment has finished in the folder.
+    """
+
+    seconds: float | None
+    disk: float | None
+    unknown: tuple[str, ...] = ()
 
 
 class Plan:
@@ -87,8 +102,8 @@ class Plan:
 
     def summary(self) -> str:
         """``4 segments: 2 finished, 1 to resume, 1 new``."""
-        states = Counter(
-            "to resume" if entry.status == "stopped" else entry.status
+        states = Counter[str](
+            entry.status
             for entry in self.entries.values()
             if not (entry.is_missing and self.is_cut_off(entry.segment))
         )
@@ -96,15 +111,57 @@ class Plan:
 
     def runs_summary(self) -> str:
         """``240 runs: 180 finished, 3 to resume, 57 new``; a run is an arm with a seed."""
-        states = Counter(state for _, _, state in self.run_states())
+        states = Counter[str](state for _, _, state in self.run_states())
         return _counted("run", states.total(), states)
 
-    def run_states(self) -> list[tuple[str, int, str]]:
+    def run_states(self) -> list[tuple[str, int, Status]]:
         """Arm, seed and state of every run."""
         return [
-            (arm, seed, _run_state(self.entries[segment.id].status for segment in chain))
+            (arm, seed, _run_state({self.entries[segment.id].status for segment in chain}))
             for arm, seed, chain in self.experiment.runs()
         ]
+
+    def estimate(self, workers: int = 1) -> Estimate:
+        """Time and disk of what is missing, estimated from the segments that have finished.
+
+        Each kind of task is judged by its finished segments in the plan or, where there are none,
+        by those of other experiments in the folder. A chain of phases takes at least as long as
+        its phases one after another.
+
+        Args:
+            workers: How many segments run at the same time.
+        """
+        missing = self.missing()
+        kinds = {segment.run.task.kind for segment in missing}
+        costs = self._costs(kinds)
+        if unknown := sorted(kinds - costs.keys()):
+            return Estimate(None, None, tuple(unknown))
+        chains: dict[str, float] = {}  # seconds from the first missing segment to this one's end
+        work = disk = 0.0
+        for segment in missing:  # parents before children
+            known = costs[segment.run.task.kind]
+            per_step = sum(cost.seconds for cost in known) / sum(cost.steps for cost in known)
+            seconds = self.entries[segment.id].steps_left * per_step
+            parent = segment.parent
+            chains[segment.id] = seconds + (chains.get(parent.id, 0.0) if parent else 0.0)
+            work += seconds
+            disk += sum(cost.disk for cost in known) / len(known)
+        return Estimate(max([work / workers, *chains.values()]), disk)
+
+    def _costs(self, kinds: Collection[str]) -> dict[str, list[SegmentCost]]:
+        """What finished segments took, by the kind of their task."""
+        found: dict[str, list[SegmentCost]] = {}
+        for entry in self.entries.values():
+            if entry.segment.run.task.kind in kinds and not entry.is_missing:
+                cost = self.store.cost(entry.segment)
+                if cost is not None:
+                    found.setdefault(cost.task_kind, []).append(cost)
+        unknown = set(kinds) - found.keys()
+        if unknown:
+            for cost in self.store.other_costs(self.entries.keys()):
+                if cost.task_kind in unknown:
+                    found.setdefault(cost.task_kind, []).append(cost)
+        return found
 
 
 def _planned(segment: Segment, users: tuple[tuple[str, int], ...], store: Store) -> PlannedSegment:
@@ -114,19 +171,17 @@ def _planned(segment: Segment, users: tuple[tuple[str, int], ...], store: Store)
         return PlannedSegment(segment, users, status, step=end.step, seconds=end.seconds)
     step = store.checkpoint_step(segment)
     if step is not None:
-        return PlannedSegment(segment, users, "stopped", step=step)
+        return PlannedSegment(segment, users, "to resume", step=step)
     return PlannedSegment(segment, users, "new", step=segment.start)
 
 
-def _run_state(statuses: Iterable[Status]) -> str:
-    kinds = set(statuses)
-    if "diverged" in kinds:
+def _run_state(states: set[Status]) -> Status:
+    """The state of a run whose segments are in these states."""
+    if "diverged" in states:
         return "diverged"
-    if kinds == {"finished"}:
-        return "finished"
-    return "new" if kinds == {"new"} else "to resume"
+    return states.pop() if len(states) == 1 else "to resume"
 
 
 def _counted(noun: str, total: int, states: Mapping[str, int]) -> str:
-    parts = [f"{states[state]:,} {state}" for state in STATES if states.get(state)]
+    parts = [f"{states[state]:,} {state}" for state in get_args(Status) if states.get(state)]
     return f"{total:,} {noun if total == 1 else f'{noun}s'}: {', '.join(parts)}"

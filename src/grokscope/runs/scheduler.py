@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from grokscope.runs.executors.base import Executor, Job, RunFailedError
-from grokscope.runs.progress import Progress
+from grokscope.runs.jobs import Executor, Job, Progress, RunFailedError
 from grokscope.runs.store import Store
 from grokscope.spec import Segment
 
@@ -28,7 +27,8 @@ class Scheduler:
     """
 
     def __init__(self, segments: Iterable[Segment], store: Store, replicas: int = 1) -> None:
-        self.waiting = {segment.id: segment for segment in segments}
+        self.segments = {segment.id: segment for segment in segments}
+        self.waiting = dict(self.segments)
         self.running: dict[str, Job] = {}
         self.cut_off: set[str] = set()  # diverged, or after one that did: never to be waited for
         self.store, self.replicas = store, replicas
@@ -65,14 +65,15 @@ class Scheduler:
                 self.running[segment.id] = job
         return jobs, news
 
-    def update(self, progress: Progress, segment: Segment | None = None) -> None:
+    def update(self, progress: Progress) -> None:
         """Take in the progress that a worker reports of a segment."""
+        name = progress.segment
         if progress.diverged:
-            self.cut_off.add(progress.segment)
-        if progress.busy and segment is not None:
-            self.running.pop(segment.id, None)
-            self.waiting[segment.id] = segment
-            self.checked[segment.id] = time.monotonic()
+            self.cut_off.add(name)
+        if progress.busy:
+            self.running.pop(name, None)
+            self.waiting[name] = self.segments[name]
+            self.checked[name] = time.monotonic()
 
     def job_done(self, job: Job) -> None:
         """A job has ended; a later job of the same segments, already under way, is kept."""
@@ -139,23 +140,11 @@ def run_all(
     on_progress: Callable[[Progress], None],
     notify: Callable[[str], None],
 ) -> None:
-    """Run everything that a scheduler holds.
-
-    Args:
-        scheduler: What to run.
-        executor: Who runs it.
-        on_progress: Called with all progress, in this process.
-        notify: Called with a sentence when there is nothing left to do but to wait for others.
-
-    Raises:
-        RunFailedError: If a segment raised or its worker was lost.
-    """
-    submitted: dict[str, Segment] = {}
+    """Run everything that a scheduler holds; arguments and errors are those of `launch`."""
     notified = False
     while not scheduler.is_done:
         jobs, news = scheduler.next(executor.free_slots)
         for job in jobs:
-            submitted |= {segment.id: segment for segment in job}
             executor.submit(job)
         for progress in news:
             on_progress(progress)
@@ -169,7 +158,7 @@ def run_all(
         for progress in executor.poll():
             if progress.failure:
                 raise RunFailedError(progress.failure)
-            scheduler.update(progress, submitted.get(progress.segment))
+            scheduler.update(progress)
             if not progress.busy:
                 on_progress(progress)
         for job in executor.done():

@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from grokscope.engine.observe import Row
 from grokscope.engine.state import State
-from grokscope.runs.files import Replacing, read_object, reading, write_text
-from grokscope.runs.lease import Lease, LeaseLostError, busy_error
+from grokscope.runs.files import read_object, reading, replacing, write_text
+from grokscope.runs.lease import Lease, LeaseLostError, SegmentBusyError
 from grokscope.runs.metrics import as_frame, read_rows, read_table, write_rows
 from grokscope.spec import Experiment, Segment, read_experiment, read_run, to_yaml
 
@@ -200,7 +200,7 @@ class Store:
             environment: What a reader needs to judge it, as JSON.
             diverged: Whether features or logits were no longer finite.
         """
-        with Replacing(self._final(segment), lambda: self.confirm(segment)) as folder:
+        with replacing(self._final(segment), lambda: self.confirm(segment)) as folder:
             _write_state(folder, state, rows, SegmentEnd(state.step, diverged, seconds))
             write_text(folder / "spec.yaml", to_yaml(segment.run))
             write_text(folder / "environment.json", json.dumps(environment, indent=2))
@@ -222,7 +222,10 @@ class Store:
         """
         lease = self.lease(segment)
         if not lease.take():
-            raise busy_error(segment.id, self.folder)
+            raise SegmentBusyError(
+                f"segment {segment.id} in {self.folder} is being run by another process; "
+                "wait for it, or choose another folder with --out"
+            )
         self._leases[segment.id] = lease
         try:
             yield
@@ -271,7 +274,7 @@ class Store:
         partial = self._partial(segment)
         partial.mkdir(parents=True, exist_ok=True)
         newest = partial / f"step-{state.step:010d}"
-        with Replacing(newest, lambda: self.confirm(segment)) as folder:
+        with replacing(newest, lambda: self.confirm(segment)) as folder:
             _write_state(folder, state, rows, SegmentEnd(state.step, False, seconds))
         for other in partial.iterdir():
             if other != newest:

@@ -6,63 +6,29 @@ import datetime
 import os
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 
-import grokscope
 from grokscope.engine.alike import UnlikeError
 from grokscope.engine.loop import Training
 from grokscope.engine.memory import bytes_of, free_bytes
 from grokscope.engine.observe import Row
 from grokscope.engine.replicas import Replicas, Solo
 from grokscope.engine.state import State
-from grokscope.runs.devices import find_device
-from grokscope.runs.environment import environment
-from grokscope.runs.lease import LeaseLostError, SegmentBusyError, busy_error
+from grokscope.runs.jobs import Progress
+from grokscope.runs.lease import LeaseLostError, SegmentBusyError
+from grokscope.runs.machine import environment, find_device
 from grokscope.runs.options import Place, RunOptions
-from grokscope.runs.progress import Progress
 from grokscope.runs.store import Store
 from grokscope.spec import Segment
 from grokscope.tasks import Task, build_task
 
 OPTIONS, PLACE = RunOptions(), Place()
-
-
-def run_segment(
-    store: Store,
-    segment: Segment,
-    on_progress: Callable[[Progress], None],
-    should_stop: Callable[[], bool],
-    *,
-    options: RunOptions = OPTIONS,
-) -> bool:
-    """Run what is missing of one segment on the CPU; returns whether it is finished now.
-
-    Args:
-        store: Where states and results are kept.
-        segment: What to run; its parent must be finished.
-        on_progress: Called at every tick.
-        should_stop: Asked at every tick; if true, a checkpoint is written and the call returns.
-        options: Threads and seconds between checkpoints.
-
-    Raises:
-        SegmentBusyError: If another process is running this segment.
-        ValueError: As `run_job`.
-    """
-    busy: list[Progress] = []
-
-    def pass_on(progress: Progress) -> None:
-        (busy.append if progress.busy else on_progress)(progress)
-
-    run_job(store, (segment,), pass_on, should_stop, options=options)
-    if busy:
-        raise busy_error(segment.id, store.folder)
-    return store.outcome(segment) is not None
+PACKAGE = Path(__file__).parents[1]
 
 
 def run_job(
@@ -160,10 +126,8 @@ class _Worker:
         """Run segments at one step; false if asked to stop."""
         torch.set_num_threads(group[0].threads)
         size = self._size(group)
-        for first in range(0, len(group), size):
-            if not self._run_together(group[first : first + size]):
-                return False
-        return True
+        starts = range(0, len(group), size)
+        return all(self._run_together(group[first : first + size]) for first in starts)
 
     def _run_together(self, group: Sequence[_Resumed]) -> bool:
         try:
@@ -199,21 +163,17 @@ class _Worker:
         def seconds(index: int) -> float:
             return group[index].seconds + (time.monotonic() - begin) / len(group)
 
-        def if_held(index: int, step: int, write: Callable[[], None] | None = None) -> bool:
-            """Write if the lease is still held; if not, another process runs the segment now."""
+        @contextmanager
+        def lease_may_be_lost(index: int) -> Iterator[None]:
+            """Give up a segment whose lease is lost: another process runs it now."""
             try:
-                (write or (lambda: self.store.confirm(group[index].segment)))()
+                yield
             except LeaseLostError:
                 active.discard(index)
-                self.on_progress(Progress(group[index].segment.id, step, busy=True))
-                return False
-            return True
+                item = group[index]
+                self.on_progress(Progress(item.segment.id, item.step, busy=True))
 
-        def checkpoint(index: int) -> None:
-            item = group[index]
-            self.store.checkpoint(item.segment, trainer.state(index), item.rows, seconds(index))
-
-        def finish(index: int, diverged: bool) -> None:
+        def finish(index: int, diverged: bool = False) -> None:
             item = group[index]
             state = trainer.state(index)
             facts = environment(item.segment, item.started, seconds(index), self.device)
@@ -236,24 +196,26 @@ class _Worker:
         for ticks in trainer.run():
             for index in sorted(active & ticks.keys()):
                 tick, item = ticks[index], group[index]
-                if not if_held(index, tick.step):
-                    continue
-                item.rows += tick.rows
-                values = {f"{row.split}/{row.measure}": row.value for row in tick.rows}
-                self.on_progress(
-                    Progress(item.segment.id, tick.step, values, diverged=tick.diverged)
-                )
-                if tick.diverged:
-                    if_held(index, tick.step, partial(finish, index, diverged=True))
+                name, diverged = item.segment.id, tick.diverged
+                with lease_may_be_lost(index):
+                    self.store.confirm(item.segment)
+                    item.rows += tick.rows
+                    values = {f"{row.split}/{row.measure}": row.value for row in tick.rows}
+                    self.on_progress(Progress(name, tick.step, values, diverged=diverged))
+                    if diverged:
+                        finish(index, diverged=True)
             stopping = self.should_stop()
             if stopping or time.monotonic() - saved >= self.options.checkpoint_seconds:
                 for index in sorted(active):
-                    if_held(index, 0, partial(checkpoint, index))
+                    item, state = group[index], trainer.state(index)
+                    with lease_may_be_lost(index):
+                        self.store.checkpoint(item.segment, state, item.rows, seconds(index))
                 saved = time.monotonic()
             if stopping or not active:
                 return not stopping
         for index in sorted(active):
-            if_held(index, 0, partial(finish, index, diverged=False))
+            with lease_may_be_lost(index):
+                finish(index)
         return True
 
 
@@ -264,8 +226,7 @@ def describe_failure(error: Exception) -> str:
     see where. ``GROKSCOPE_TRACEBACK=1`` always asks for the traceback.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    package = Path(grokscope.__file__).parent
-    is_ours = isinstance(error, ValueError) and package in Path(frames[-1].filename).parents
+    is_ours = isinstance(error, ValueError) and PACKAGE in Path(frames[-1].filename).parents
     if is_ours and not os.environ.get("GROKSCOPE_TRACEBACK"):
         return str(error)
     return "".join(traceback.format_exception(error))

@@ -37,3 +37,7 @@ __all__ = [
     "to_yaml",
     "with_seeds",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

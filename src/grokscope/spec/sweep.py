@@ -11,14 +11,15 @@ from itertools import combinations, product
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from grokscope.spec.experiment import Contrast, Experiment
 from grokscope.spec.run import Run
-from grokscope.spec.text import assign, check_kind, explain, keys_of, parse
+from grokscope.spec.text import assign, check_kind, explain, keys_of, parse, validated
 
 MOST_RUNS = 10_000  # more are a typing error
 SWEEP = "-sweep"  # ends the name of every sweep
+FEW_ARMS = 3  # with more, figures that give each arm a column would show too little
+BY_ARM = ("accuracies", "flatness_by_arm", "outcomes", "collapse_by_arm", "losses_by_arm")
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,22 @@ class Axis:
     values: tuple[Any, ...]
     label: str = ""
 
-    def starts(self, arm: str) -> list[str] | None:
-        """The whole path within an experiment for this arm; None if it names another arm."""
-        if self.keys[0] != "arms":
-            return ["arms", arm, *self.keys]
-        return list(self.keys) if self.keys[1:2] == (arm,) else None
+    def path(self, arm: str) -> list[str]:
+        """The whole path within an experiment, for this arm unless it names one."""
+        return list(self.keys) if self.keys[0] == "arms" else ["arms", arm, *self.keys]
+
+    def problem(self, data: Any, arm: str) -> str:
+        """Why this is not a setting of the arm; empty where it is."""
+        path = self.path(arm)
+        try:
+            assign(deepcopy(data), path, self.values[0])
+        except ValueError as error:
+            return str(error)
+        return "" if path[1:2] == [arm] else "this is not a setting of any arm"
 
     def named(self, value: Any) -> str:
         return f"{self.label}={_shown(value)}"
 
-
-FEW_ARMS = 3  # with more, figures that give each arm a column would show too little
-BY_ARM = ("accuracies", "flatness_by_arm", "outcomes", "collapse_by_arm", "losses_by_arm")
 
 Point = tuple[tuple[Axis, Any], ...]
 
@@ -66,10 +71,14 @@ def sweep(experiment: Experiment, grid: Sequence[str]) -> Experiment:
     if not axes:
         raise ValueError("a sweep needs a grid, e.g. --grid phases.0.optimizer.lr=1e-3,1e-2")
     data = experiment.model_dump(mode="json")
-    axes_of = {arm: [axis for axis in axes if _has(data, axis, arm)] for arm in experiment.arms}
+    axes_of: dict[str, list[Axis]] = {arm: [] for arm in experiment.arms}
     for axis in axes:
-        if not any(axis in arm_axes for arm_axes in axes_of.values()):
-            raise ValueError(f"--grid {axis.text}: {_why_nowhere(data, axis)}")
+        problems = {arm: axis.problem(data, arm) for arm in experiment.arms}
+        if all(problems.values()):
+            raise ValueError(f"--grid {axis.text}: {next(iter(problems.values()))}")
+        for arm, problem in problems.items():
+            if not problem:
+                axes_of[arm].append(axis)
     for arm, arm_axes in axes_of.items():
         _check_apart(data, arm, arm_axes)
     _check_number(axes_of, len(experiment.seeds))
@@ -89,10 +98,7 @@ def sweep(experiment: Experiment, grid: Sequence[str]) -> Experiment:
         "paper": (),
         "figures": experiment.figures if len(arms) <= FEW_ARMS else BY_ARM,
     }
-    try:
-        return Experiment.model_validate(dict(experiment) | changes)
-    except ValidationError as error:
-        raise ValueError(f"--grid {' --grid '.join(grid)}: {explain(error)}") from error
+    return validated(dict(experiment) | changes, f"--grid {' --grid '.join(grid)}")
 
 
 def _axis(text: str, experiment: Experiment) -> Axis:
@@ -113,7 +119,6 @@ def _axis(text: str, experiment: Experiment) -> Axis:
 
 
 def _labelled(axes: Sequence[Axis]) -> list[Axis]:
-    """The axes, labelled with the shortest ends of their paths that distinguish them."""
     paths = [axis.keys for axis in axes]
     for axis in axes:
         if paths.count(axis.keys) > 1:
@@ -122,6 +127,7 @@ def _labelled(axes: Sequence[Axis]) -> list[Axis]:
 
 
 def _label(keys: tuple[str, ...], paths: Sequence[tuple[str, ...]]) -> str:
+    """The shortest end of a path that distinguishes it from the others."""
     for length in range(1, len(keys)):
         end = keys[-length:]
         unique = sum(path[-length:] == end for path in paths) == 1
@@ -130,29 +136,9 @@ def _label(keys: tuple[str, ...], paths: Sequence[tuple[str, ...]]) -> str:
     return ".".join(keys)
 
 
-def _has(data: Any, axis: Axis, arm: str) -> bool:
-    keys = axis.starts(arm)
-    if keys is None:
-        return False
-    try:
-        assign(deepcopy(data), keys, axis.values[0])
-    except ValueError:
-        return False
-    return True
-
-
-def _why_nowhere(data: Any, axis: Axis) -> str:
-    keys = list(axis.keys) if axis.keys[0] == "arms" else axis.starts(next(iter(data["arms"])))
-    try:
-        assign(deepcopy(data), keys or [], axis.values[0])
-    except ValueError as error:
-        return str(error)
-    return "this is not a setting of any arm"
-
-
 def _check_apart(data: Any, arm: str, axes: Sequence[Axis]) -> None:
     """Check that no axis sets what another sets, or a part of it."""
-    places = [(axis, _place(data, axis.starts(arm) or [])) for axis in axes]
+    places = [(axis, _place(data, axis.path(arm))) for axis in axes]
     for (one, first), (other, second) in combinations(places, 2):
         shorter = min(len(first), len(second))
         if first[:shorter] == second[:shorter]:
@@ -176,11 +162,11 @@ def _place(data: Any, keys: Sequence[str]) -> list[str]:
 
 
 def _check_number(axes_of: Mapping[str, Sequence[Axis]], seeds: int) -> None:
-    points = [math.prod(len(axis.values) for axis in axes) for axes in axes_of.values()]
-    runs = sum(points) * seeds
+    arms = sum(math.prod(len(axis.values) for axis in axes) for axes in axes_of.values())
+    runs = arms * seeds
     if runs > MOST_RUNS:
         raise ValueError(
-            f"the grid makes {runs:,} runs ({sum(points):,} arms, {seeds} seeds), more than the "
+            f"the grid makes {runs:,} runs ({arms:,} arms, {seeds} seeds), more than the "
             f"limit of {MOST_RUNS:,}; give --grid fewer values"
         )
 
@@ -198,9 +184,8 @@ def _run(data: Any, arm: str, point: Point) -> Run:
     changed = {"arms": {arm: deepcopy(data["arms"][arm])}}
     try:
         for axis, value in point:
-            keys = axis.starts(arm) or []
-            check_kind(changed, keys, value)
-            assign(changed, keys, deepcopy(value))
+            check_kind(changed, axis.path(arm), value)
+            assign(changed, axis.path(arm), deepcopy(value))
         return Run.model_validate(changed["arms"][arm])
     except ValueError as error:  # pydantic's are some
         raise ValueError(f"--grid, at {_name(arm, point)}: {explain(error)}") from error

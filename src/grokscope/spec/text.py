@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -24,6 +24,7 @@ def _kinds(union: Any) -> tuple[str, ...]:
     return tuple(member.model_fields["kind"].default for member in members)
 
 
+Kind = TypeVar("Kind", Experiment, Run)
 TASK_KINDS, CONSTRAINT_KINDS = _kinds(Task), _kinds(Constraint)
 
 
@@ -56,10 +57,7 @@ def read_experiment(path: Path) -> Experiment:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; grokscope show NAME > {path} writes one")
-    try:
-        return Experiment.model_validate(parse(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a grokscope experiment: {explain(error)}") from error
+    return _read(path, Experiment)
 
 
 def read_run(path: Path) -> Run:
@@ -68,10 +66,15 @@ def read_run(path: Path) -> Run:
     Raises:
         ValueError: If the file holds something else.
     """
+    return _read(path, Run)
+
+
+def _read(path: Path, kind: type[Kind]) -> Kind:
     try:
-        return Run.model_validate(parse(path.read_text(encoding="utf-8")))
+        return kind.model_validate(parse(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} does not hold the settings of a run: {explain(error)}") from error
+        name = kind.__name__.lower()
+        raise ValueError(f"{path} is not a grokscope {name}: {explain(error)}") from error
 
 
 def override(experiment: Experiment, assignments: Sequence[str]) -> Experiment:
@@ -101,11 +104,7 @@ def override(experiment: Experiment, assignments: Sequence[str]) -> Experiment:
                 assign(data, start + keys, parse(text))
         except (yaml.YAMLError, ValueError) as error:
             raise ValueError(f"--set {assignment}: {explain(error)}") from error
-    try:
-        return Experiment.model_validate(data)
-    except ValidationError as error:
-        options = ", ".join(f"--set {assignment}" for assignment in assignments)
-        raise ValueError(f"{options}: {explain(error)}") from error
+    return validated(data, ", ".join(f"--set {assignment}" for assignment in assignments))
 
 
 def with_seeds(experiment: Experiment, text: str) -> Experiment:
@@ -118,10 +117,19 @@ def with_seeds(experiment: Experiment, text: str) -> Experiment:
         seeds = [int(part) for part in text.split(",")]
     except ValueError as error:
         raise ValueError(f"--seeds {text}: write whole numbers, e.g. 1,42,15213") from error
+    return validated(experiment.model_dump() | {"seeds": seeds}, f"--seeds {text}")
+
+
+def validated(data: Mapping[str, Any], options: str) -> Experiment:
+    """The experiment of these settings.
+
+    Raises:
+        ValueError: If they do not fit together; names the options that made them.
+    """
     try:
-        return Experiment.model_validate(experiment.model_dump() | {"seeds": seeds})
+        return Experiment.model_validate(data)
     except ValidationError as error:
-        raise ValueError(f"--seeds {text}: {explain(error)}") from error
+        raise ValueError(f"{options}: {explain(error)}") from error
 
 
 def explain(error: Exception) -> str:

@@ -1,1 +1,1 @@
-"""Who runs jobs: processes of this machine, or tasks of a Ray cluster. Both are an `Executor`."""
+"""Who runs jobs: processes of this machine, or tasks of a Ray cluster."""

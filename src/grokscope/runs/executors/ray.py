@@ -1,9 +1,9 @@
 """Jobs on a Ray cluster: one task each, whose results lie on a file system that all nodes share.
 
 What matters about a job is its task's result. Mere steps go through an actor beside the driver,
-the `_ProgressActor`, which also tells workers to stop; nothing depends on its being alive. A job
-whose worker or node was lost is put back: its segments are retried elsewhere, from their
-checkpoints.
+the `_Board`; nothing depends on its being alive. To stop, tasks are cancelled, which Ray does by
+an interrupt: those under way leave a checkpoint. A job whose worker or node was lost is put back:
+its segments are retried elsewhere, from their checkpoints.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import signal
 import socket
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import grokscope
-from grokscope.runs.executors.base import Job, RunFailedError
-from grokscope.runs.options import REPLICAS_ON_GPU, SHARE_OF_MEMORY, Place, RunOptions
-from grokscope.runs.progress import Progress
+from grokscope.runs.jobs import Job, Progress, RunFailedError, Throttle
+from grokscope.runs.machine import count_cores
+from grokscope.runs.options import REPLICAS_ON_GPU, RunOptions
 from grokscope.runs.store import Store
 from grokscope.runs.worker import describe_failure, run_job
+from grokscope.spec import Segment
+from grokscope.version import __version__
 
 ATTEMPTS = 3  # at a segment, in a row and without a new checkpoint, before we give up
-PAUSE = 0.3  # seconds between messages of a worker
+PAUSE = 1.0  # seconds between two steps of one segment that a worker sends
 TIMEOUT = 15.0  # seconds within which a cluster that is just being started must answer
 OBJECTS = 100 * 2**20  # bytes of Ray's object store; results are kept in files
 
@@ -64,7 +64,7 @@ class RayExecutor:
             _connect(self.ray, options.address)
         try:
             self.options = _resolve(options, self.ray.cluster_resources())
-            self.actor = _on_this_node(self.ray, _ProgressActor)
+            self.board = _start_board(self.ray)
         except BaseException:
             self._disconnect()
             raise
@@ -72,7 +72,7 @@ class RayExecutor:
             folder=store.folder.resolve(),
             working_directory=Path.cwd(),
             options=self.options,
-            version=grokscope.__version__,
+            version=__version__,
             traceback=os.environ.get("GROKSCOPE_TRACEBACK", ""),
         )
         needs = {"num_cpus": self.options.threads, "num_gpus": int(self.options.device == "cuda")}
@@ -80,11 +80,9 @@ class RayExecutor:
         self.task = self.ray.remote(max_retries=0, **needs)(_run_task)
         self.store = store
         self.jobs: dict[Any, Job] = {}  # by the reference of their result
-        # A job that is submitted again is another job, with another name.
-        self.submitted, self.names = 0, dict[str, str]()
         self.ended: list[Job] = []
-        self.losses: Counter[str] = Counter()
-        self.checkpoints: dict[str, int | None] = {}  # step of the checkpoint at the last loss
+        # By segment: how often its worker was lost in a row, and its checkpoint at the last loss.
+        self.losses: dict[str, tuple[int, int | None]] = {}
 
     @property
     def free_slots(self) -> int:
@@ -99,10 +97,7 @@ class RayExecutor:
         return self.options.replicas_per_job
 
     def submit(self, job: Job) -> None:
-        self.submitted += 1
-        name = f"{job[0].id}-{self.submitted}"
-        self.jobs[self.task.remote(self.context, name, job, self.actor)] = job
-        self.names[job[0].id] = name
+        self.jobs[self.task.remote(self.context, job, self.board)] = job
 
     def poll(self) -> list[Progress]:
         news = self._steps()
@@ -121,15 +116,10 @@ class RayExecutor:
         return ended
 
     def shutdown(self) -> None:
-        begun = set(self.names.values())  # all count as begun unless the actor says otherwise
-        with contextlib.suppress(self.ray.exceptions.RayError):
-            begun = self.ray.get(self.actor.request_stop.remote(), timeout=TIMEOUT)
-        for reference, job in self.jobs.items():
-            if self.names[job[0].id] not in begun:  # it may wait in a queue for long
-                self.ray.cancel(reference)
-        pending = list(self.jobs)
-        while pending:
-            _, pending = self.ray.wait(pending, timeout=0.5)
+        for reference in self.jobs:
+            self.ray.cancel(reference)
+        if self.jobs:
+            self.ray.wait(list(self.jobs), num_returns=len(self.jobs))
         self._disconnect()
 
     def _disconnect(self) -> None:
@@ -138,7 +128,7 @@ class RayExecutor:
 
     def _steps(self) -> list[Progress]:
         try:
-            return self.ray.get(self.actor.drain.remote(), timeout=5)
+            return self.ray.get(self.board.drain.remote(), timeout=5)
         except self.ray.exceptions.RayError:
             return []  # steps are only for the progress bars
 
@@ -153,135 +143,94 @@ class RayExecutor:
         except self.ray.exceptions.RayTaskError as error:
             raise RunFailedError(
                 f"a worker of the cluster failed before it began ({_cause(error)}); every node "
-                f"needs grokscope {grokscope.__version__} and whatever your task imports"
+                f"needs grokscope {__version__} and whatever your task imports"
             ) from error
         except self.ray.exceptions.RayError as error:
             for segment in job:
-                self._count_loss(segment.id, self.store.checkpoint_step(segment), _cause(error))
+                self._count_loss(segment, _cause(error))
             # Until their leases run out, it is as if another process held them.
             return [Progress(segment.id, segment.start, busy=True) for segment in job]
 
-    def _count_loss(self, segment: str, checkpoint: int | None, cause: str) -> None:
-        if checkpoint != self.checkpoints.get(segment):
-            self.losses[segment] = 0
-        self.checkpoints[segment] = checkpoint
-        self.losses[segment] += 1
-        if self.losses[segment] >= ATTEMPTS:
+    def _count_loss(self, segment: Segment, cause: str) -> None:
+        checkpoint = self.store.checkpoint_step(segment)
+        count, before = self.losses.get(segment.id, (0, checkpoint))
+        count = count + 1 if checkpoint == before else 1
+        self.losses[segment.id] = (count, checkpoint)
+        if count >= ATTEMPTS:
             raise RunFailedError(
-                f"the worker of segment {segment} was lost {ATTEMPTS} times without a new "
+                f"the worker of segment {segment.id} was lost {ATTEMPTS} times without a new "
                 f"checkpoint ({cause}); memory often runs out in this way. Run the same command "
                 "again to resume."
             )
 
 
-class _ProgressActor:
+class _Board:
     """An actor beside the driver, with which workers leave their steps."""
 
     def __init__(self) -> None:
-        self.steps: dict[str, Progress] = {}
-        self.begun: set[str] = set()
-        self.stopping = False
+        self.steps: list[Progress] = []
 
-    def publish(self, job: str, steps: Sequence[Progress]) -> bool:
-        """Take in steps; returns whether the worker is to stop."""
-        self.begun.add(job)
-        self.steps |= {progress.segment: progress for progress in steps}
-        return self.stopping
+    def publish(self, progress: Progress) -> None:
+        self.steps.append(progress)
 
     def drain(self) -> list[Progress]:
-        """The latest step of each segment that was published since the last call."""
-        steps, self.steps = self.steps, {}
-        return list(steps.values())
-
-    def request_stop(self) -> set[str]:
-        """Ask all workers to stop; returns the names of the jobs that have begun."""
-        self.stopping = True
-        return self.begun
+        """The steps that were published since the last call."""
+        steps, self.steps = self.steps, []
+        return steps
 
 
-class _Publisher:
-    """Sends a worker's steps to the actor from a thread, so that training never waits for it."""
+def _start_board(ray: Any) -> Any:
+    """A board on this node, where it lives as long as the driver."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    def __init__(self, actor: Any, job: str) -> None:
-        self.actor, self.job = actor, job
-        self.steps: dict[str, Progress] = {}
-        self.results: list[Progress] = []  # what matters, for the result of the task
-        self.stopping, self.closed = threading.Event(), threading.Event()
-        self.lock = threading.Lock()
-
-    def report(self, progress: Progress) -> None:
-        """Note progress; steps are sent, the rest is kept for the task's result."""
-        if not progress.is_mere_step:
-            self.results.append(progress)
-            return
-        with self.lock:
-            before = self.steps.get(progress.segment)
-            values = (before.values if before else {}) | progress.values
-            self.steps[progress.segment] = replace(progress, values=values)
-
-    def send(self) -> None:
-        """Send the steps noted so far, and learn whether to stop."""
-        with self.lock:
-            steps, self.steps = list(self.steps.values()), {}
-        ray = _import_ray()
-        with contextlib.suppress(ray.exceptions.RayError):
-            if ray.get(self.actor.publish.remote(self.job, steps), timeout=TIMEOUT):
-                self.stopping.set()
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[None]:
-        """Send regularly while the block runs."""
-        self.send()
-        thread = threading.Thread(target=self._keep_sending, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self.closed.set()
-            thread.join()
-
-    def _keep_sending(self) -> None:
-        while not self.closed.wait(PAUSE):
-            self.send()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
 
 
-def _run_task(context: _Context, name: str, job: Job, actor: Any) -> list[Progress]:
+def _run_task(context: _Context, job: Job, board: Any) -> list[Progress]:
     """Body of a task; returns the progress that matters, failures included."""
-    publisher = _Publisher(actor, name)
-    node, directory = platform.node(), context.working_directory
+    ray, stopping = _import_ray(), threading.Event()
+    # Cancelling a task interrupts it.
+    before = signal.signal(signal.SIGINT, lambda *_: stopping.set())
+    results: list[Progress] = []
+
+    def report(progress: Progress) -> None:
+        if progress.is_mere_step:
+            with contextlib.suppress(ray.exceptions.RayError):
+                board.publish.remote(progress)  # training does not wait for it
+        else:
+            results.append(progress)
+
+    node, directory, options = platform.node(), context.working_directory, context.options
+    # A GPU belongs to one task; the main memory is shared by as many as there are cores for.
+    tasks = 1 if options.device == "cuda" else max(1, count_cores() // options.threads)
     if context.traceback:
         os.environ["GROKSCOPE_TRACEBACK"] = context.traceback
     try:
         _check_node(context, node)
-        with publisher.open(), contextlib.chdir(directory if directory.is_dir() else Path.cwd()):
+        with contextlib.chdir(directory if directory.is_dir() else Path.cwd()):
             run_job(
                 Store(context.folder),
                 job,
-                publisher.report,
-                publisher.stopping.is_set,
-                options=context.options,
-                place=_place(context.options),
+                Throttle(report, PAUSE),
+                stopping.is_set,
+                options=options,
+                place=options.place(0, tasks),
             )
     except Exception as error:
         failure = describe_failure(error)
         if not directory.is_dir():
             failure += f" (node {node} has no folder {directory}, where relative paths begin)"
-        publisher.results.append(Progress(job[0].id, 0, failure=failure))
-    return publisher.results
-
-
-def _place(options: RunOptions) -> Place:
-    """Where a task computes: a GPU is its own, the main memory is shared by the cores."""
-    if options.device == "cuda":
-        return Place("cuda")
-    cores = os.cpu_count() or 1
-    return Place(options.device, SHARE_OF_MEMORY * min(1.0, options.threads / cores))
+        results.append(Progress(job[0].id, 0, failure=failure))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return results
 
 
 def _check_node(context: _Context, node: str) -> None:
-    if grokscope.__version__ != context.version:
+    if __version__ != context.version:
         raise ValueError(
-            f"node {node} has grokscope {grokscope.__version__}, but this is {context.version}; "
+            f"node {node} has grokscope {__version__}, but this is {context.version}; "
             "install the same version on every node"
         )
     if not (context.folder / "experiment.yaml").is_file():
@@ -327,13 +276,12 @@ def _await_answer(address: str) -> None:
     deadline = time.monotonic() + TIMEOUT
     while host:
         try:
-            socket.create_connection((host, int(port)), timeout=TIMEOUT).close()
+            with socket.create_connection((host, int(port)), timeout=TIMEOUT):
+                return
         except OSError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
-        else:
-            return
 
 
 def _resolve(options: RunOptions, resources: dict[str, float]) -> RunOptions:
@@ -348,14 +296,6 @@ def _resolve(options: RunOptions, resources: dict[str, float]) -> RunOptions:
     device = "cuda" if has_gpu and options.device != "cpu" else "cpu"
     replicas = options.replicas or (REPLICAS_ON_GPU if device == "cuda" else 1)
     return replace(options, device=device, replicas=replicas)
-
-
-def _on_this_node(ray: Any, actor: type) -> Any:
-    """An actor on this node, where it lives as long as the driver."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(actor).remote()
 
 
 def _cause(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What a reader needs to judge or repeat a run: versions, machine, seeds, duration."""
+"""This machine: what it has to compute on, and what a reader needs to judge or repeat a run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,48 @@ from typing import Any
 
 import torch
 
-import grokscope
 from grokscope.spec import Segment
+from grokscope.version import __version__
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name.
+
+    Args:
+        name: ``cpu``, ``cuda`` or ``cuda:1``; ``auto`` is CUDA where there is a GPU, else the CPU.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {name} can't be used here ({reason}); try cpu") from error
+    return device
+
+
+def count_gpus(name: str) -> int:
+    """How many GPUs of this machine a device name stands for."""
+    if name.startswith("cuda:"):
+        return 1
+    return torch.cuda.device_count() if name in ("auto", "cuda") else 0
+
+
+def count_cores() -> int:
+    """Cores that this process may use; all there are where the system does not say."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def environment(
     segment: Segment, started: str, seconds: float, device: torch.device
 ) -> dict[str, Any]:
-    """Facts about the process that finishes a segment.
+    """Facts about the process that finishes a segment: versions, machine, seeds, duration.
 
     Args:
         segment: What was run.
@@ -26,7 +60,7 @@ def environment(
         device: Where it was computed.
     """
     return {
-        "grokscope": grokscope.__version__,
+        "grokscope": __version__,
         "revision": _revision(),
         "python": platform.python_version(),
         "torch": torch.__version__,
