@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -309,6 +310,14 @@ def test_one_number_stands_for_one_thing(page: Page) -> None:
     onsets = page.text[page.text.index("In order of their medians") :]
     assert f"Training data memorised {medians['Memorised']} (" in onsets
     assert f"Generalisation begins {medians['Generalisation begins']} (" in onsets
+
+
+def test_a_page_of_a_thousand_runs_takes_seconds(tmp_path: Path) -> None:
+    arms = ("baseline", *(f"rate {place}" for place in range(99)))
+    whole = arms_study(arms, range(10))
+    start = time.process_time()
+    write_report(whole, tmp_path)
+    assert time.process_time() - start < 30
 
 
 def test_the_same_study_gives_the_same_bytes_in_any_process(tmp_path: Path) -> None:
