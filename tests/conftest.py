@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
+from command_line import Done
+
 torch.set_num_threads(1)
-
-
-@dataclass
-class Done:
-    """How a command ended, and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def words(self) -> str:
-        """What it said without line ends and the lines of tables."""
-        return " ".join(re.sub(r"[\u2500-\u257f]", " ", self.out).split())
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from conftest import Done
+from command_line import Done
 from grokscope import __version__
 from grokscope.cli import app
 from grokscope.experiments import EXPERIMENTS, find_experiment

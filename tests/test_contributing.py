@@ -9,20 +9,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from test_docs import GROKSCOPE, ROOT, blocks, called
-
-PAGE = ROOT / "CONTRIBUTING.md"
-WISHES = ("spread.py", "blobs.py", "tight.py", "lengths.py", "study.py")
+from contributed import WISHES, run_contributed
+from test_docs import GROKSCOPE, called
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """A folder with the page's files, in which its experiment has run."""
-    folder = tmp_path_factory.mktemp("contributing")
-    for block in blocks(PAGE, "python"):
-        (name,) = re.findall(r"^# file: (\w+\.py)$", block, re.MULTILINE)
-        (folder / name).write_text(block, encoding="utf-8")
-    called(folder, GROKSCOPE, "run", "study.py:experiment")
+    folder: Path = tmp_path_factory.mktemp("contributing")
+    run_contributed(folder)
     return folder
 
 
@@ -43,9 +38,9 @@ def test_the_claim_is_judged_and_the_figure_is_drawn(folder):
     page = (folder / "runs" / "short-features" / "report.html").read_text("utf-8")
     assert "A network whose features are kept short" in page
     assert 'id="figure-lengths' in page
-    told = called(folder, GROKSCOPE, "claims", "runs/short-features")
-    assert "short" in told
-    assert "supported" in told or "undecided" in told
+    shown = called(folder, GROKSCOPE, "claims", "runs/short-features")
+    assert "short" in shown
+    assert "supported" in shown or "undecided" in shown
 
 
 def test_the_report_finds_claim_and_figure_again(folder):

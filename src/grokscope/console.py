@@ -199,13 +199,14 @@ def claims_table(claims: Iterable[ClaimReport]) -> Table:
     for report in claims:
         for finding in report.findings():
             first = finding is report.headline
-            between = interval(*finding.interval)
+            between = interval(*finding.interval) if finding.seeds else ""
+            basis = finding.basis if report.compares else name_of(finding.basis)
             parts = (number(finding.effect), f"({between})" if between else "", finding.unit)
             effect = "" if math.isnan(finding.effect) else " ".join(filter(None, parts))
             claim = f"[bold]{report.claim}" if first else ""
             verdict = SYMBOLS.get(finding.verdict, "[yellow]? undecided")
             seeds = str(finding.seeds or "")
-            table.add_row(*(claim, name_of(finding.basis), verdict, effect, seeds))
+            table.add_row(*(claim, basis, verdict, effect, seeds))
         table.add_section()
     return table
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from selenium import webdriver
 
+from contributed import run_contributed
 from grokscope.report.page import write_report
 from grokscope.report.study import collect
 from grokscope.runs.store import Store
-from small_runs import two_arms
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -83,19 +83,15 @@ def browser() -> Iterator[Any]:
     driver.quit()
 
 
-def committed(name: str, folder: Path) -> Path:
-    """The page of a committed run."""
-    other = ROOT / "results" / f"{name}-paper"
-    beside = Store(other) if other.is_dir() else None
-    return write_report(collect(Store(ROOT / "results" / name), beside), folder)
-
-
-@pytest.fixture(scope="module", params=["grokking", "suppress-flatness", "own two arms"])
+@pytest.fixture(scope="module", params=["grokking", "suppress-flatness", "two arms of a user's"])
 def page(request, tmp_path_factory) -> Path:
+    """The page of a committed run, or of the experiment that CONTRIBUTING shows."""
     folder = tmp_path_factory.mktemp("page")
-    if request.param == "own two arms":
-        return write_report(collect(two_arms(folder)), folder)
-    return committed(request.param, folder)
+    if request.param.startswith("two arms"):
+        return run_contributed(folder) / "report.html"
+    results = ROOT / "results"
+    beside = Store(results / "grokking-paper") if request.param == "grokking" else None
+    return write_report(collect(Store(results / request.param), beside), folder)
 
 
 def seen(browser: Any, page: Path, width: int) -> dict[str, Any]:
