@@ -160,17 +160,17 @@ def numbered(seeds: Iterable[int]) -> str:
     return f"seed{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
-def between(interval: Interval) -> str:
+def between(interval: Interval, form: str = ".3g") -> str:
     """`` (95 % interval 0.1 to 0.3)``; says so when there is none."""
     low, high = interval
     if math.isnan(low) or math.isnan(high):
         return " (no interval: too few seeds, or a few that agree exactly)"
-    return f" (95 % interval {low:.3g} to {high:.3g})"
+    return f" (95 % interval {low:{form}} to {high:{form}})"
 
 
 def changed(difference: Effect) -> str:
-    """``+0.012 (95 % interval 0.003 to 0.021)``."""
-    return f"{difference.effect:+.3f}{between(difference.interval)}"
+    """``+0.012 (95 % interval +0.003 to +0.021)``."""
+    return f"{difference.effect:+.3f}{between(difference.interval, '+.3f')}"
 
 
 def times(ratio: Effect) -> str:

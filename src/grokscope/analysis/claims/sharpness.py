@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from grokscope.analysis.claims import rules
 from grokscope.analysis.claims.finding import Finding, Verdict, Why, claim
 from grokscope.analysis.contrasts import Comparison
-from grokscope.analysis.statistics import Effect, mean_of, over_seeds, paired_difference
+from grokscope.analysis.statistics import Effect, over_seeds, paired_difference
 
 PENALTY, RIVAL = "penalty", "rival"
 
@@ -169,7 +169,7 @@ def _counterexample(comparison: Comparison, measure: str, context: str) -> Findi
 
 def trained(comparison: Comparison) -> str:
     """The arm's training accuracy, and whether that is a fit."""
-    level = mean_of(list(comparison.arm_levels("accuracy").values()))
+    level = comparison.arm.level("accuracy", at=comparison.span)
     if math.isnan(level):
         return "no run has a level at the end of the phase"
     fitted = "" if rules.fits(comparison) else " (not every seed fits)"
@@ -196,8 +196,8 @@ def _does_as_much(rival: Comparison, penalty: Comparison) -> bool:
 
 def _scales(comparison: Comparison) -> str:
     arm, reference = (
-        mean_of([run.level("logit_scale", at=comparison.span) for run in runs])
-        for runs in zip(*comparison.pairs.values(), strict=True)
+        side.level("logit_scale", at=comparison.span)
+        for side in (comparison.arm, comparison.reference)
     )
     return f"logit scale {arm:.3g} against {reference:.3g}"
 
