@@ -71,3 +71,8 @@ def test_measure_is_a_deprecated_name_of_the_look():
     measured = task.look(task.model, task.train)
     assert measured["seen"] == 8.0
     assert measured["loss"] == look(model, split)["loss"]
+
+
+def test_the_former_name_of_the_batch_size_of_a_look_is_understood_with_a_warning():
+    with pytest.warns(DeprecationWarning, match="batch_size"):
+        assert Look(at_once=7) == Look(batch_size=7)

@@ -6,8 +6,9 @@ networks at once, go by it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from types import FunctionType
 from typing import Any, Protocol
 
@@ -51,6 +52,7 @@ class Look:
             all rows. Labels of -100 never count.
         extra: Measures of your own, as in `Probe`.
         batch_size: Examples in one forward pass; None: all of them.
+        at_once: What ``batch_size`` was called before; for one version, with a warning.
 
     Raises:
         ValueError: If the head is not a name.
@@ -65,8 +67,14 @@ class Look:
     rows: Rows | None = None
     extra: Mapping[str, Extra] = field(default_factory=dict)
     batch_size: int | None = None
+    at_once: InitVar[int | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, at_once: int | None) -> None:
+        if at_once is not None:
+            warnings.warn(
+                "Look(at_once=...) is called batch_size=... now.", DeprecationWarning, stacklevel=3
+            )
+            object.__setattr__(self, "batch_size", at_once)
         if self.head is not None and not isinstance(self.head, str):
             raise ValueError(
                 f"head must be the name of a layer, got {self.head!r}; the number of examples in "
