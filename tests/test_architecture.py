@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -61,3 +63,11 @@ def test_every_public_measure_says_arguments_result_and_cost():
             takes = inspect.signature(function).parameters
             for word in ("Args:",) * bool(takes) + ("Returns:", "Cost"):
                 assert word in (function.__doc__ or ""), f"{name} does not say {word}"
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """Nor through imports inside functions or under TYPE_CHECKING."""
+    graph = grimp.build_graph("grokscope", exclude_type_checking_imports=False)
+    imports = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    order = list(TopologicalSorter(imports).static_order())  # CycleError names a circle
+    assert len(order) == len(graph.modules) > 100

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 import shlex
 import subprocess
@@ -11,7 +13,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PUBLIC = {
+    "grokscope", "grokscope.interventions", "grokscope.measures", "grokscope.results",
+    "grokscope.spec", "grokscope.tasks",
+}  # fmt: skip
 GROKSCOPE = Path(sys.executable).with_name("grokscope")
 
 
@@ -43,6 +49,7 @@ def test_the_library_use_of_the_readme_runs(tmp_path):
     assert "ncc" in printed
 
 
+@pytest.mark.slow
 def test_your_own_measure_task_and_experiment_run_as_written(tmp_path):
     pytest.importorskip("sklearn")
     page = ROOT / "docs" / "your-own.md"
@@ -62,6 +69,7 @@ def test_your_own_measure_task_and_experiment_run_as_written(tmp_path):
     assert {"plain", "decayed", "train", "validation"} <= set(table.split())
 
 
+@pytest.mark.slow
 def test_a_training_on_two_processes_runs_as_written(tmp_path):
     programs = blocks(ROOT / "docs" / "your-own.md", "python")
     (own,) = [each for each in programs if each.startswith("# file: my_training.py")]
@@ -113,3 +121,29 @@ def test_the_readme_names_the_commands_that_there_are():
     assert {"demo", "test"} <= set(named)
     for target in named:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_imports_only_what_is_public(page):
+    for block in blocks(page, "python"):
+        if ">>>" in block:
+            continue
+        try:
+            tree = ast.parse(block)
+        except SyntaxError:  # a signature of the API page, not a program
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("grokscope"):
+                assert node.module in PUBLIC
+                module = importlib.import_module(node.module)
+                for name in node.names:
+                    assert name.name in module.__all__, f"{node.module}.{name.name}"
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_tab_completion_shows_what_is_public_and_nothing_else(name):
+    module = importlib.import_module(name)
+    assert dir(module) == sorted(module.__all__)
+    for public in module.__all__:
+        assert getattr(module, public) is not None
+        assert name == "grokscope" or not public.startswith("_")
