@@ -1,4 +1,4 @@
-"""Writes docs/results.md from what lies in results/: ``make results``.
+"""Writes docs/results.md and the README's picture from what lies in results/: ``make results``.
 
 Nothing on that page is typed by hand but the list of the paper's figures.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from grokscope.analysis.run import Results
 from grokscope.experiments import EXPERIMENTS, find_experiment
-from grokscope.report.study import claims_of, common, value_here
+from grokscope.report.page import write_report
+from grokscope.report.study import claims_of, collect, common, value_here
 from grokscope.report.words import interval, name_of, number
 from grokscope.runs.plan import Plan
 from grokscope.runs.store import Store
@@ -116,5 +118,14 @@ def _changes(experiment: Experiment) -> str:
     return f"Command: `{shlex.join(parts)}`."
 
 
+def picture(folder: Path = ROOT / "results") -> bytes:
+    """The main figure of the grokking page, beside the run in the paper's setting, as PNG."""
+    study = collect(Store(folder / "grokking"), Store(folder / "grokking-paper"))
+    with TemporaryDirectory() as place:
+        write_report(study, Path(place))
+        return (Path(place) / "figures" / "grokking.png").read_bytes()
+
+
 if __name__ == "__main__":
     (ROOT / "docs" / "results.md").write_text(page(), encoding="utf-8")
+    (ROOT / "docs" / "images" / "grokking.png").write_bytes(picture())
