@@ -34,26 +34,15 @@ WHY = {
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence of the answer.
+    """A sentence of the answer."""
 
-    Attributes:
-        text: In words.
-        verdict: On a claim; empty where there is none.
-        aside: What stands behind it in small print.
-    """
-
-    text: str
-    verdict: str = ""
-    aside: str = ""
+    text: str  # in words
+    verdict: str = ""  # on a claim; empty where there is none
+    aside: str = ""  # what stands behind it in small print
 
 
 def answer(study: Study, rows: Sequence[Sequence[Compared]]) -> list[Sentence]:
-    """What was found: the claims in words or, without any, what sets the arms apart.
-
-    Args:
-        study: What the page shows.
-        rows: Final levels, arm by arm; empty before anything was measured.
-    """
+    """What was found: the claims in words or, without any, what sets the arms apart."""
     if study.smoke_test:
         return [Sentence(SMOKE_TEST)]
     if not rows:
@@ -175,12 +164,7 @@ def _course(arm: Arm) -> Iterator[str]:
 
 
 def reading_guide(study: Study, figures: Sequence[Figure]) -> list[str]:
-    """How to read the figures: what holds for all of them, said once.
-
-    Args:
-        study: What the page shows.
-        figures: Those on it; what none of them shows is not explained.
-    """
+    """How to read the figures: what holds for all of them, said once."""
     arms = study.measured
     if not arms or not figures:
         return []

@@ -30,21 +30,13 @@ INSIDE = 1e-9  # relative: a limit is part of the axis
 
 @dataclass(frozen=True)
 class Horizontal:
-    """A horizontal axis, the same for all panels that are to be compared.
+    """A horizontal axis, the same for all panels that are to be compared."""
 
-    Attributes:
-        first: Where it begins.
-        last: Where it ends.
-        label: What it counts, such as "optimiser step".
-        log: Whether it is logarithmic, up to ``switch`` if there is one.
-        switch: From where on it is linear; NaN where it is of one kind.
-    """
-
-    first: float
-    last: float
-    label: str
-    log: bool = False
-    switch: float = math.nan
+    first: float  # where it begins
+    last: float  # where it ends
+    label: str  # what it counts, such as "optimiser step"
+    log: bool = False  # whether it is logarithmic, up to ``switch`` if there is one
+    switch: float = math.nan  # from where on it is linear; NaN where it is of one kind
 
     def share(self, value: float) -> float:
         """Where a value lies on the axis, 0 to 1 from left to right."""
@@ -94,14 +86,7 @@ class Horizontal:
 
 
 def step_axis(first: float, last: float, switch: float = math.nan) -> Horizontal:
-    """An axis of optimiser steps: logarithmic up to a step, linear from there on.
-
-    Args:
-        first: Where it begins, positive.
-        last: Where it ends.
-        switch: A step, such as that of memorisation; where it would leave one of the two parts
-            nearly empty, or is not known, all of the axis is logarithmic.
-    """
+    """An axis of optimiser steps: logarithmic up to a step, linear from there on."""
     last = max(last, 2 * first)
     if not (3 * first <= switch <= last / 1.5):
         switch = math.nan
@@ -109,11 +94,7 @@ def step_axis(first: float, last: float, switch: float = math.nan) -> Horizontal
 
 
 def first_step(memorised: float) -> float:
-    """Where an axis of steps begins: a fortieth of memorisation, as 1, 2 or 5 x 10^k.
-
-    Args:
-        memorised: The step; NaN if there is none.
-    """
+    """Where an axis of steps begins: a fortieth of memorisation, as 1, 2 or 5 x 10^k."""
     if math.isnan(memorised) or memorised < 80:
         return 1.0
     power = 10 ** math.floor(math.log10(memorised / 40))
@@ -121,14 +102,7 @@ def first_step(memorised: float) -> float:
 
 
 def draw_horizontal(axes: Axes, axis: Horizontal, width: float, *, labelled: bool) -> None:
-    """Give a panel its horizontal axis.
-
-    Args:
-        axes: The panel.
-        axis: What it shows.
-        width: Of the panel, in inches.
-        labelled: Whether ticks and axis are named.
-    """
+    """Give a panel its horizontal axis."""
     if axis.log:
         axes.set_xscale("function", functions=(axis.forward, axis.backward))
     axes.set_xlim(axis.first, axis.last)
@@ -154,33 +128,18 @@ def _with_room(axis: Horizontal, width: float) -> list[float]:
 
 @dataclass(frozen=True)
 class Vertical:
-    """A vertical axis, the same for all panels that are to be compared.
+    """A vertical axis, the same for all panels that are to be compared."""
 
-    Attributes:
-        low: Lower limit.
-        high: Upper limit.
-        scale: ``log`` or ``linear``.
-        remarks: What it cannot show, a sentence each.
-    """
-
-    low: float
-    high: float
-    scale: str
-    remarks: tuple[str, ...] = ()
+    low: float  # lower limit
+    high: float  # upper limit
+    scale: str  # ``log`` or ``linear``
+    remarks: tuple[str, ...] = ()  # what it cannot show, a sentence each
 
 
 def vertical_axis(
     scale: str, values: Array, medians: Array, *, include: Iterable[float] = (), floor: float = 0.0
 ) -> Vertical:
-    """Limits and scale that a single spike cannot stretch: all medians, and nearly all values.
-
-    Args:
-        scale: ``log``, ``linear``, ``share`` (0 to 1) or ``auto``: by the values.
-        values: Of all seeds.
-        medians: Of the thick lines.
-        include: Further heights that must be seen.
-        floor: Of a log axis; lower medians are cut off and named by whoever draws.
-    """
+    """Limits and scale that a single spike cannot stretch: all medians, and nearly all values."""
     if scale == "share":
         return Vertical(-0.03, 1.05, "linear")
     finite = values[np.isfinite(values)]
@@ -213,13 +172,7 @@ def vertical_axis(
 
 
 def draw_vertical(axes: Axes, axis: Vertical, *, labelled: bool = True) -> None:
-    """Give a panel its vertical axis.
-
-    Args:
-        axes: The panel.
-        axis: What it shows.
-        labelled: Whether its ticks are named.
-    """
+    """Give a panel its vertical axis."""
     if axis.scale == "log":
         axes.set_yscale("log")
         ticks = log_ticks(axis.low, axis.high)
@@ -231,13 +184,7 @@ def draw_vertical(axes: Axes, axis: Vertical, *, labelled: bool = True) -> None:
 
 
 def linear_ticks(low: float, high: float, most: int = MOST_TICKS) -> list[float]:
-    """Round numbers within limits, evenly spaced.
-
-    Args:
-        low: Lower limit.
-        high: Upper limit, above it.
-        most: How many there may be.
-    """
+    """Round numbers within limits, evenly spaced."""
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 2.5, 5, 10, 20) if m * power >= rough * (1 - INSIDE))
@@ -249,24 +196,13 @@ def linear_ticks(low: float, high: float, most: int = MOST_TICKS) -> list[float]
 
 
 def decades(low: float, high: float) -> list[float]:
-    """Powers of ten within limits.
-
-    Args:
-        low: Lower limit, positive.
-        high: Upper limit, above it.
-    """
+    """Powers of ten within limits."""
     first = math.ceil(math.log10(low) - INSIDE)
     return [10.0**power for power in range(first, math.floor(math.log10(high) + INSIDE) + 1)]
 
 
 def log_ticks(low: float, high: float, most: int = MOST_TICKS) -> list[float]:
-    """Powers of ten within limits, with round numbers between them where there are few.
-
-    Args:
-        low: Lower limit, positive.
-        high: Upper limit, above it.
-        most: How many there may be.
-    """
+    """Powers of ten within limits, with round numbers between them where there are few."""
     powers = decades(low, high)
     if len(powers) > most:
         return powers[:: -(-len(powers) // most)]

@@ -45,35 +45,20 @@ Over = Callable[..., None]  # (axes, width in inches, named=whether it may write
 
 @dataclass(frozen=True)
 class Cell:
-    """A panel in its place.
+    """A panel in its place."""
 
-    Attributes:
-        panel: What it shows.
-        strands: Its lines.
-        x: Its horizontal axis.
-        y: Its vertical axis.
-        over: Draws what lies over or under the lines.
-        arm: Of a figure of columns.
-        key: Of its lines, behind the title.
-        heading: Title and subtitle of the column that it begins.
-        arms: Key of the block that it begins.
-        noted: Whether there is something to write above it.
-        labelled: Whether its horizontal axis is named.
-        titled: Whether title and vertical axis are; not beside a panel of the same.
-    """
-
-    panel: Panel
-    strands: Sequence[Strand]
-    x: Horizontal
-    y: Vertical
-    over: Over = field(kw_only=True)
-    arm: Arm | None = None
-    key: tuple[Entry, ...] = ()
-    heading: tuple[str, str] = ("", "")
-    arms: tuple[Entry, ...] = ()
-    noted: bool = False
-    labelled: bool = False
-    titled: bool = True
+    panel: Panel  # what it shows
+    strands: Sequence[Strand]  # its lines
+    x: Horizontal  # its horizontal axis
+    y: Vertical  # its vertical axis
+    over: Over = field(kw_only=True)  # draws what lies over or under the lines
+    arm: Arm | None = None  # of a figure of columns
+    key: tuple[Entry, ...] = ()  # of its lines, behind the title
+    heading: tuple[str, str] = ("", "")  # title and subtitle of the column that it begins
+    arms: tuple[Entry, ...] = ()  # key of the block that it begins
+    noted: bool = False  # whether there is something to write above it
+    labelled: bool = False  # whether its horizontal axis is named
+    titled: bool = True  # whether title and vertical axis are; not beside a panel of the same
 
 
 Cells = list[list[Cell]]
@@ -83,12 +68,6 @@ def by_column(
     columns: Sequence[Column], panels: Sequence[Panel], across: int, *, wrap: bool
 ) -> tuple[Cells, list[str]]:
     """A row for each panel and a column for each arm, so many across; more make further blocks.
-
-    Args:
-        columns: The arms.
-        panels: What to draw; what was not measured in any arm is left out.
-        across: Panels side by side.
-        wrap: Of a single column: its panels side by side.
 
     Returns:
         Rows of cells, and remarks for the reader.
@@ -122,11 +101,6 @@ def by_column(
 def by_arm(arms: Sequence[Arm], panels: Sequence[Panel], across: int) -> tuple[Cells, list[str]]:
     """A panel for each measure, with arms as lines; a block of rows for each group of arms.
 
-    Args:
-        arms: All arms.
-        panels: What to draw, one line each; what was measured in no arm is left out.
-        across: Panels side by side.
-
     Returns:
         Rows of cells, and remarks for the reader.
     """
@@ -159,12 +133,7 @@ def by_arm(arms: Sequence[Arm], panels: Sequence[Panel], across: int) -> tuple[C
 
 
 def arms_key(group: Sequence[Arm], *, marked: bool = False) -> tuple[Entry, ...]:
-    """Names of the arms; of very many the reference, the first, a middle one and the last.
-
-    Args:
-        group: Of a panel.
-        marked: Whether they are points, and not lines.
-    """
+    """Names of the arms; of very many the reference, the first, a middle one and the last."""
     styles = styles_of(group)
     entries = [Entry(arm.name, style, marked) for arm, style in zip(group, styles, strict=True)]
     if too_many(group):
@@ -173,13 +142,7 @@ def arms_key(group: Sequence[Arm], *, marked: bool = False) -> tuple[Entry, ...]
 
 
 def _named(rows: Cells, *, noted: bool = True, same: bool = False) -> Cells:
-    """Rows of a block, with notes above the first and names of axes below the last.
-
-    Args:
-        rows: The block.
-        noted: Whether there are notes.
-        same: The panels of a row are the same, and the first alone has title and vertical axis.
-    """
+    """Rows of a block, with notes above the first and names of axes below the last."""
     below = [len(row) for row in rows[1:]] + [0]
     return [
         [

@@ -32,19 +32,12 @@ class Counterpart:
 
 @dataclass(frozen=True)
 class Column:
-    """An arm as a column of a figure.
+    """An arm as a column of a figure."""
 
-    Attributes:
-        title: In bold above it.
-        subtitle: Its seeds and steps.
-        arm: What it shows.
-        beside: Whether it is the counterpart's; the arms of one run share their axes.
-    """
-
-    title: str
-    subtitle: str
-    arm: Arm
-    beside: bool = False
+    title: str  # in bold above it
+    subtitle: str  # its seeds and steps
+    arm: Arm  # what it shows
+    beside: bool = False  # whether it is the counterpart's; the arms of one run share their axes
 
 
 @dataclass(frozen=True)

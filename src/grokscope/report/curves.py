@@ -25,25 +25,14 @@ class MissingMeasureError(LookupError):
 
 @dataclass(frozen=True)
 class Bundle:
-    """The curves of one measure of one arm.
+    """The curves of one measure of one arm."""
 
-    Attributes:
-        seeds: Seed -> curve; of those that have the measure.
-        median: Running median over seeds and neighbouring looks.
-    """
-
-    seeds: dict[int, Curve]
-    median: Curve
+    seeds: dict[int, Curve]  # seed -> curve; of those that have the measure
+    median: Curve  # running median over seeds and neighbouring looks
 
 
 def bundle(arm: Arm, measure: str, split: str, *, relative: bool = False) -> Bundle:
     """The curves of a measure in an arm.
-
-    Args:
-        arm: Whose.
-        measure: As in the metrics.
-        split: ``train`` or ``validation``.
-        relative: In units of each run's value at memorisation, or at its start without one.
 
     Raises:
         MissingMeasureError: If no run of the arm has the measure on that split.
@@ -63,12 +52,7 @@ def bundle(arm: Arm, measure: str, split: str, *, relative: bool = False) -> Bun
 
 
 def unit(run: Trajectory, curve: Curve) -> float:
-    """The value of a run's curve at memorisation, or at its start without one; NaN if not positive.
-
-    Args:
-        run: With its milestones.
-        curve: One of its curves.
-    """
+    """A curve's value at memorisation, or at its start without one; NaN if not positive."""
     step = run.memorised.step
     value = float(curve.values[0]) if math.isnan(step) else level_around(curve, step)
     return value if value > 0 else math.nan
@@ -76,10 +60,6 @@ def unit(run: Trajectory, curve: Curve) -> float:
 
 def running_median(curves: Sequence[Curve], stops: Sequence[float] = ()) -> Curve:
     """Median of all curves' values in a centred window of looks, phase by phase.
-
-    Args:
-        curves: Of the seeds; each may lack some steps.
-        stops: Where phases end but for the last; a look at that step belongs to the phase.
 
     Returns:
         A curve over all steps at which one of them has a value.

@@ -80,9 +80,5 @@ TERMS = (
 
 
 def glossary(text: str) -> list[Term]:
-    """The terms that a text uses.
-
-    Args:
-        text: Of the page.
-    """
+    """The terms that a text uses."""
     return [term for term in TERMS if re.search(term.pattern, text)]

@@ -22,28 +22,16 @@ SPANS = (("memorised", MEMORISED), ("generalised", GENERALISED))
 
 @dataclass(frozen=True)
 class Mark:
-    """A labelled height in a panel that compares arms, drawn with the arm that it belongs to.
+    """A labelled height in a panel that compares arms, drawn with the arm that it belongs to."""
 
-    Attributes:
-        arm: Its name.
-        span: The steps over which it holds.
-        height: In the units of the vertical axis.
-        text: Its label.
-    """
-
-    arm: str
-    span: Span
-    height: float
-    text: str
+    arm: str  # its name
+    span: Span  # the steps over which it holds
+    height: float  # in the units of the vertical axis
+    text: str  # its label
 
 
 def reached(arm: Arm, milestone: str) -> dict[int, float]:
-    """Seed -> the step of a milestone; of the seeds that came there alone.
-
-    Args:
-        arm: Whose runs.
-        milestone: ``memorised``, ``onset`` or ``generalised``.
-    """
+    """Seed -> the step of a milestone; of the seeds that came there alone."""
     steps = {seed: run.milestone(milestone).step for seed, run in arm.runs.items()}
     return {seed: step for seed, step in steps.items() if step == step}
 
@@ -53,13 +41,6 @@ def shade(axes: Axes, arm: Arm, x: Horizontal, width: float, *, named: bool) -> 
 
     Medians over the seeds that came there, and nothing where none did; a small tick at the upper
     edge is a seed. A name says how many seeds came there, unless all did.
-
-    Args:
-        axes: The panel.
-        arm: Whose milestones.
-        x: The horizontal axis.
-        width: Of the panel, in inches.
-        named: Whether the spans are named above.
     """
     steps = {name: list(reached(arm, name).values()) for name in MILESTONES}
     at = {name: float(np.median(found)) for name, found in steps.items() if found}
@@ -92,15 +73,7 @@ def _name_spans(axes: Axes, names: Sequence[tuple[str, float, float]], width: fl
 def mark_ends(
     axes: Axes, ends: Sequence[float], x: Horizontal, width: float, *, named: bool
 ) -> None:
-    """Dotted lines where phases end, named above where there is room.
-
-    Args:
-        axes: The panel.
-        ends: In the units of the axis, ascending.
-        x: The horizontal axis.
-        width: Of the panel, in inches.
-        named: Whether they are named.
-    """
+    """Dotted lines where phases end, named above where there is room."""
     free = 0.0
     for end in ends:
         axes.axvline(end, color=GREY, linewidth=0.8, linestyle=(0, (1, 1.6)), zorder=1,
@@ -115,13 +88,7 @@ def mark_ends(
 
 
 def draw_marks(axes: Axes, marks: Sequence[Mark], pace: Mapping[str, float]) -> None:
-    """Thin lines at labelled heights; their labels beside the panel, moved apart.
-
-    Args:
-        axes: The panel, with its axes set.
-        marks: The heights.
-        pace: Arm -> steps in the unit of the horizontal axis.
-    """
+    """Thin lines at labelled heights; their labels beside the panel, moved apart."""
     found: dict[tuple[float, str], tuple[float, float]] = {}
     for mark in marks:
         span = tuple(step / pace[mark.arm] for step in mark.span)
@@ -143,12 +110,7 @@ def draw_marks(axes: Axes, marks: Sequence[Mark], pace: Mapping[str, float]) -> 
 
 
 def apart(places: Sequence[float], need: float) -> list[float]:
-    """Ascending places in [0, 1], moved as little as needed to be ``need`` apart.
-
-    Args:
-        places: Ascending.
-        need: The least distance between two of them.
-    """
+    """Ascending places in [0, 1], moved as little as needed to be ``need`` apart."""
     moved = list(places)
     for _ in range(50):
         for index in range(len(moved) - 1):

@@ -67,10 +67,6 @@ def write_report(study: Study, folder: Path) -> Path:
 def draw_figures(study: Study, folder: Path) -> tuple[list[Shown], list[str]]:
     """Draw the study's figures into ``figures/`` of a folder.
 
-    Args:
-        study: What to show.
-        folder: Where to write; no figure is imported from it.
-
     Returns:
         The figures for the page, and a note for each that was left out.
     """
@@ -116,13 +112,7 @@ def _draw(study: Study, figure: FigureFunction, prefix: str, *, narrow: bool) ->
 
 
 def render(study: Study, figures: Sequence[Shown], notes: Sequence[str]) -> str:
-    """The page as HTML; all text is escaped.
-
-    Args:
-        study: What to show.
-        figures: Drawn.
-        notes: On figures that were left out.
-    """
+    """The page as HTML; all text is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -163,9 +153,6 @@ def effect(finding: Finding) -> str:
     """A finding's effect with its interval and unit, as text; a dash where there is none.
 
     What rests on no seed is not about this run and has no interval.
-
-    Args:
-        finding: On one basis.
     """
     if finding.effect != finding.effect:
         return words.DASH

@@ -107,40 +107,21 @@ def both(measure: str, title: str, scale: str = "auto") -> Panel:
 
 @dataclass(frozen=True)
 class Strand:
-    """A line as it is drawn: thin for each seed, thick for their running median.
+    """A line as it is drawn: thin for each seed, thick for their running median."""
 
-    Attributes:
-        name: Arm, split and measure.
-        curves: Of the seeds, and their median.
-        style: Colour and dashes.
-        pace: Steps in the unit of the horizontal axis.
-        parts: Stretches of the median that other arms lie on.
-        dense: One of very many: a thinner line, without its seeds.
-    """
-
-    name: str
-    curves: Bundle
-    style: LineStyle
-    pace: float = 1.0
-    parts: tuple[Part, ...] = ()
-    dense: bool = False
+    name: str  # arm, split and measure
+    curves: Bundle  # of the seeds, and their median
+    style: LineStyle  # colour and dashes
+    pace: float = 1.0  # steps in the unit of the horizontal axis
+    parts: tuple[Part, ...] = ()  # stretches of the median that other arms lie on
+    dense: bool = False  # one of very many: a thinner line, without its seeds
 
 
 def draw_panel(
     axes: Axes, strands: Sequence[Strand], x: Horizontal, y: Vertical, *,
     width: float, labelled: bool = True, named: bool = True,
 ) -> None:  # fmt: skip
-    """Draw lines into a panel: the seeds thin, their running medians thick on top of them.
-
-    Args:
-        axes: The panel.
-        strands: What to draw.
-        x: Its horizontal axis.
-        y: Its vertical axis.
-        width: How wide it is, in inches.
-        labelled: Whether the horizontal axis is named.
-        named: Whether the ticks of the vertical one are.
-    """
+    """Draw lines into a panel: the seeds thin, their running medians thick on top of them."""
     from matplotlib.collections import LineCollection
 
     draw_vertical(axes, y, labelled=named)
@@ -175,24 +156,14 @@ def draw_panel(
 
 
 def strands_of(arm: Arm, panel: Panel) -> Iterator[Strand]:
-    """The lines that a panel shows of an arm.
-
-    Args:
-        arm: Whose runs.
-        panel: What it shows.
-    """
+    """The lines that a panel shows of an arm."""
     for line in panel.shown([arm]):
         curves = bundle(arm, line.measure, line.split, relative=panel.relative)
         yield Strand(f"{arm.name}/{line.split}/{line.measure}", curves, line.style)
 
 
 def axis_of(panel: Panel, curves: Sequence[Bundle]) -> Vertical:
-    """The vertical axis that a panel has for all of these curves.
-
-    Args:
-        panel: With its scale, and the heights that must be seen.
-        curves: Of all arms.
-    """
+    """The vertical axis that a panel has for all of these curves."""
     values = [curve.values for lines in curves for curve in lines.seeds.values()]
     medians = [lines.median.values for lines in curves]
     include = [mark.height for mark in panel.marks] + [1.0] * panel.relative
@@ -226,11 +197,7 @@ def _pieces(strand: Strand) -> Iterator[tuple[Curve, Any]]:
 
 
 def exploded(panels: Sequence[Panel]) -> Iterator[Panel]:
-    """A panel for each line of the panels.
-
-    Args:
-        panels: Of several lines each.
-    """
+    """A panel for each line of the panels."""
     for panel in (panel for panel in panels if panel.draw is None):
         for line in panel.series:
             label = line.label or name_of(line.measure)
@@ -240,10 +207,6 @@ def exploded(panels: Sequence[Panel]) -> Iterator[Panel]:
 
 def measured(arms: Sequence[Arm], panels: Sequence[Panel]) -> list[Panel]:
     """Those of the panels that have something to show.
-
-    Args:
-        arms: All arms of the figure.
-        panels: What it would show.
 
     Raises:
         MissingMeasureError: If there is none.
@@ -255,12 +218,7 @@ def measured(arms: Sequence[Arm], panels: Sequence[Panel]) -> list[Panel]:
 
 
 def not_measured(arms: Sequence[tuple[str, Arm]], panels: Sequence[Panel]) -> Iterator[str]:
-    """A sentence on each line that was not measured, or not in all arms.
-
-    Args:
-        arms: All arms of the figure, with what they are called in it.
-        panels: What it would show.
-    """
+    """A sentence on each line that was not measured, or not in all arms."""
     for line in (line for panel in panels for line in panel.series):
         missing = [quoted(name) for name, arm in arms if not arm.has(line.measure, line.split)]
         if missing:
@@ -269,13 +227,7 @@ def not_measured(arms: Sequence[tuple[str, Arm]], panels: Sequence[Panel]) -> It
 
 
 def cut_off(panel: Panel, y: Vertical, strands: Sequence[Strand]) -> Iterator[str]:
-    """What a panel's vertical axis cannot show, a sentence each.
-
-    Args:
-        panel: With its floor.
-        y: Its vertical axis.
-        strands: All its lines.
-    """
+    """What a panel's vertical axis cannot show, a sentence each."""
     for text in y.remarks:
         yield f"{panel.title}: {text}"
     below = [

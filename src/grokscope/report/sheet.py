@@ -33,19 +33,12 @@ TITLE = 9.0  # points
 
 @dataclass(frozen=True)
 class Row:
-    """A row of axes.
+    """A row of axes."""
 
-    Attributes:
-        height: Of the axes.
-        cells: How many there are, from the left.
-        above: Room for titles and keys.
-        below: Room for the horizontal axis.
-    """
-
-    height: float
-    cells: int = 1
-    above: float = 0.3
-    below: float = 0.5
+    height: float  # of the axes
+    cells: int = 1  # how many there are, from the left
+    above: float = 0.3  # room for titles and keys
+    below: float = 0.5  # room for the horizontal axis
 
 
 @dataclass(frozen=True)
@@ -59,13 +52,6 @@ class Entry:
 
 class Sheet:
     """Axes in rows.
-
-    Args:
-        rows: From top to bottom.
-        width: Of the figure.
-        across: Axes in a full row.
-        aside: To the right of each axes.
-        left: To the left of each axes.
 
     Attributes:
         figure: The matplotlib figure.
@@ -101,15 +87,7 @@ class Sheet:
     def title(
         self, axes: Axes, title: str, key: Sequence[Entry] = (), *, width: float, raised: float = 0
     ) -> None:
-        """Write a panel's title, and the key of its lines behind it.
-
-        Args:
-            axes: The panel.
-            title: In bold.
-            key: Of its lines.
-            width: What they may take; more than the panel where it has no other beside it.
-            raised: By how much, to leave room for notes.
-        """
+        """Write a panel's title, and the key of its lines behind it."""
         left, _, top = self._corner(axes)
         baseline = top + raised + 0.07 + LINE * (_lines(title, key, width) - 1)
         title = shortened(title, width, TITLE, bold=True)
@@ -117,27 +95,14 @@ class Sheet:
         self._key(key, _behind(title), (left, baseline + 0.055, width))
 
     def key(self, axes: Axes, entries: Sequence[Entry], raised: float) -> None:
-        """Write a key that belongs to a whole block of panels, over the full width.
-
-        Args:
-            axes: The first of the block.
-            entries: Of the key.
-            raised: How far above the panel its last line ends.
-        """
+        """Write a key that belongs to a whole block of panels, over the full width."""
         top = self._corner(axes)[2]
         lines = _lines("", entries, self.width - LEFT - RIGHT)
         where = (LEFT, top + raised + LINE * (lines - 0.5), self.width - LEFT - RIGHT)
         self._key(entries, 0.0, where)
 
     def head(self, axes: Axes, title: str, subtitle: str, raised: float) -> None:
-        """Write the heading of a column.
-
-        Args:
-            axes: The first of the column.
-            title: In bold.
-            subtitle: Below it.
-            raised: How far above the panel the subtitle ends.
-        """
+        """Write the heading of a column."""
         left, right, top = self._corner(axes)
         room = right - left + LEFT - 0.1
         title = shortened(title, room, HEADING, bold=True)
@@ -179,34 +144,17 @@ class Sheet:
 
 
 def panel_width(width: float, across: int, aside: float = RIGHT) -> float:
-    """How wide an axes is.
-
-    Args:
-        width: Of the figure.
-        across: Axes in a row.
-        aside: To the right of each.
-    """
+    """How wide an axes is."""
     return (width - across * (LEFT + aside)) / across
 
 
 def title_height(title: str, key: Sequence[Entry], width: float) -> float:
-    """The room that a title with its key takes above a panel.
-
-    Args:
-        title: In bold.
-        key: Of the lines.
-        width: What they may take.
-    """
+    """The room that a title with its key takes above a panel."""
     return 0.1 + LINE * _lines(title, key, width)
 
 
 def key_height(key: Sequence[Entry], width: float) -> float:
-    """The room that the key of a block takes.
-
-    Args:
-        key: Of the arms.
-        width: Of the figure.
-    """
+    """The room that the key of a block takes."""
     return 0.08 + LINE * _lines("", key, width - LEFT - RIGHT)
 
 

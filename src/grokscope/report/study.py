@@ -89,12 +89,7 @@ def claims_of(results: Results) -> list[ClaimReport]:
 
 
 def command_of(experiment: Experiment, store: Store) -> str:
-    """The command that was used or, in a folder that does not say, one that does the same.
-
-    Args:
-        experiment: What was run.
-        store: Where.
-    """
+    """The command that was used or, in a folder that does not say, one that does the same."""
     recorded = store.command()
     if recorded and recorded["command"]:
         return str(recorded["command"])
@@ -112,11 +107,7 @@ def command_of(experiment: Experiment, store: Store) -> str:
 
 
 def counterpart(store: Store) -> Counterpart | None:
-    """A second run to show alongside; None before anything was measured in it.
-
-    Args:
-        store: Its folder; its name and place say nothing on the page.
-    """
+    """A second run to show alongside; None before anything was measured in it."""
     experiment = store.experiment()
     results = Results.read(store)
     if not any(arm.last_step for arm in results.arms.values()):
@@ -176,11 +167,7 @@ def common(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def notes_on(plan: Plan) -> list[str]:
-    """What a reader must know of runs that are not complete.
-
-    Args:
-        plan: Of the experiment.
-    """
+    """What a reader must know of runs that are not complete."""
     notes = []
     for entry in plan.entries.values():
         if entry.status == "diverged":
@@ -201,11 +188,7 @@ def notes_on(plan: Plan) -> list[str]:
 
 
 def unstable(results: Results) -> list[str]:
-    """A note on the runs that lost their validation accuracy again after generalising.
-
-    Args:
-        results: The runs.
-    """
+    """A note on the runs that lost their validation accuracy again after generalising."""
     lost = {arm.name: _lost_again(arm) for arm in results.arms.values()}
     named = [
         f"{f'{arm}, ' if len(results.arms) > 1 else ''}seed {seed} ({share:.0%})"

@@ -57,21 +57,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Compared:
-    """An arm's level of a measure beside the reference's.
+    """An arm's level of a measure beside the reference's."""
 
-    Attributes:
-        measure: What was measured.
-        split: On which data.
-        arm: Whose level.
-        level: The median over seeds, at the end.
-        paired: Seed by seed against the reference; None for the reference itself.
-    """
-
-    measure: str
-    split: str
-    arm: Arm
-    level: float
-    paired: Effect | None
+    measure: str  # what was measured
+    split: str  # on which data
+    arm: Arm  # whose level
+    level: float  # the median over seeds, at the end
+    paired: Effect | None  # seed by seed against the reference; None for the reference itself
 
     @property
     def text(self) -> str:
@@ -103,21 +95,13 @@ class Compared:
 
 
 def final_measures(arms: Sequence[Arm]) -> list[tuple[str, str]]:
-    """What the table of arms shows: (measure, split), a user's own measures last.
-
-    Args:
-        arms: All arms.
-    """
+    """What the table of arms shows: (measure, split), a user's own measures last."""
     known = [key for key in FINAL if any(arm.has(*key) for arm in arms)]
     return known + extra_measures(arms)
 
 
 def extra_measures(arms: Sequence[Arm]) -> list[tuple[str, str]]:
-    """A user's own measures, (measure, split), in the order in which they were measured.
-
-    Args:
-        arms: All arms.
-    """
+    """A user's own measures, (measure, split), in the order in which they were measured."""
     found = dict.fromkeys(
         key
         for arm in arms
@@ -129,11 +113,7 @@ def extra_measures(arms: Sequence[Arm]) -> list[tuple[str, str]]:
 
 
 def compared(arms: Sequence[Arm]) -> list[list[Compared]]:
-    """For each arm its final levels beside those of the reference.
-
-    Args:
-        arms: All arms.
-    """
+    """For each arm its final levels beside those of the reference."""
     reference, measures = reference_of(arms), final_measures(arms)
     return [
         [_compared(arm, reference, measure, split) for measure, split in measures] for arm in arms
@@ -148,11 +128,7 @@ def _compared(arm: Arm, reference: Arm, measure: str, split: str) -> Compared:
 
 
 def arms_table(rows: Sequence[Sequence[Compared]]) -> Table:
-    """The final level of each measure in each arm, and what differs from the reference.
-
-    Args:
-        rows: As of `compared`.
-    """
+    """The final level of each measure in each arm, and what differs from the reference."""
     arms = [row[0].arm for row in rows]
     reference = reference_of(arms)
     headings = [words.capital(words.name_of(cell.measure, cell.split)) for cell in rows[0]]
@@ -178,14 +154,7 @@ def arms_table(rows: Sequence[Sequence[Compared]]) -> Table:
 def levels_table(
     name: str, title: str, arms: Sequence[Arm], columns: Sequence[tuple[str, str, str]]
 ) -> Table:
-    """Levels of some measures at the end, arm by arm.
-
-    Args:
-        name: Of the table.
-        title: Above it.
-        arms: The rows; without a level, none.
-        columns: (heading, measure, split); what was measured in no arm is left out.
-    """
+    """Levels of some measures at the end, arm by arm."""
     known = [column for column in columns if any(arm.has(*column[1:]) for arm in arms)]
     rows = [
         (arm.name, *(_level(measure, arm.level(measure, split)) for _, measure, split in known))
@@ -197,13 +166,7 @@ def levels_table(
 def phases_tables(
     name: str, arms: Sequence[Arm], columns: Sequence[tuple[str, str, str]]
 ) -> list[Table]:
-    """Levels where a phase of some arms ends and another follows, beside the reference there.
-
-    Args:
-        name: Of the tables; the step is added.
-        arms: All arms.
-        columns: (heading, measure, split).
-    """
+    """Levels where a phase of some arms ends and another follows, beside the reference there."""
     reference = reference_of(arms)
     ends: dict[float, list[tuple[Arm, Span]]] = {}
     for arm in arms:
@@ -231,13 +194,7 @@ def phases_tables(
 def course_tables(
     name: str, columns: Sequence[Column], measures: Sequence[tuple[str, str]]
 ) -> list[Table]:
-    """Levels in the course of training, a table for each column of a figure.
-
-    Args:
-        name: Of the tables; a number is added where there are several.
-        columns: Arms with their titles.
-        measures: (measure, split) of the rows; what was not measured is left out.
-    """
+    """Levels in the course of training, a table for each column of a figure."""
     tables = []
     for place, column in enumerate(columns):
         arm = column.arm
@@ -282,9 +239,6 @@ def milestones_table(arms: Sequence[Arm]) -> Table | None:
     """When runs memorised and generalised: seed by seed, or arm by arm where there are many runs.
 
     None where no run came to a milestone that several arms would be compared by.
-
-    Args:
-        arms: All arms.
     """
     later = [reached(arm, name) for arm in arms for name in MILESTONES[1:]]
     if len(arms) > 1 and not any(later):

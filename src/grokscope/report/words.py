@@ -67,12 +67,7 @@ def name_of(measure: str, split: str = "") -> str:
 
 
 def in_plain(measure: str, split: str) -> str:
-    """A measure in words that need no glossary; a user's by its name.
-
-    Args:
-        measure: As in the metrics.
-        split: On which data.
-    """
+    """A measure in words that need no glossary; a user's by its name."""
     return PLAIN.get((measure, split)) or name_of(measure, split)
 
 
@@ -195,13 +190,7 @@ def steps_range(values: Iterable[float]) -> str:
 
 
 def count(amount: int, one: str, many: str = "") -> str:
-    """``1 seed``, ``3 seeds``.
-
-    Args:
-        amount: How many.
-        one: The noun.
-        many: Its plural, where that is not made with an s.
-    """
+    """``1 seed``, ``3 seeds``."""
     return f"{amount:,} {one if amount == 1 else many or one + 's'}"
 
 
@@ -214,13 +203,7 @@ NUMERALS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 
 def numeral(amount: int, one: str, many: str = "") -> str:
-    """``one seed``, ``five seeds``, ``12 seeds``: a count within a sentence.
-
-    Args:
-        amount: How many.
-        one: The noun.
-        many: Its plural, where that is not made with an s.
-    """
+    """``one seed``, ``five seeds``, ``12 seeds``: a count within a sentence."""
     word = NUMERALS[amount] if amount < len(NUMERALS) else f"{amount:,}"
     return f"{word} {one if amount == 1 else many or one + 's'}"
 
