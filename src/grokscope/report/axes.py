@@ -21,6 +21,7 @@ from grokscope.report.words import number, short_tick
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.ticker import Locator
 
 LOG_SHARE = 0.42  # of the width of a two-part axis
 MOST_TICKS = 6
@@ -80,7 +81,7 @@ class Horizontal:
             return linear_ticks(self.first, self.last)
         if math.isnan(self.switch):
             return _by_weight(log_ticks(self.first, self.last, most=12))
-        early = [tick for tick in decades(self.first, self.switch) if tick < self.switch]
+        early = [tick for tick in _multiples(self.first, self.switch) if tick < self.switch]
         late = linear_ticks(self.switch, self.last, most=4)
         return [*late, *reversed(early)]
 
@@ -101,12 +102,17 @@ def first_step(memorised: float) -> float:
     return next(float(m * power) for m in (5, 2, 1) if m * power <= memorised / 40)
 
 
-def draw_horizontal(axes: Axes, axis: Horizontal, width: float, *, labelled: bool) -> None:
+def inches(axes: Axes) -> float:
+    """How wide axes are."""
+    return float(axes.bbox.width / axes.figure.dpi)
+
+
+def draw_horizontal(axes: Axes, axis: Horizontal, *, labelled: bool = True) -> None:
     """Give a panel its horizontal axis."""
     if axis.log:
         axes.set_xscale("function", functions=(axis.forward, axis.backward))
     axes.set_xlim(axis.first, axis.last)
-    kept = _with_room(axis, width)
+    kept = _with_room(axis, inches(axes))
     axes.set_xticks(kept, labels=[short_tick(tick) if labelled else "" for tick in kept])
     axes.set_xticks([], minor=True)
     if labelled:
@@ -184,41 +190,36 @@ def draw_vertical(axes: Axes, axis: Vertical, *, labelled: bool = True) -> None:
 
 
 def linear_ticks(low: float, high: float, most: int = MOST_TICKS) -> list[float]:
-    """Round numbers within limits, evenly spaced."""
-    rough = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10, 20) if m * power >= rough * (1 - INSIDE))
-    slack = INSIDE * (high - low)
-    first, last = math.ceil((low - slack) / step), math.floor((high + slack) / step)
-    return [
-        round(step * place, 12 - math.floor(math.log10(step))) for place in range(first, last + 1)
-    ]
+    """Round numbers within limits, evenly spaced, so many at most."""
+    from matplotlib.ticker import MaxNLocator
 
-
-def decades(low: float, high: float) -> list[float]:
-    """Powers of ten within limits."""
-    first = math.ceil(math.log10(low) - INSIDE)
-    return [10.0**power for power in range(first, math.floor(math.log10(high) + INSIDE) + 1)]
+    return _within(low, high, MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
 
 
 def log_ticks(low: float, high: float, most: int = MOST_TICKS) -> list[float]:
     """Powers of ten within limits, with round numbers between them where there are few."""
-    powers = decades(low, high)
+    powers = _multiples(low, high)
     if len(powers) > most:
         return powers[:: -(-len(powers) // most)]
     for between in ((1.0, 2.0, 5.0), (1.0, 3.0)):
         ticks = _multiples(low, high, between)
         if 2 <= len(ticks) <= most:
             return ticks
-    if len(powers) >= 2:
-        return powers
-    return linear_ticks(low, high, most)
+    return powers if len(powers) >= 2 else linear_ticks(low, high, most)
 
 
-def _multiples(low: float, high: float, between: Sequence[float]) -> list[float]:
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [round(m * 10.0**power, 12 - power) for power in powers for m in between]
-    return [tick for tick in ticks if low * (1 - INSIDE) <= tick <= high * (1 + INSIDE)]
+def _multiples(low: float, high: float, between: Sequence[float] = (1.0,)) -> list[float]:
+    """Multiples of powers of ten within limits."""
+    from matplotlib.ticker import LogLocator
+
+    return _within(low, high, LogLocator(subs=between, numticks=1000))
+
+
+def _within(low: float, high: float, locator: Locator) -> list[float]:
+    """A locator's ticks within limits, which count as part of the axis."""
+    slack = INSIDE * (high - low)
+    ticks = locator.tick_values(low, high)
+    return [float(tick) for tick in ticks if low - slack <= tick <= high + slack]
 
 
 def _by_weight(ticks: Sequence[float]) -> list[float]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,32 +22,25 @@ class MissingMeasureError(LookupError):
     """What a figure needs was not measured; the message says what, for the reader."""
 
 
-@dataclass(frozen=True)
-class Bundle:
-    """The curves of one measure of one arm."""
-
-    seeds: dict[int, Curve]  # seed -> curve; of those that have the measure
-    median: Curve  # running median over seeds and neighbouring looks
-
-
-def bundle(arm: Arm, measure: str, split: str, *, relative: bool = False) -> Bundle:
-    """The curves of a measure in an arm.
+def curves_of(
+    arm: Arm, measure: str, split: str, *, relative: bool = False
+) -> tuple[list[Curve], Curve]:
+    """The curves of the seeds that have a measure, and their running median.
 
     Raises:
         MissingMeasureError: If no run of the arm has the measure on that split.
     """
-    curves = {
-        seed: run.curve(measure, split) for seed, run in arm.runs.items() if run.has(measure, split)
-    }
-    if not curves:
+    runs = [run for run in arm.runs.values() if run.has(measure, split)]
+    if not runs:
         raise MissingMeasureError(f"{name_of(measure, split)} was not measured")
+    curves = [run.curve(measure, split) for run in runs]
     if relative:
-        curves = {
-            seed: Curve(curve.steps, curve.values / unit(arm.runs[seed], curve))
-            for seed, curve in curves.items()
-        }
+        curves = [
+            Curve(curve.steps, curve.values / unit(run, curve))
+            for run, curve in zip(runs, curves, strict=True)
+        ]
     stops = [phase.stop for phase in arm.phases[:-1]]
-    return Bundle(curves, running_median(list(curves.values()), stops))
+    return curves, running_median(curves, stops)
 
 
 def unit(run: Trajectory, curve: Curve) -> float:

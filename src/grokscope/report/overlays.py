@@ -10,7 +10,7 @@ import numpy as np
 
 from grokscope.analysis.level import Span
 from grokscope.analysis.run import MILESTONES, Arm
-from grokscope.report.axes import Horizontal
+from grokscope.report.axes import Horizontal, inches
 from grokscope.report.style import FAINT, GENERALISED, GREY, INK, MEMORISED, SMALL, text_width
 from grokscope.report.words import plain
 
@@ -36,7 +36,7 @@ def reached(arm: Arm, milestone: str) -> dict[int, float]:
     return {seed: step for seed, step in steps.items() if step == step}
 
 
-def shade(axes: Axes, arm: Arm, x: Horizontal, width: float, *, named: bool) -> None:
+def shade(axes: Axes, arm: Arm, x: Horizontal, *, named: bool) -> None:
     """Shade from memorisation to where generalisation begins, and from where it is complete on.
 
     Medians over the seeds that came there, and nothing where none did; a small tick at the upper
@@ -57,12 +57,12 @@ def shade(axes: Axes, arm: Arm, x: Horizontal, width: float, *, named: bool) -> 
         text = f"{name} ({len(steps[name])} of {len(arm.runs)})" if few else name
         names.append((text, x.share(max(at[name], x.first)), x.share(ends[name])))
     if named:
-        _name_spans(axes, names, width)
+        _name_spans(axes, names)
 
 
-def _name_spans(axes: Axes, names: Sequence[tuple[str, float, float]], width: float) -> None:
+def _name_spans(axes: Axes, names: Sequence[tuple[str, float, float]]) -> None:
     """Names above their spans, centred where there is room, never on one another."""
-    limit = width
+    limit = width = inches(axes)
     for text, start, stop in reversed(names):
         half = text_width(text, SMALL) / 2
         middle = max(min((start + stop) / 2 * width, limit - half), half)
@@ -70,11 +70,9 @@ def _name_spans(axes: Axes, names: Sequence[tuple[str, float, float]], width: fl
         limit = middle - half - 0.08
 
 
-def mark_ends(
-    axes: Axes, ends: Sequence[float], x: Horizontal, width: float, *, named: bool
-) -> None:
+def mark_ends(axes: Axes, ends: Sequence[float], x: Horizontal, *, named: bool) -> None:
     """Dotted lines where phases end, named above where there is room."""
-    free = 0.0
+    free, width = 0.0, inches(axes)
     for end in ends:
         axes.axvline(end, color=GREY, linewidth=0.8, linestyle=(0, (1, 1.6)), zorder=1,
                      label=f"end of a phase/{plain(end)}")  # fmt: skip

@@ -18,7 +18,7 @@ from grokscope.report.axes import (
     draw_vertical,
     vertical_axis,
 )
-from grokscope.report.curves import Bundle, MissingMeasureError, bundle
+from grokscope.report.curves import MissingMeasureError, curves_of
 from grokscope.report.overlays import Mark
 from grokscope.report.style import BLUE, DASHED, THICK, THIN, VERMILION, LineStyle
 from grokscope.report.words import SPLITS, listed, name_of, quoted, the, tick
@@ -59,7 +59,7 @@ class Panel:
         relative: Each run in units of its value at memorisation.
         floor: Of a log axis; what lies below is cut off, and a remark says so.
         marks: Labelled heights, where arms are the lines.
-        draw: Draws a column's panel instead, axes and all: (axes, arm, width in inches).
+        draw: Draws a column's panel instead, axes and all: (axes, arm).
     """
 
     title: str
@@ -69,7 +69,7 @@ class Panel:
     relative: bool = False
     floor: float = 0.0
     marks: tuple[Mark, ...] = ()
-    draw: Callable[[Axes, Arm, float], None] | None = None
+    draw: Callable[[Axes, Arm], None] | None = None
 
     def shown(self, arms: Sequence[Arm]) -> tuple[Series, ...]:
         """Those of its lines that were measured in one of the arms."""
@@ -110,25 +110,26 @@ class Strand:
     """A line as it is drawn: thin for each seed, thick for their running median."""
 
     name: str  # arm, split and measure
-    curves: Bundle  # of the seeds, and their median
+    seeds: Sequence[Curve]
+    median: Curve
     style: LineStyle  # colour and dashes
     pace: float = 1.0  # steps in the unit of the horizontal axis
-    parts: tuple[Part, ...] = ()  # stretches of the median that other arms lie on
+    parts: Sequence[Part] = ()  # stretches of the median that other arms lie on
     dense: bool = False  # one of very many: a thinner line, without its seeds
 
 
 def draw_panel(
     axes: Axes, strands: Sequence[Strand], x: Horizontal, y: Vertical, *,
-    width: float, labelled: bool = True, named: bool = True,
+    labelled: bool = True, named: bool = True,
 ) -> None:  # fmt: skip
     """Draw lines into a panel: the seeds thin, their running medians thick on top of them."""
     from matplotlib.collections import LineCollection
 
     draw_vertical(axes, y, labelled=named)
-    draw_horizontal(axes, x, width, labelled=labelled)
+    draw_horizontal(axes, x, labelled=labelled)
     for strand in strands:
         if not strand.dense:
-            seeds = [_visible(curve, strand.pace, x, y) for curve in strand.curves.seeds.values()]
+            seeds = [_visible(curve, strand.pace, x, y) for curve in strand.seeds]
             axes.add_collection(
                 LineCollection(
                     [np.column_stack(points) for points in seeds], colors=strand.style.colour,
@@ -138,7 +139,7 @@ def draw_panel(
             )  # fmt: skip
     dense = [strand for strand in strands if strand.dense]
     if dense:
-        medians = [_visible(strand.curves.median, strand.pace, x, y) for strand in dense]
+        medians = [_visible(strand.median, strand.pace, x, y) for strand in dense]
         axes.add_collection(
             LineCollection(
                 [np.column_stack(points) for points in medians], linewidths=DENSE, zorder=3,
@@ -158,14 +159,14 @@ def draw_panel(
 def strands_of(arm: Arm, panel: Panel) -> Iterator[Strand]:
     """The lines that a panel shows of an arm."""
     for line in panel.shown([arm]):
-        curves = bundle(arm, line.measure, line.split, relative=panel.relative)
-        yield Strand(f"{arm.name}/{line.split}/{line.measure}", curves, line.style)
+        seeds, median = curves_of(arm, line.measure, line.split, relative=panel.relative)
+        yield Strand(f"{arm.name}/{line.split}/{line.measure}", seeds, median, line.style)
 
 
-def axis_of(panel: Panel, curves: Sequence[Bundle]) -> Vertical:
+def axis_of(panel: Panel, strands: Sequence[Strand]) -> Vertical:
     """The vertical axis that a panel has for all of these curves."""
-    values = [curve.values for lines in curves for curve in lines.seeds.values()]
-    medians = [lines.median.values for lines in curves]
+    values = [curve.values for strand in strands for curve in strand.seeds]
+    medians = [strand.median.values for strand in strands]
     include = [mark.height for mark in panel.marks] + [1.0] * panel.relative
     return vertical_axis(
         panel.scale, np.concatenate(values), np.concatenate(medians), include=include,
@@ -185,7 +186,7 @@ def _visible(curve: Curve, pace: float, x: Horizontal, y: Vertical) -> tuple[Arr
 
 def _pieces(strand: Strand) -> Iterator[tuple[Curve, Any]]:
     """The median in stripes where other arms lie on it, each in turn, then in its own dashes."""
-    steps, values = strand.curves.median
+    steps, values = strand.median
     start = 0
     for part in strand.parts:
         stop = int(np.searchsorted(steps, part.until, side="right"))
@@ -233,7 +234,7 @@ def cut_off(panel: Panel, y: Vertical, strands: Sequence[Strand]) -> Iterator[st
     below = [
         the(strand.name.rpartition("/")[2])
         for strand in strands
-        if panel.floor and (strand.curves.median.values < panel.floor).any()
+        if panel.floor and (strand.median.values < panel.floor).any()
     ]
     if below:
         names = listed(list(dict.fromkeys(below)))

@@ -79,13 +79,11 @@ def _kappa_axis(kappa: Array) -> Vertical:
     return vertical_axis("log", kappa, kappa)
 
 
-def _scatter(
-    axes: Axes, arm: Arm, width: float, *, clouds: dict[Arm, Array], x: Horizontal, y: Vertical
-) -> None:
+def _scatter(axes: Axes, arm: Arm, *, clouds: dict[Arm, Array], x: Horizontal, y: Vertical) -> None:
     """Kappa against the training loss on the plateau, coloured by step."""
     kappa, loss, steps = clouds[arm]
     draw_vertical(axes, y)
-    draw_horizontal(axes, x, width, labelled=True)
+    draw_horizontal(axes, x)
     axes.scatter(
         loss, kappa, c=np.log10(steps), s=13, cmap="viridis_r", linewidths=0.3,
         edgecolors="white", label="train/relative_flatness/plateau", zorder=3,

@@ -13,7 +13,7 @@ from grokscope.report.canvas import Canvas, Drawn
 from grokscope.report.contents import Study
 from grokscope.report.curves import MissingMeasureError
 from grokscope.report.overlays import shade
-from grokscope.report.sheet import NOTE, Entry, key_height
+from grokscope.report.sheet import Entry, Top
 from grokscope.report.style import BLUE, GREEN, INK, OCHRE, PURPLE, VERMILION, LineStyle
 from grokscope.report.tables import Table
 from grokscope.report.words import capital, count, name_of, step, steps_range
@@ -45,18 +45,14 @@ def onsets(study: Study, canvas: Canvas) -> Drawn:
     }
     order = sorted(groups, key=lambda key: _order(groups[key]))
     seeds = sorted(int(seed) for seed in rows["seed"].unique())
-    key = _key(seeds)
-    above = NOTE + key_height(key, canvas.width) if key else NOTE + 0.1
-    axes = canvas.dots([name_of(*name) for name in order], above=above)
+    axes = canvas.dots([name_of(*name) for name in order], Top(noted=True, block=_key(seeds)))
     lows = rows[["step", "low"]].to_numpy(dtype=float)
     first = max(1.0, 0.7 * float(np.nanmin(lows[lows > 0])))
     x = step_axis(first, arm.last_step)
-    draw_horizontal(axes, x, canvas.inches(axes), labelled=True)
-    shade(axes, arm, x, canvas.inches(axes), named=True)
+    draw_horizontal(axes, x)
+    shade(axes, arm, x, named=True)
     for place, name in enumerate(order):
         _draw(axes, place, groups[name], seeds)
-    if key:
-        canvas.key(axes, key, NOTE + 0.04)
     caption = (
         "A point is a seed, its line the 90 % interval of the moment at which the quantity begins "
         "to change for good; the tall tick is the median."

@@ -23,11 +23,10 @@ from grokscope.report.axes import (
     draw_vertical,
     vertical_axis,
 )
-from grokscope.report.canvas import ASIDE, XLABEL, Canvas, Drawn
-from grokscope.report.cells import arms_key
+from grokscope.report.canvas import ASIDE, Canvas, Drawn, arms_key
 from grokscope.report.contents import Study
 from grokscope.report.curves import MissingMeasureError
-from grokscope.report.sheet import NOTE, Row, key_height, title_height
+from grokscope.report.sheet import Row, Top
 from grokscope.report.style import FAINT, GENERALISED, INK, SMALL, LineStyle, shortened
 from grokscope.report.tables import Table
 from grokscope.report.words import capital, count, listed, name_of, number, numeral, quoted, share
@@ -81,16 +80,11 @@ def outcomes(study: Study, canvas: Canvas) -> Drawn:
     reference = Reference(first, *middle)
     x, y = _limits(runs, reference, measure)
     groups = blocks(arms)
-    keys = [arms_key(group, marked=True) for group in groups]
-    above = NOTE + title_height(TITLE, (), canvas.width)
-    rows = [Row(HEIGHT, 1, above + key_height(key, canvas.width), XLABEL) for key in keys]
-    sheet = canvas.sheet(rows, aside=ASIDE)
-    for (axes,), group, key in zip(sheet.grid, groups, keys, strict=True):
-        sheet.key(axes, key, above)
-        sheet.title(axes, TITLE, width=canvas.inches(axes), raised=NOTE)
-        axes.set_label(TITLE)
+    tops = [Top(TITLE, noted=True, block=arms_key(group, marked=True)) for group in groups]
+    sheet = canvas.sheet([Row(HEIGHT, (top,)) for top in tops], aside=ASIDE)
+    for (axes,), group in zip(sheet.grid, groups, strict=True):
         draw_vertical(axes, y)
-        draw_horizontal(axes, x, canvas.inches(axes), labelled=True)
+        draw_horizontal(axes, x)
         if not math.isnan(reference.kappa):
             _frame(axes, x, y, reference)
         styles = dict(zip(group, styles_of(group), strict=True))

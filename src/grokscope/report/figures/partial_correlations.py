@@ -12,7 +12,7 @@ from grokscope.report.axes import Horizontal, draw_horizontal
 from grokscope.report.canvas import Canvas, Drawn
 from grokscope.report.contents import Study
 from grokscope.report.curves import MissingMeasureError
-from grokscope.report.sheet import Entry, key_height
+from grokscope.report.sheet import Entry, Top
 from grokscope.report.style import BLUE, GREY, VERMILION, LineStyle
 from grokscope.report.tables import Table
 from grokscope.report.words import DASH, capital, correlation, interval, name_of
@@ -43,11 +43,8 @@ def partial_correlations(study: Study, canvas: Canvas) -> Drawn:
         for measure in dict.fromkeys(group["measure"]):
             places[*block, measure] = len(names)
             names.append(name_of(str(measure)))
-    above = key_height(KEY, canvas.width)
-    axes = canvas.dots(names, above=above)
-    canvas.key(axes, KEY, 0.04)
-    x = Horizontal(-1.05, 1.05, "rank correlation")
-    draw_horizontal(axes, x, canvas.inches(axes), labelled=True)
+    axes = canvas.dots(names, Top(block=KEY))
+    draw_horizontal(axes, Horizontal(-1.05, 1.05, "rank correlation"))
     axes.axvline(0, color=GREY, linewidth=0.6, zorder=1)
     for row in rows.to_dict("records"):
         _draw(axes, places[tuple(row[name] for name in COLUMNS)], row)
