@@ -13,7 +13,7 @@ from grokscope.analysis.level import LAST_PART, LEAST_LOOKS, NEAR
 from grokscope.analysis.milestones import GENERALISED, MEMORISED
 from grokscope.analysis.run import Arm
 from grokscope.report import words
-from grokscope.report.arms import MOST_LINES, alike, blocks, reference_of, too_many
+from grokscope.report.arms import MOST_LINES, alike, blocks, reference_of, too_many, when
 from grokscope.report.contents import Study
 from grokscope.report.curves import WINDOW
 from grokscope.report.overlays import reached
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_ARMS = 6  # named one by one in the answer
-SIGNS = ((1, "higher"), (-1, "lower"))
+SIGNS = {1: "higher", -1: "lower"}
 MOST_ENDED = 6  # runs that ended early, named one by one
 WHY = {
     "not tested": "These runs do not put it to the test.",
@@ -98,7 +98,7 @@ def _differences(rows: Sequence[Sequence[Compared]]) -> Iterator[str]:
         yield _counted(others, reference)
         return
     for row in others:
-        found = [_in_words(cell) for cell in row if cell.differs]
+        found = [_in_words(cell) for cell in row if cell.sign]
         name = words.quoted(row[0].arm.name)
         if found:
             yield (
@@ -113,19 +113,16 @@ def _differences(rows: Sequence[Sequence[Compared]]) -> Iterator[str]:
 
 
 def _in_words(cell: Compared) -> str:
-    assert cell.paired is not None
-    effect = cell.paired.effect
-    change = words.times(effect) if words.by_ratio(cell.measure) else words.signed(effect)
-    comparative = "higher" if _sign(cell) > 0 else "lower"
-    return f"a {comparative} {words.in_plain(cell.measure, cell.split)} of {cell.text} ({change})"
+    name = words.in_plain(cell.measure, cell.split)
+    return f"a {SIGNS[cell.sign]} {name} of {cell.text} ({cell.effect})"
 
 
 def _counted(rows: Sequence[Sequence[Compared]], reference: str) -> str:
     """Measure by measure, in how many arms it is higher or lower than in the reference."""
     parts = []
     for cells in zip(*rows, strict=True):
-        signs = Counter(_sign(cell) for cell in cells if cell.differs)
-        directions = [f"{name} in {signs[sign]}" for sign, name in SIGNS if signs[sign]]
+        signs = Counter(cell.sign for cell in cells)
+        directions = [f"{name} in {signs[sign]}" for sign, name in SIGNS.items() if signs[sign]]
         if directions:
             name = words.in_plain(cells[0].measure, cells[0].split)
             parts.append(f"{name} is {words.listed(directions)}")
@@ -133,12 +130,6 @@ def _counted(rows: Sequence[Sequence[Compared]], reference: str) -> str:
         f"Compared with {reference}, of {len(rows)} arms: {'; '.join(parts) or 'none differs'}. "
         "All else lies within the scatter of the seeds."
     )
-
-
-def _sign(cell: Compared) -> int:
-    assert cell.paired is not None
-    same = 1.0 if words.by_ratio(cell.measure) else 0.0
-    return 1 if cell.paired.effect > same else -1
 
 
 def _course(arm: Arm) -> Iterator[str]:
@@ -226,10 +217,8 @@ def _shared(arms: Sequence[Arm]) -> Iterator[str]:
     sentences: dict[str, None] = {}
     for group in blocks(arms):
         for step, alikes in alike(group):
-            pace = alikes[0].steps_per_epoch
-            where = f"step {step:,.0f}" if math.isnan(pace) else f"epoch {words.plain(step / pace)}"
             names = words.listed([words.quoted(arm.name) for arm in alikes])
-            sentences[f"Striped: {names}, which are one run until {where}."] = None
+            sentences[f"Striped: {names}, which are one run until {when(alikes[0], step)}."] = None
     yield from sentences
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from grokscope.analysis.run import REFERENCE, Arm
 from grokscope.report.axes import Horizontal
 from grokscope.report.style import ARM_STYLES, LineStyle, gradient
+from grokscope.report.words import plain
 
 MOST_LINES = len(ARM_STYLES)  # arms that can be told apart in one panel
 MOST_GROUPS = 4  # of them; more arms share one panel, coloured by their place
@@ -72,6 +73,12 @@ def phase_ends(arms: Sequence[Arm], pace: Mapping[str, float], last: float) -> l
         if not again and stop < last * (1 - SAME):
             kept.append(stop)
     return kept
+
+
+def when(arm: Arm, step: float) -> str:
+    """A step within a sentence, in epochs of the arm where they are known: "epoch 30"."""
+    pace = arm.steps_per_epoch
+    return f"step {step:,.0f}" if math.isnan(pace) else f"epoch {plain(step / pace)}"
 
 
 @dataclass(frozen=True)

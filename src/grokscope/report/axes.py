@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from grokscope.analysis.level import Array
-from grokscope.report.style import text_width
+from grokscope.report.style import INK, SMALL, text_width
 from grokscope.report.words import number, short_tick
 
 if TYPE_CHECKING:
@@ -105,6 +105,14 @@ def first_step(memorised: float) -> float:
 def inches(axes: Axes) -> float:
     """How wide axes are."""
     return float(axes.bbox.width / axes.figure.dpi)
+
+
+def write(
+    axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **look: Any
+) -> None:
+    """Write small print at a place of axes, in shares of their size, moved by some points."""
+    look = {"xycoords": "axes fraction", "size": SMALL, "color": INK, "linespacing": 1.0, **look}
+    axes.annotate(text, at, offset, textcoords="offset points", **look)
 
 
 def draw_horizontal(axes: Axes, axis: Horizontal, *, labelled: bool = True) -> None:
@@ -217,9 +225,11 @@ def _multiples(low: float, high: float, between: Sequence[float] = (1.0,)) -> li
 
 def _within(low: float, high: float, locator: Locator) -> list[float]:
     """A locator's ticks within limits, which count as part of the axis."""
-    slack = INSIDE * (high - low)
-    ticks = locator.tick_values(low, high)
-    return [float(tick) for tick in ticks if low - slack <= tick <= high + slack]
+    first, last = (
+        limit + sign * INSIDE * min(high - low, abs(limit))
+        for limit, sign in ((low, -1), (high, 1))
+    )
+    return [float(tick) for tick in locator.tick_values(low, high) if first <= tick <= last]
 
 
 def _by_weight(ticks: Sequence[float]) -> list[float]:

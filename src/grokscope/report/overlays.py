@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,8 +11,17 @@ import numpy as np
 
 from grokscope.analysis.level import Span
 from grokscope.analysis.run import MILESTONES, Arm
-from grokscope.report.axes import Horizontal, inches
-from grokscope.report.style import FAINT, GENERALISED, GREY, INK, MEMORISED, SMALL, text_width
+from grokscope.report.axes import Horizontal, inches, write
+from grokscope.report.style import (
+    FAINT,
+    GENERALISED,
+    GREY,
+    INK,
+    MEMORISED,
+    SMALL,
+    LineStyle,
+    text_width,
+)
 from grokscope.report.words import plain
 
 if TYPE_CHECKING:
@@ -66,7 +76,7 @@ def _name_spans(axes: Axes, names: Sequence[tuple[str, float, float]]) -> None:
     for text, start, stop in reversed(names):
         half = text_width(text, SMALL) / 2
         middle = max(min((start + stop) / 2 * width, limit - half), half)
-        _note(axes, text, middle / width)
+        write(axes, text, (middle / width, 1), (0, 3.5), ha="center", color=FAINT)
         limit = middle - half - 0.08
 
 
@@ -80,7 +90,7 @@ def mark_ends(axes: Axes, ends: Sequence[float], x: Horizontal, *, named: bool) 
         for text in (f"{x.label} {plain(end)}", plain(end)) if named else ():
             half = text_width(text, SMALL) / 2
             if middle - half >= free and middle + half <= width + 0.1:
-                _note(axes, text, middle / width)
+                write(axes, text, (middle / width, 1), (0, 3.5), ha="center", color=FAINT)
                 free = middle + half + 0.08
                 break
 
@@ -99,12 +109,9 @@ def draw_marks(axes: Axes, marks: Sequence[Mark], pace: Mapping[str, float]) -> 
     places = apart(shares, 2 * SMALL * 1.2 / 72 / tall)
     for (height, text), share, place in zip(ordered, shares, places, strict=True):
         axes.plot(found[height, text], [height, height], color=INK, linewidth=0.7, zorder=2,
-                  label=f"mark/{plain(height)}", scalex=False, scaley=False)  # fmt: skip
-        axes.annotate(
-            text, (1, share), (5, (place - share) * tall * 72), xycoords="axes fraction",
-            textcoords="offset points", size=SMALL, va="center", color=INK,
-            annotation_clip=False, linespacing=1.0,
-        )  # fmt: skip
+                  label=f"mark/{plain(height)}")  # fmt: skip
+        offset = 5, (place - share) * tall * 72
+        write(axes, text, (1, share), offset, va="center", annotation_clip=False)
 
 
 def apart(places: Sequence[float], need: float) -> list[float]:
@@ -121,8 +128,14 @@ def apart(places: Sequence[float], need: float) -> list[float]:
     return moved
 
 
-def _note(axes: Axes, text: str, share: float) -> None:
-    axes.annotate(
-        text, (share, 1), (0, 3.5), xycoords="axes fraction", textcoords="offset points",
-        ha="center", size=SMALL, color=FAINT,
-    )  # fmt: skip
+def draw_dot(
+    axes: Axes, height: float, values: Sequence[float], style: LineStyle, *,
+    label: str, hollow: bool = False,
+) -> None:  # fmt: skip
+    """A dot for (value, low, high) at a height of a chart of dots, on a line for its interval."""
+    value = values[0]
+    ends = [value if math.isnan(end) else end for end in values[1:]]
+    axes.plot(ends, [height] * 2, color=style.colour, linewidth=1.3, alpha=0.65,
+              label=f"{label}/interval")  # fmt: skip
+    axes.plot([value], [height], style.marker, color=style.colour, markersize=4.6, label=label,
+              markerfacecolor="white" if hollow else style.colour)  # fmt: skip

@@ -152,7 +152,7 @@ def draw_panel(
             axes.plot(
                 *_visible(curve, strand.pace, x, y), color=strand.style.colour, linestyle=dashes,
                 linewidth=THICK, label=f"{strand.name}/median", dash_capstyle="butt",
-                solid_capstyle="round", zorder=3, scalex=False, scaley=False,
+                solid_capstyle="round", zorder=3
             )  # fmt: skip
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 MINUS, DASH = "\u2212", "\u2013"
@@ -85,16 +87,11 @@ def number(value: Any, digits: int = 3) -> str:
         value: What to write.
         digits: Significant ones.
     """
-    if value is None:
+    if value is None or value != value:
         return DASH
-    if isinstance(value, str | bool):
+    if isinstance(value, bool) or not isinstance(value, Real):
         return str(value)
-    try:
-        value = float(value)
-    except (TypeError, ValueError):
-        return str(value)
-    if math.isnan(value):
-        return DASH
+    value = float(value)
     sign = MINUS if value < 0 else ""
     size = abs(value)
     if math.isinf(size):
@@ -178,15 +175,21 @@ def interval(low: float, high: float, form: Callable[[float], str] = number) -> 
     return f"{form(low)} to {form(high)}"
 
 
+def with_interval(
+    text: str, ends: tuple[float, float], form: Callable[[float], str] = number
+) -> str:
+    """A number with its interval behind it, where that is known: ``1.58× (1.5 to 1.7)``."""
+    between = interval(*ends, form)
+    return f"{text} ({between})" if between else text
+
+
 def steps_range(values: Iterable[float]) -> str:
     """Median step of some seeds, with the lowest and highest: ``458 (440 to 481)``."""
     found = sorted(value for value in values if not math.isnan(value))
     if not found:
         return "not reached"
-    half = len(found) // 2
-    median = found[half] if len(found) % 2 else (found[half - 1] + found[half]) / 2
     spread = f" ({step(found[0])} to {step(found[-1])})" if found[0] != found[-1] else ""
-    return f"{step(median)}{spread}"
+    return f"{step(statistics.median(found))}{spread}"
 
 
 def count(amount: int, one: str, many: str = "") -> str:
@@ -204,8 +207,8 @@ NUMERALS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 def numeral(amount: int, one: str, many: str = "") -> str:
     """``one seed``, ``five seeds``, ``12 seeds``: a count within a sentence."""
-    word = NUMERALS[amount] if amount < len(NUMERALS) else f"{amount:,}"
-    return f"{word} {one if amount == 1 else many or one + 's'}"
+    text = count(amount, one, many)
+    return f"{NUMERALS[amount]} {text.partition(' ')[2]}" if amount < len(NUMERALS) else text
 
 
 def capital(text: str) -> str:

@@ -47,7 +47,7 @@ def flatness_by_arm(study: Study, canvas: Canvas) -> Drawn:
         caption += (
             " The published value is how unsure the network is, times the size of its last layer."
         )
-    return Drawn(canvas.figure, "Flatness", caption, tables=tuple(tables), remarks=remarks)
+    return Drawn(canvas.figure, "Flatness", caption, tables=tables, remarks=remarks)
 
 
 def ceilings(arm: Arm) -> list[tuple[Span, float]]:

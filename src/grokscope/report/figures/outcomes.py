@@ -22,6 +22,7 @@ from grokscope.report.axes import (
     draw_horizontal,
     draw_vertical,
     vertical_axis,
+    write,
 )
 from grokscope.report.canvas import ASIDE, Canvas, Drawn, arms_key
 from grokscope.report.contents import Study
@@ -143,22 +144,19 @@ def _frame(axes: Axes, x: Horizontal, y: Vertical, reference: Reference) -> None
     )  # fmt: skip
     axes.axhline(reference.accuracy, color=INK, linewidth=0.7, zorder=1, label="reference")
     name = shortened(reference.arm.name, ASIDE - 0.1, SMALL)
-    axes.annotate(
-        f"{name}\n{share(reference.accuracy)}", (1, reference.accuracy), (5, 0),
-        xycoords=("axes fraction", "data"), textcoords="offset points", size=SMALL, va="center",
-        color=INK, linespacing=1.0,
+    write(
+        axes, f"{name}\n{share(reference.accuracy)}", (1, reference.accuracy), (5, 0),
+        xycoords=("axes fraction", "data"), va="center",
     )  # fmt: skip
-    axes.annotate(
-        f"shaded: at least {KAPPA_FACTOR:g} times as sharp, and as accurate", (1, 1), (0, 3.5),
-        xycoords="axes fraction", textcoords="offset points", ha="right", size=SMALL, color=FAINT,
-    )  # fmt: skip
+    text = f"shaded: at least {KAPPA_FACTOR:g} times as sharp, and as accurate"
+    write(axes, text, (1, 1), (0, 3.5), ha="right", color=FAINT)
 
 
 def _point(axes: Axes, run: Ending, style: LineStyle, *, size: float) -> None:
     axes.plot(
         [run.kappa], [run.accuracy], style.marker, color=style.colour, markersize=size,
         markeredgewidth=1.1, markerfacecolor=style.colour if run.fits else "white", alpha=0.9,
-        label=f"{run.arm.name}/{run.seed}", zorder=3, clip_on=False, scalex=False, scaley=False,
+        label=f"{run.arm.name}/{run.seed}", zorder=3, clip_on=False,
     )  # fmt: skip
 
 

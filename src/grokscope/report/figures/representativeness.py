@@ -35,6 +35,4 @@ def representativeness(study: Study, canvas: Canvas) -> Drawn:
     )
     measures = [(line.measure, line.split) for line in (*PARTS, DENSITY)]
     tables = course_tables("representativeness", columns, measures)
-    return Drawn(
-        canvas.figure, "Representativeness", caption, tables=tuple(tables), remarks=remarks
-    )
+    return Drawn(canvas.figure, "Representativeness", caption, tables=tables, remarks=remarks)
