@@ -17,7 +17,7 @@ import numpy as np
 
 from grokscope.analysis.level import Array
 from grokscope.report.style import INK, SMALL, text_width
-from grokscope.report.words import number, short_tick
+from grokscope.report.words import count, number, short_tick
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -165,11 +165,9 @@ def vertical_axis(
         scale = "linear"
     remarks = []
     if scale == "log" and len(positive) < len(finite):
-        hidden = len(finite) - len(positive)
-        verb = (
-            "value is not positive and has" if hidden == 1 else "values are not positive and have"
-        )
-        remarks.append(f"{hidden:,} {verb} no place on the logarithmic axis.")
+        hidden = count(len(finite) - len(positive), "value is", "values are")
+        has = "has" if hidden.startswith("1 ") else "have"
+        remarks.append(f"{hidden} not positive and {has} no place on the logarithmic axis.")
     if scale == "log":
         finite, medians = positive, medians[medians > 0]
     if not len(finite):
@@ -185,15 +183,15 @@ def vertical_axis(
     return Vertical(low, high, scale, remarks=tuple(remarks))
 
 
-def draw_vertical(axes: Axes, axis: Vertical, *, labelled: bool = True) -> None:
-    """Give a panel its vertical axis."""
-    if axis.scale == "log":
-        axes.set_yscale("log")
-        ticks = log_ticks(axis.low, axis.high)
-    else:
-        ticks = linear_ticks(axis.low, axis.high)
-    axes.set_ylim(axis.low, axis.high)
-    axes.set_yticks(ticks, labels=[short_tick(tick) if labelled else "" for tick in ticks])
+def draw_axes(
+    axes: Axes, x: Horizontal, y: Vertical, *, labelled: bool = True, named: bool = True
+) -> None:
+    """Give a panel its axes: the horizontal one labelled or not, the vertical one named or not."""
+    draw_horizontal(axes, x, labelled=labelled)
+    axes.set_yscale(y.scale)
+    ticks = (log_ticks if y.scale == "log" else linear_ticks)(y.low, y.high)
+    axes.set_ylim(y.low, y.high)
+    axes.set_yticks(ticks, labels=[short_tick(tick) if named else "" for tick in ticks])
     axes.set_yticks([], minor=True)
 
 

@@ -27,17 +27,15 @@ from grokscope.report.arms import (
 )
 from grokscope.report.axes import Horizontal, Vertical, first_step, step_axis
 from grokscope.report.contents import Column, Study
-from grokscope.report.overlays import draw_marks, mark_ends, reached, shade
+from grokscope.report.overlays import Mark, draw_marks, mark_ends, reached, shade
 from grokscope.report.panels import (
     Panel,
     Strand,
-    axis_of,
-    cut_off,
     draw_panel,
     exploded,
+    fitted,
     measured,
     not_measured,
-    strands_of,
 )
 from grokscope.report.sheet import LEFT, RIGHT, XLABEL, Entry, Row, Sheet, Top
 from grokscope.report.style import GREY, INK, NARROW, WIDE, text_width
@@ -78,20 +76,9 @@ class Cell:
     """A panel in its place."""
 
     panel: Panel
-    strands: Sequence[Strand]
-    x: Horizontal
-    y: Vertical
-    over: Callable[..., None] = field(kw_only=True)  # draws (axes, named=) what lies over the lines
-    top: Top = field(kw_only=True)
+    top: Top
+    draw: Callable[..., None]  # (axes, top=what stands above them, labelled=below, too)
     labelled: bool = False  # whether its horizontal axis is named
-
-    def draw(self, axes: Axes) -> None:
-        """Draw lines and what lies over them; a panel that draws itself is all in ``over``."""
-        if self.panel.draw is None:
-            draw_panel(
-                axes, self.strands, self.x, self.y, labelled=self.labelled, named=self.top.titled
-            )
-        self.over(axes, named=self.top.noted)
 
 
 class Canvas:
@@ -175,14 +162,12 @@ class Canvas:
         horizontal = _step_axes(columns)
         cells: dict[Column, list[Cell]] = {column: [] for column in columns}
         for panel in measured(arms, panels):
-            strands = {column: list(strands_of(column.arm, panel)) for column in columns}
-            lines = [line for found in strands.values() for line in found]
-            y = axis_of(panel, lines)
-            remarks += cut_off(panel, y, lines) if panel.draw is None else ()
+            strands, y, unseen = fitted(panel, arms)
+            remarks += unseen
             for column, x in horizontal.items():
-                over = partial(_over_column, arm=column.arm, panel=panel, x=x)
-                top = Top(panel.title, _key(panel, arms))
-                cells[column].append(Cell(panel, strands[column], x, y, over=over, top=top))
+                arm, top = column.arm, Top(panel.title, _key(panel, arms))
+                draw = partial(_draw_column, arm=arm, panel=panel, strands=strands[arm], x=x, y=y)
+                cells[column].append(Cell(panel, top, draw))
         across = 1 if self.narrow else 2
         if wrap and len(columns) == 1:
             rows = _block(chunks(cells[columns[0]], across))
@@ -224,25 +209,23 @@ class Canvas:
         panels = measured(arms, panels)
         across = 1 if self.narrow else min(across, len(panels))
         x, pace = epoch_axis(arms)
-        found = []
-        for panel in panels:
-            strands = {arm: next(strands_of(arm, panel)) for arm in arms if panel.shown([arm])}
-            y = axis_of(panel, list(strands.values()))
-            remarks += cut_off(panel, y, list(strands.values()))
-            found.append((panel, y, strands))
+        found = [(panel, *fitted(panel, arms)) for panel in panels]
+        remarks += [text for *_, unseen in found for text in unseen]
         rows = []
         for group in blocks(arms):
             looks = _looks(group)
             ends = phase_ends(group, pace, x.last)
             cells = []
-            for panel, y, strands in found:
+            for panel, strands, y, _ in found:
                 lines = [
-                    replace(strands[arm], pace=pace[arm.name], **look)
+                    replace(strand, pace=pace[arm.name], **look)
                     for arm, look in looks.items()
-                    if arm in strands
+                    for strand in strands[arm][:1]
                 ]
-                over = partial(_over_arms, group=group, panel=panel, ends=ends, pace=pace, x=x)
-                cells.append(Cell(panel, lines, x, y, over=over, top=Top(panel.title)))
+                draw = partial(_draw_arms, strands=lines, x=x, y=y, ends=ends)
+                marks = [mark.over(pace[arm.name]) for arm in group for mark in panel.marks
+                         if mark.arm == arm.name]  # fmt: skip
+                cells.append(Cell(panel, Top(panel.title), partial(draw, marks=marks)))
             key = arms_key(group) if len(arms) > 1 else ()
             cells[0] = replace(cells[0], top=replace(cells[0].top, block=key))
             rows += _block(chunks(cells, across), noted=bool(ends))
@@ -262,7 +245,7 @@ class Canvas:
         grid = self.sheet(rows, across=across, aside=aside).grid
         for line, places in zip(cells, grid, strict=True):
             for cell, axes in zip(line, places, strict=True):
-                cell.draw(axes)
+                cell.draw(axes, top=cell.top, labelled=cell.labelled)
 
 
 def arms_key(group: Sequence[Arm], *, marked: bool = False) -> tuple[Entry, ...]:
@@ -295,22 +278,26 @@ def _block(
     return finished
 
 
-def _over_column(axes: Axes, *, arm: Arm, panel: Panel, x: Horizontal, named: bool) -> None:
+def _draw_column(
+    axes: Axes, *, arm: Arm, panel: Panel, strands: Sequence[Strand],
+    x: Horizontal, y: Vertical, top: Top, labelled: bool,
+) -> None:  # fmt: skip
     if panel.draw is not None:
         panel.draw(axes, arm)
         return
-    shade(axes, arm, x, named=named)
+    draw_panel(axes, strands, x, y, labelled=labelled, named=top.titled)
+    shade(axes, arm, x, named=top.noted)
     if panel.relative:
         axes.axhline(1.0, color=GREY, linewidth=0.6, zorder=1)
 
 
-def _over_arms(
-    axes: Axes, *, group: Sequence[Arm], panel: Panel, ends: Sequence[float],
-    pace: dict[str, float], x: Horizontal, named: bool,
+def _draw_arms(
+    axes: Axes, *, strands: Sequence[Strand], x: Horizontal, y: Vertical,
+    ends: Sequence[float], marks: Sequence[Mark], top: Top, labelled: bool,
 ) -> None:  # fmt: skip
-    mark_ends(axes, ends, x, named=named)
-    names = {arm.name for arm in group}
-    draw_marks(axes, [mark for mark in panel.marks if mark.arm in names], pace)
+    draw_panel(axes, strands, x, y, labelled=labelled)
+    mark_ends(axes, ends, x, named=top.noted)
+    draw_marks(axes, marks)
 
 
 def _key(panel: Panel, arms: Sequence[Arm]) -> tuple[Entry, ...]:

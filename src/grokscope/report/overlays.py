@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +38,10 @@ class Mark:
     span: Span  # the steps over which it holds
     height: float  # in the units of the vertical axis
     text: str  # its label
+
+    def over(self, pace: float) -> Mark:
+        """The same in units of so many steps."""
+        return replace(self, span=Span(self.span.start / pace, self.span.stop / pace))
 
 
 def reached(arm: Arm, milestone: str) -> dict[int, float]:
@@ -95,20 +99,20 @@ def mark_ends(axes: Axes, ends: Sequence[float], x: Horizontal, *, named: bool) 
                 break
 
 
-def draw_marks(axes: Axes, marks: Sequence[Mark], pace: Mapping[str, float]) -> None:
+def draw_marks(axes: Axes, marks: Sequence[Mark]) -> None:
     """Thin lines at labelled heights; their labels beside the panel, moved apart."""
-    found: dict[tuple[float, str], tuple[float, float]] = {}
+    found: dict[tuple[float, str], list[Span]] = {}
     for mark in marks:
-        span = tuple(step / pace[mark.arm] for step in mark.span)
-        known = found.get((mark.height, mark.text), span)
-        found[mark.height, mark.text] = min(known[0], span[0]), max(known[1], span[1])
+        found.setdefault((mark.height, mark.text), []).append(mark.span)
     tall = axes.bbox.height / axes.figure.dpi
     to_share = axes.transData + axes.transAxes.inverted()
     ordered = sorted(found)
     shares = [float(to_share.transform((0.5, height))[1]) for height, _ in ordered]
     places = apart(shares, 2 * SMALL * 1.2 / 72 / tall)
     for (height, text), share, place in zip(ordered, shares, places, strict=True):
-        axes.plot(found[height, text], [height, height], color=INK, linewidth=0.7, zorder=2,
+        spans = found[height, text]
+        ends = min(span.start for span in spans), max(span.stop for span in spans)
+        axes.plot(ends, [height, height], color=INK, linewidth=0.7, zorder=2,
                   label=f"mark/{plain(height)}")  # fmt: skip
         offset = 5, (place - share) * tall * 72
         write(axes, text, (1, share), offset, va="center", annotation_clip=False)

@@ -11,13 +11,7 @@ import numpy as np
 from grokscope.analysis.level import Array, Curve
 from grokscope.analysis.run import Arm
 from grokscope.report.arms import Part
-from grokscope.report.axes import (
-    Horizontal,
-    Vertical,
-    draw_horizontal,
-    draw_vertical,
-    vertical_axis,
-)
+from grokscope.report.axes import Horizontal, Vertical, draw_axes, vertical_axis
 from grokscope.report.curves import MissingMeasureError, curves_of
 from grokscope.report.overlays import Mark
 from grokscope.report.style import BLUE, DASHED, THICK, THIN, VERMILION, LineStyle
@@ -125,8 +119,7 @@ def draw_panel(
     """Draw lines into a panel: the seeds thin, their running medians thick on top of them."""
     from matplotlib.collections import LineCollection
 
-    draw_vertical(axes, y, labelled=named)
-    draw_horizontal(axes, x, labelled=labelled)
+    draw_axes(axes, x, y, labelled=labelled, named=named)
     for strand in strands:
         if not strand.dense:
             seeds = [_visible(curve, strand.pace, x, y) for curve in strand.seeds]
@@ -156,22 +149,35 @@ def draw_panel(
             )  # fmt: skip
 
 
-def strands_of(arm: Arm, panel: Panel) -> Iterator[Strand]:
-    """The lines that a panel shows of an arm."""
-    for line in panel.shown([arm]):
-        seeds, median = curves_of(arm, line.measure, line.split, relative=panel.relative)
-        yield Strand(f"{arm.name}/{line.split}/{line.measure}", seeds, median, line.style)
-
-
-def axis_of(panel: Panel, strands: Sequence[Strand]) -> Vertical:
-    """The vertical axis that a panel has for all of these curves."""
-    values = [curve.values for strand in strands for curve in strand.seeds]
-    medians = [strand.median.values for strand in strands]
-    include = [mark.height for mark in panel.marks] + [1.0] * panel.relative
-    return vertical_axis(
-        panel.scale, np.concatenate(values), np.concatenate(medians), include=include,
-        floor=panel.floor,
+def fitted(
+    panel: Panel, arms: Sequence[Arm]
+) -> tuple[dict[Arm, list[Strand]], Vertical, list[str]]:
+    """A panel's lines for each arm, a vertical axis for all of them, and what it cannot show."""
+    strands: dict[Arm, list[Strand]] = {arm: [] for arm in arms}
+    for arm in arms:
+        for line in panel.shown([arm]):
+            seeds, median = curves_of(arm, line.measure, line.split, relative=panel.relative)
+            name = f"{arm.name}/{line.split}/{line.measure}"
+            strands[arm].append(Strand(name, seeds, median, line.style))
+    lines = [strand for found in strands.values() for strand in found]
+    y = vertical_axis(
+        panel.scale,
+        np.concatenate([curve.values for strand in lines for curve in strand.seeds]),
+        np.concatenate([strand.median.values for strand in lines]),
+        include=[mark.height for mark in panel.marks] + [1.0] * panel.relative, floor=panel.floor,
     )  # fmt: skip
+    remarks = [f"{panel.title}: {text}" for text in y.remarks]
+    below = [
+        the(strand.name.rpartition("/")[2])
+        for strand in lines
+        if panel.floor and (strand.median.values < panel.floor).any()
+    ]
+    if below:
+        names = listed(list(dict.fromkeys(below)))
+        remarks.append(
+            f"{panel.title}: values of {names} below {tick(panel.floor)} are off the axis."
+        )
+    return strands, y, remarks if panel.draw is None else []
 
 
 def _visible(curve: Curve, pace: float, x: Horizontal, y: Vertical) -> tuple[Array, Array]:
@@ -225,17 +231,3 @@ def not_measured(arms: Sequence[tuple[str, Arm]], panels: Sequence[Panel]) -> It
         if missing:
             where = f" in {listed(missing)}" if len(missing) < len(arms) else ""
             yield f"Not measured: {name_of(line.measure, line.split)}{where}."
-
-
-def cut_off(panel: Panel, y: Vertical, strands: Sequence[Strand]) -> Iterator[str]:
-    """What a panel's vertical axis cannot show, a sentence each."""
-    for text in y.remarks:
-        yield f"{panel.title}: {text}"
-    below = [
-        the(strand.name.rpartition("/")[2])
-        for strand in strands
-        if panel.floor and (strand.median.values < panel.floor).any()
-    ]
-    if below:
-        names = listed(list(dict.fromkeys(below)))
-        yield f"{panel.title}: values of {names} below {tick(panel.floor)} are off the axis."

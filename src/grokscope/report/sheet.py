@@ -42,23 +42,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Top:
-    """What stands above axes, from the lowest to the highest.
+    """What stands above axes, from the lowest to the highest."""
 
-    Attributes:
-        title: In bold; a screen reader calls the axes so.
-        key: Of its lines, behind the title.
-        noted: Whether there is room for notes, which whoever draws the axes writes.
-        titled: Whether the title is written; not beside axes of the same.
-        column: Heading and subheading of the column that the axes begin.
-        block: Key of the block that they begin, over the full width.
-    """
-
-    title: str = ""
-    key: tuple[Entry, ...] = ()
-    noted: bool = False
-    titled: bool = True
-    column: tuple[str, str] = ("", "")
-    block: tuple[Entry, ...] = ()
+    title: str = ""  # in bold; the axes are labelled so, too
+    key: tuple[Entry, ...] = ()  # of the lines, behind the title
+    noted: bool = False  # room for notes, which whoever draws the axes writes
+    titled: bool = True  # whether the title is written; not beside axes of the same
+    column: tuple[str, str] = ("", "")  # heading and subheading of the column that the axes begin
+    block: tuple[Entry, ...] = ()  # key of the block that they begin, over the full width
 
     def title_height(self, width: float) -> float:
         """The room that note, title and key take above axes that are so wide."""
@@ -68,33 +59,15 @@ class Top:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of axes.
+    """A row of axes."""
 
-    Attributes:
-        height: Of the axes.
-        tops: What stands above each of them.
-        below: Room for the horizontal axis.
-    """
-
-    height: float
-    tops: Sequence[Top] = (Top(),)
-    below: float = XLABEL
+    height: float  # of the axes
+    tops: Sequence[Top] = (Top(),)  # what stands above each of them
+    below: float = XLABEL  # room for the horizontal axis
 
 
 class Sheet:
-    """Axes in rows.
-
-    Args:
-        rows: From top to bottom.
-        width: Of the figure.
-        across: Axes in a full row.
-        aside: To the right of each axes.
-        left: To the left of each axes.
-
-    Attributes:
-        figure: The matplotlib figure.
-        grid: Its axes, row by row.
-    """
+    """Axes in rows, from top to bottom: ``grid`` on a matplotlib ``figure``."""
 
     def __init__(
         self, rows: Sequence[Row], width: float, *,

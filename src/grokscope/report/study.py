@@ -11,7 +11,7 @@ import numpy as np
 
 from grokscope.analysis.claims import ClaimReport, evaluate_claims, find_claim
 from grokscope.analysis.milestones import FELL_AGAIN, UNSTABLE
-from grokscope.analysis.run import Arm, Results
+from grokscope.analysis.run import Results
 from grokscope.experiments import EXPERIMENTS, find_experiment
 from grokscope.report.contents import Counterpart, Study
 from grokscope.report.curves import running_median
@@ -93,13 +93,11 @@ def command_of(experiment: Experiment, store: Store) -> str:
     recorded = store.command()
     if recorded and recorded["command"]:
         return str(recorded["command"])
-    known = None
-    if experiment.name in EXPERIMENTS:
-        try:
-            known = find_experiment(experiment.name, experiment.preset)
-        except ValueError:  # a preset of the user's
-            known = None
-    if known is None or known.arms != experiment.arms:
+    try:
+        same = find_experiment(experiment.name, experiment.preset).arms == experiment.arms
+    except ValueError:  # an experiment or a preset of the user's
+        same = False
+    if not same:
         return "grokscope run experiment.yaml --out .  # in the folder of this page"
     preset = [] if experiment.preset == "default" else ["--preset", experiment.preset]
     seeds = ",".join(map(str, experiment.seeds))
@@ -170,28 +168,31 @@ def notes_on(plan: Plan) -> list[str]:
     """What a reader must know of runs that are not complete."""
     notes = []
     for entry in plan.entries.values():
+        label, step = entry.label, f"{entry.step:,}"
         if entry.status == "diverged":
             notes.append(
-                f"{entry.label} diverged at step {entry.step:,} (features or logits were no "
-                "longer finite); what was measured until then is shown."
+                f"{label} diverged at step {step} (features or logits were no longer finite); "
+                "what was measured until then is shown."
             )
         elif plan.is_cut_off(entry.segment):
-            notes.append(f"{entry.label} was not run, because a phase before it diverged.")
+            notes.append(f"{label} was not run, because a phase before it diverged.")
         elif entry.status == "new":
-            notes.append(f"{entry.label} has not started.")
+            notes.append(f"{label} has not started.")
         elif entry.status == "to resume":
-            until = entry.segment.phase.until
-            notes.append(
-                f"{entry.label} is at step {entry.step:,} of {until:,}; it is shown up to there."
-            )
+            until = f"{entry.segment.phase.until:,}"
+            notes.append(f"{label} is at step {step} of {until}; it is shown up to there.")
     return notes
 
 
 def unstable(results: Results) -> list[str]:
     """A note on the runs that lost their validation accuracy again after generalising."""
-    lost = {arm.name: _lost_again(arm) for arm in results.arms.values()}
+    lost = {
+        name: {seed: run.fell_again for seed, run in arm.runs.items() if run.fell_again > UNSTABLE}
+        for name, arm in results.arms.items()
+    }
+    several = len(lost) > 1
     named = [
-        f"{f'{arm}, ' if len(results.arms) > 1 else ''}seed {seed} ({share:.0%})"
+        f"{f'{arm}, ' if several else ''}seed {seed} ({share:.0%})"
         for arm, shares in lost.items()
         for seed, share in shares.items()
     ]
@@ -209,12 +210,6 @@ def unstable(results: Results) -> list[str]:
         f"of the later looks in {listed(named)}. These runs count all the same; effects rest on "
         "medians."
     ]
-
-
-def _lost_again(arm: Arm) -> dict[int, float]:
-    """Seed -> the share of later looks at which a run that had generalised was lost."""
-    shares = {seed: run.fell_again for seed, run in arm.runs.items()}
-    return {seed: share for seed, share in shares.items() if share > UNSTABLE}
 
 
 def _median(values: Sequence[float], otherwise: Any = None) -> Any:

@@ -12,13 +12,7 @@ import numpy as np
 from grokscope.analysis.correlations import plateau_correlation, plateau_points
 from grokscope.analysis.level import Array
 from grokscope.analysis.run import Arm
-from grokscope.report.axes import (
-    Horizontal,
-    Vertical,
-    draw_horizontal,
-    draw_vertical,
-    vertical_axis,
-)
+from grokscope.report.axes import Horizontal, Vertical, draw_axes, vertical_axis
 from grokscope.report.canvas import Canvas, Drawn
 from grokscope.report.contents import Column, Study
 from grokscope.report.panels import Panel, Series, both
@@ -72,8 +66,7 @@ def _cloud(arm: Arm) -> Array:
 def _scatter(axes: Axes, arm: Arm, *, clouds: dict[Arm, Array], x: Horizontal, y: Vertical) -> None:
     """Kappa against the training loss on the plateau, coloured by step."""
     kappa, loss, steps = clouds[arm]
-    draw_vertical(axes, y)
-    draw_horizontal(axes, x)
+    draw_axes(axes, x, y)
     axes.scatter(
         loss, kappa, c=np.log10(steps), s=13, cmap="viridis_r", linewidths=0.3,
         edgecolors="white", label="train/relative_flatness/plateau", zorder=3,
