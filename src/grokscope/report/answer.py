@@ -15,8 +15,8 @@ from grokscope.analysis.run import Arm
 from grokscope.report import words
 from grokscope.report.arms import MOST_LINES, alike, blocks, reference_of, too_many, when
 from grokscope.report.contents import Study
-from grokscope.report.curves import WINDOW
 from grokscope.report.overlays import reached
+from grokscope.report.panels import WINDOW
 from grokscope.report.tables import Compared
 
 if TYPE_CHECKING:

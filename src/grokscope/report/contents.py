@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 from grokscope.analysis import onset_table, partial_correlations
 from grokscope.analysis.claims import ClaimReport
 from grokscope.analysis.run import Arm, Results
-from grokscope.report.curves import MissingMeasureError
 from grokscope.report.words import count
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class MissingMeasureError(LookupError):
+    """What a figure needs was not measured; the message says what, for the reader."""
 
 
 @dataclass(frozen=True)

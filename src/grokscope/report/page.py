@@ -15,8 +15,7 @@ from grokscope.reference import is_reference
 from grokscope.report import words
 from grokscope.report.answer import answer, reading_guide
 from grokscope.report.canvas import Canvas, Drawn
-from grokscope.report.contents import Study
-from grokscope.report.curves import MissingMeasureError
+from grokscope.report.contents import MissingMeasureError, Study
 from grokscope.report.figures import FigureFunction, find_figure, list_figures
 from grokscope.report.tables import Table, arms_table, compared, milestones_table
 from grokscope.runs.files import write_text

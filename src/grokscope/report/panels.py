@@ -1,18 +1,23 @@
-"""What a panel shows, and the one way to draw it."""
+"""What a panel shows, and the one way to draw it.
+
+Training spikes, so what is drawn in bold is always a median over neighbouring looks of one phase,
+never a single look: what lies before the end of a phase does not smooth what comes after it.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from grokscope.analysis.level import Array, Curve
-from grokscope.analysis.run import Arm
+from grokscope.analysis.level import Array, Curve, level_around
+from grokscope.analysis.run import Arm, Trajectory
 from grokscope.report.arms import Part
 from grokscope.report.axes import Horizontal, Vertical, draw_axes, vertical_axis
-from grokscope.report.curves import MissingMeasureError, curves_of
+from grokscope.report.contents import MissingMeasureError
 from grokscope.report.overlays import Mark
 from grokscope.report.style import BLUE, DASHED, THICK, THIN, VERMILION, LineStyle
 from grokscope.report.words import SPLITS, listed, name_of, quoted, the, tick
@@ -20,6 +25,7 @@ from grokscope.report.words import SPLITS, listed, name_of, quoted, the, tick
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+WINDOW = 5  # looks under one running median; odd
 DENSE = 0.9  # width of a line among very many
 PLAIN = LineStyle(BLUE)
 
@@ -120,32 +126,28 @@ def draw_panel(
     from matplotlib.collections import LineCollection
 
     draw_axes(axes, x, y, labelled=labelled, named=named)
-    for strand in strands:
-        if not strand.dense:
-            seeds = [_visible(curve, strand.pace, x, y) for curve in strand.seeds]
-            axes.add_collection(
-                LineCollection(
-                    [np.column_stack(points) for points in seeds], colors=strand.style.colour,
-                    linewidths=THIN, alpha=0.3, zorder=2, label=f"{strand.name}/seeds",
-                ),
-                autolim=False,
-            )  # fmt: skip
     dense = [strand for strand in strands if strand.dense]
-    if dense:
-        medians = [_visible(strand.median, strand.pace, x, y) for strand in dense]
-        axes.add_collection(
-            LineCollection(
-                [np.column_stack(points) for points in medians], linewidths=DENSE, zorder=3,
-                colors=[strand.style.colour for strand in dense], label="dense",
-            ),
-            autolim=False,
+    others = [strand for strand in strands if not strand.dense]
+    for strand in others:
+        seeds = LineCollection(
+            [_visible(curve, strand.pace, x, y) for curve in strand.seeds],
+            colors=strand.style.colour, linewidths=THIN, alpha=0.3, zorder=2,
+            label=f"{strand.name}/seeds",
         )  # fmt: skip
-    for strand in (strand for strand in strands if not strand.dense):
+        axes.add_collection(seeds, autolim=False)
+    if dense:
+        medians = LineCollection(
+            [_visible(strand.median, strand.pace, x, y) for strand in dense],
+            colors=[strand.style.colour for strand in dense], linewidths=DENSE, zorder=3,
+            label="dense",
+        )  # fmt: skip
+        axes.add_collection(medians, autolim=False)
+    for strand in others:
         for curve, dashes in _pieces(strand):
             axes.plot(
-                *_visible(curve, strand.pace, x, y), color=strand.style.colour, linestyle=dashes,
-                linewidth=THICK, label=f"{strand.name}/median", dash_capstyle="butt",
-                solid_capstyle="round", zorder=3
+                *_visible(curve, strand.pace, x, y).T, color=strand.style.colour, zorder=3,
+                linestyle=dashes, linewidth=THICK, dash_capstyle="butt", solid_capstyle="round",
+                label=f"{strand.name}/median",
             )  # fmt: skip
 
 
@@ -180,14 +182,71 @@ def fitted(
     return strands, y, remarks if panel.draw is None else []
 
 
-def _visible(curve: Curve, pace: float, x: Horizontal, y: Vertical) -> tuple[Array, Array]:
-    """The part of a curve that has a place on the axes: none at 0 on a logarithmic one."""
+def curves_of(
+    arm: Arm, measure: str, split: str, *, relative: bool = False
+) -> tuple[list[Curve], Curve]:
+    """The curves of the seeds that have a measure, and their running median.
+
+    Raises:
+        MissingMeasureError: If no run of the arm has the measure on that split.
+    """
+    runs = [run for run in arm.runs.values() if run.has(measure, split)]
+    if not runs:
+        raise MissingMeasureError(f"{name_of(measure, split)} was not measured")
+    curves = [run.curve(measure, split) for run in runs]
+    if relative:
+        curves = [
+            Curve(curve.steps, curve.values / unit(run, curve))
+            for run, curve in zip(runs, curves, strict=True)
+        ]
+    stops = [phase.stop for phase in arm.phases[:-1]]
+    return curves, running_median(curves, stops)
+
+
+def unit(run: Trajectory, curve: Curve) -> float:
+    """A curve's value at memorisation, or at its start without one; NaN if not positive."""
+    step = run.memorised.step
+    value = float(curve.values[0]) if math.isnan(step) else level_around(curve, step)
+    return value if value > 0 else math.nan
+
+
+def running_median(curves: Sequence[Curve], stops: Sequence[float] = ()) -> Curve:
+    """Median of all curves' values in a centred window of looks, phase by phase.
+
+    Returns:
+        A curve over all steps at which one of them has a value.
+    """
+    steps = np.unique(np.concatenate([curve.steps for curve in curves]))
+    values = np.full((len(steps), len(curves)), math.nan)
+    for column, curve in enumerate(curves):
+        values[np.searchsorted(steps, curve.steps), column] = curve.values
+    phases = np.searchsorted(np.asarray(stops, dtype=float), steps)
+    pieces = [_windows(values[phases == phase]) for phase in np.unique(phases)]
+    medians = np.concatenate(pieces) if pieces else np.empty(0)
+    known = np.isfinite(medians)
+    return Curve(steps[known], medians[known])
+
+
+def _windows(values: Array) -> Array:
+    """Median over a centred window of rows and all columns, for each row; ``[looks, seeds]``."""
+    half = WINDOW // 2
+    padded = np.pad(values, ((half, half), (0, 0)), constant_values=math.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW, axis=0)
+    ordered = np.sort(windows.reshape(len(values), -1), axis=1)  # NaN comes last
+    count = np.isfinite(ordered).sum(axis=1)
+    rows = np.arange(len(values))
+    low, high = (ordered[rows, np.maximum(place, 0)] for place in ((count - 1) // 2, count // 2))
+    return np.where(count > 0, (low + high) / 2, math.nan)
+
+
+def _visible(curve: Curve, pace: float, x: Horizontal, y: Vertical) -> Array:
+    """The points of a curve that have a place on the axes: none at 0 on a logarithmic one."""
     shown = np.ones(len(curve.steps), dtype=bool)
     if x.log:
         shown &= curve.steps > 0
     if y.scale == "log":
         shown &= curve.values > 0
-    return curve.steps[shown] / pace, curve.values[shown]
+    return np.column_stack((curve.steps[shown] / pace, curve.values[shown]))
 
 
 def _pieces(strand: Strand) -> Iterator[tuple[Curve, Any]]:

@@ -75,7 +75,7 @@ class Sheet:
     ) -> None:  # fmt: skip
         from matplotlib.figure import Figure
 
-        self.width = width
+        self.full = width - LEFT - RIGHT
         self.cell = (width - across * (left + aside)) / across
         above = [max(self._height(top, row) for top in row.tops) for row in rows]
         total = 2 * EDGE + sum(above) + sum(row.height + row.below for row in rows)
@@ -97,10 +97,10 @@ class Sheet:
     def _room(self, row: Row) -> float:
         """How wide a title may be: a row of axes that show the same has only one."""
         same = not all(top.titled for top in row.tops)
-        return self.width - LEFT - RIGHT if same else self.cell
+        return self.full if same else self.cell
 
     def _height(self, top: Top, row: Row) -> float:
-        block = 0.08 + LINE * _lines("", top.block, self.width - LEFT - RIGHT) if top.block else 0
+        block = 0.08 + LINE * _lines("", top.block, self.full) if top.block else 0
         return top.title_height(self._room(row)) + HEAD * any(top.column) + block
 
     def _write_top(self, top: Top, row: Row, corner: tuple[float, float]) -> None:
@@ -115,9 +115,8 @@ class Sheet:
             self._write(left, over + 0.2, heading, size=HEADING, weight="bold", va="bottom")
             subheading = shortened(subheading, wide, SMALL)
             self._write(left, over + 0.05, subheading, size=SMALL, color=FAINT, va="bottom")
-        full = self.width - LEFT - RIGHT
-        raised = over + LINE * (_lines("", top.block, full) - 0.5)
-        self._key(top.block, LEFT, raised, width=full)
+        raised = over + LINE * (_lines("", top.block, self.full) - 0.5)
+        self._key(top.block, LEFT, raised, width=self.full)
         if top.title and top.titled:
             baseline = upper + NOTE * top.noted + 0.07
             baseline += LINE * (_lines(top.title, top.key, room) - 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from grokscope.analysis.milestones import FELL_AGAIN, UNSTABLE
 from grokscope.analysis.run import Results
 from grokscope.experiments import EXPERIMENTS, find_experiment
 from grokscope.report.contents import Counterpart, Study
-from grokscope.report.curves import running_median
 from grokscope.report.figures import figures_of, find_figure
+from grokscope.report.panels import running_median
 from grokscope.report.words import count, listed
 from grokscope.runs.plan import Plan
 from grokscope.runs.store import Store
@@ -93,10 +94,10 @@ def command_of(experiment: Experiment, store: Store) -> str:
     recorded = store.command()
     if recorded and recorded["command"]:
         return str(recorded["command"])
-    try:
-        same = find_experiment(experiment.name, experiment.preset).arms == experiment.arms
-    except ValueError:  # an experiment or a preset of the user's
-        same = False
+    same = False
+    if experiment.name in EXPERIMENTS:
+        with suppress(ValueError):  # a preset of the user's
+            same = find_experiment(experiment.name, experiment.preset).arms == experiment.arms
     if not same:
         return "grokscope run experiment.yaml --out .  # in the folder of this page"
     preset = [] if experiment.preset == "default" else ["--preset", experiment.preset]

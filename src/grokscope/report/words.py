@@ -101,8 +101,7 @@ def number(value: Any, digits: int = 3) -> str:
     mantissa, exponent = f"{size:.{digits - 1}e}".split("e")
     power = int(exponent)
     if power < -4 or power >= 7:
-        mantissa = mantissa.rstrip("0").rstrip(".")
-        return f"{sign}{mantissa} × 10{str(power).translate(SUPERSCRIPTS)}"
+        return f"{sign}{_trimmed(mantissa)} × {_ten(power)}"
     rounded = float(f"{mantissa}e{exponent}")
     return f"{sign}{rounded:,.{max(0, digits - 1 - power)}f}"
 
@@ -115,7 +114,7 @@ def typeset(text: str) -> str:
 def tick(value: float) -> str:
     """A number on an axis: no zeros that say nothing."""
     text = number(value)
-    return text.rstrip("0").rstrip(".") if "." in text and "×" not in text else text
+    return text if "×" in text else _trimmed(text)
 
 
 def short_tick(value: float) -> str:
@@ -123,10 +122,16 @@ def short_tick(value: float) -> str:
     if 1e-3 <= abs(value) < 1e5 or not value:
         return tick(value)
     mantissa, power = f"{abs(value):.2e}".split("e")
-    mantissa = mantissa.rstrip("0").rstrip(".")
-    ten = f"10{str(int(power)).translate(SUPERSCRIPTS)}"
-    sign = MINUS if value < 0 else ""
-    return f"{sign}{ten}" if mantissa == "1" else f"{sign}{mantissa}·{ten}"
+    factor = "" if float(mantissa) == 1 else f"{_trimmed(mantissa)}·"
+    return f"{MINUS if value < 0 else ''}{factor}{_ten(int(power))}"
+
+
+def _trimmed(text: str) -> str:
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _ten(power: int) -> str:
+    return f"10{str(power).translate(SUPERSCRIPTS)}"
 
 
 def plain(value: float) -> str:

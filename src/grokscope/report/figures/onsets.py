@@ -10,8 +10,7 @@ import pandas as pd
 
 from grokscope.report.axes import draw_horizontal, step_axis
 from grokscope.report.canvas import Canvas, Drawn
-from grokscope.report.contents import Study
-from grokscope.report.curves import MissingMeasureError
+from grokscope.report.contents import MissingMeasureError, Study
 from grokscope.report.overlays import draw_dot, shade
 from grokscope.report.sheet import Entry, Top
 from grokscope.report.style import BLUE, GREEN, INK, OCHRE, PURPLE, VERMILION, LineStyle

@@ -18,8 +18,7 @@ from grokscope.analysis.run import Arm
 from grokscope.report.arms import blocks, reference_of, styles_of, too_many
 from grokscope.report.axes import Horizontal, Vertical, draw_axes, vertical_axis, write
 from grokscope.report.canvas import ASIDE, Canvas, Drawn, arms_key
-from grokscope.report.contents import Study
-from grokscope.report.curves import MissingMeasureError
+from grokscope.report.contents import MissingMeasureError, Study
 from grokscope.report.sheet import Row, Top
 from grokscope.report.style import FAINT, GENERALISED, INK, SMALL, LineStyle, shortened
 from grokscope.report.tables import Table

@@ -9,8 +9,7 @@ import pandas as pd
 
 from grokscope.report.axes import Horizontal, draw_horizontal, write
 from grokscope.report.canvas import Canvas, Drawn
-from grokscope.report.contents import Study
-from grokscope.report.curves import MissingMeasureError
+from grokscope.report.contents import MissingMeasureError, Study
 from grokscope.report.overlays import draw_dot
 from grokscope.report.sheet import Entry, Top
 from grokscope.report.style import BLUE, GREY, TEXT, VERMILION, LineStyle
