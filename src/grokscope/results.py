@@ -27,8 +27,7 @@ from grokscope.analysis.level import Curve, Span
 from grokscope.analysis.run import Arm, Results, Trajectory
 from grokscope.analysis.statistics import Effect
 from grokscope.report.canvas import Canvas, Drawn
-from grokscope.report.contents import Study
-from grokscope.report.curves import MissingMeasureError
+from grokscope.report.contents import MissingMeasureError, Study
 from grokscope.report.figures import find_figure, list_figures
 from grokscope.report.page import write_report
 from grokscope.report.panels import Panel, both, single

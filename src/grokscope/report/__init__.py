@@ -8,8 +8,7 @@ a `Canvas` that returns a `Drawn`.
 from __future__ import annotations
 
 from grokscope.report.canvas import Canvas, Drawn
-from grokscope.report.contents import Counterpart, Study
-from grokscope.report.curves import MissingMeasureError
+from grokscope.report.contents import Counterpart, MissingMeasureError, Study
 from grokscope.report.figures import find_figure, list_figures
 from grokscope.report.page import write_report
 from grokscope.report.panels import Panel, Series

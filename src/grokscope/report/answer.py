@@ -13,47 +13,36 @@ from grokscope.analysis.level import LAST_PART, LEAST_LOOKS, NEAR
 from grokscope.analysis.milestones import GENERALISED, MEMORISED
 from grokscope.analysis.run import Arm
 from grokscope.report import words
-from grokscope.report.arms import MOST_LINES, alike, blocks, reference_of, too_many
+from grokscope.report.arms import MOST_LINES, alike, blocks, reference_of, too_many, when
 from grokscope.report.contents import Study
-from grokscope.report.curves import WINDOW
 from grokscope.report.overlays import reached
+from grokscope.report.panels import WINDOW
 from grokscope.report.tables import Compared
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_ARMS = 6  # named one by one in the answer
-SIGNS = ((1, "higher"), (-1, "lower"))
+SIGNS = {1: "higher", -1: "lower"}
 MOST_ENDED = 6  # runs that ended early, named one by one
 WHY = {
-    "not tested": "These runs do not put it to the test.",
-    "underpowered": "More seeds or held-out examples would be needed to tell.",
-    "ambiguous": "These runs speak neither clearly for it nor clearly against it.",
+    "not tested": "These runs do not put it to the test",
+    "underpowered": "More seeds or held-out examples would be needed to tell",
+    "ambiguous": "These runs speak neither clearly for it nor clearly against it",
 }
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence of the answer.
+    """A sentence of the answer."""
 
-    Attributes:
-        text: In words.
-        verdict: On a claim; empty where there is none.
-        aside: What stands behind it in small print.
-    """
-
-    text: str
-    verdict: str = ""
-    aside: str = ""
+    text: str  # in words
+    verdict: str = ""  # on a claim; empty where there is none
+    aside: str = ""  # what stands behind it in small print
 
 
 def answer(study: Study, rows: Sequence[Sequence[Compared]]) -> list[Sentence]:
-    """What was found: the claims in words or, without any, what sets the arms apart.
-
-    Args:
-        study: What the page shows.
-        rows: Final levels, arm by arm; empty before anything was measured.
-    """
+    """What was found: the claims in words or, without any, what sets the arms apart."""
     if study.smoke_test:
         return [Sentence(SMOKE_TEST)]
     if not rows:
@@ -66,32 +55,21 @@ def answer(study: Study, rows: Sequence[Sequence[Compared]]) -> list[Sentence]:
 
 def _on_claim(report: ClaimReport) -> Sentence:
     finding = report.headline
-    parts = [f"claim {report.claim}"]
-    if finding.seeds:
-        parts[0] += f", {words.numeral(finding.seeds, 'seed')}"
+    seeds = f", {words.numeral(finding.seeds, 'seed')}" if finding.seeds else ""
+    parts = [f"claim {report.claim}{seeds}"]
     if finding.verdict == "undecided" and finding.why in WHY:
-        parts.append(WHY[finding.why].rstrip("."))
-    other = _otherwise(report)
-    aside = ". ".join(words.capital(part) for part in [*parts, *other])
-    return Sentence(report.statement, finding.verdict, f"{aside}.")
-
-
-def _otherwise(report: ClaimReport) -> list[str]:
-    """In how many of the other comparisons, or by how many other measures, it is not the same.
-
-    What rests on no seed, not measured or not of this run, is not another basis.
-    """
-    others = [finding for finding in report.findings()[1:] if finding.seeds]
-    differ = [finding for finding in others if finding.verdict != report.headline.verdict]
-    if not differ:
-        return []
+        parts.append(WHY[finding.why])
+    # What rests on no seed, not measured or not of this run, is not another basis.
+    verdicts = Counter(other.verdict for other in report.findings()[1:] if other.seeds)
     where, what = ("in", "comparison") if report.compares else ("by", "measure")
-    counts = Counter(finding.verdict for finding in differ)
-    parts = [
+    differ = [
         f"{where} {words.numeral(amount, f'other {what}')} it is {verdict}"
-        for verdict, amount in counts.items()
+        for verdict, amount in verdicts.items()
+        if verdict != finding.verdict
     ]
-    return [words.listed(parts)]
+    parts += [words.listed(differ)] if differ else []
+    aside = ". ".join(words.capital(part) for part in parts)
+    return Sentence(report.statement, finding.verdict, f"{aside}.")
 
 
 def _differences(rows: Sequence[Sequence[Compared]]) -> Iterator[str]:
@@ -109,7 +87,7 @@ def _differences(rows: Sequence[Sequence[Compared]]) -> Iterator[str]:
         yield _counted(others, reference)
         return
     for row in others:
-        found = [_in_words(cell) for cell in row if cell.differs]
+        found = [_in_words(cell) for cell in row if cell.sign]
         name = words.quoted(row[0].arm.name)
         if found:
             yield (
@@ -124,19 +102,16 @@ def _differences(rows: Sequence[Sequence[Compared]]) -> Iterator[str]:
 
 
 def _in_words(cell: Compared) -> str:
-    assert cell.paired is not None
-    effect = cell.paired.effect
-    change = words.times(effect) if words.by_ratio(cell.measure) else words.signed(effect)
-    comparative = "higher" if _sign(cell) > 0 else "lower"
-    return f"a {comparative} {words.in_plain(cell.measure, cell.split)} of {cell.text} ({change})"
+    name = words.in_plain(cell.measure, cell.split)
+    return f"a {SIGNS[cell.sign]} {name} of {cell.text} ({cell.effect})"
 
 
 def _counted(rows: Sequence[Sequence[Compared]], reference: str) -> str:
     """Measure by measure, in how many arms it is higher or lower than in the reference."""
     parts = []
     for cells in zip(*rows, strict=True):
-        signs = Counter(_sign(cell) for cell in cells if cell.differs)
-        directions = [f"{name} in {signs[sign]}" for sign, name in SIGNS if signs[sign]]
+        signs = Counter(cell.sign for cell in cells)
+        directions = [f"{name} in {signs[sign]}" for sign, name in SIGNS.items() if signs[sign]]
         if directions:
             name = words.in_plain(cells[0].measure, cells[0].split)
             parts.append(f"{name} is {words.listed(directions)}")
@@ -144,12 +119,6 @@ def _counted(rows: Sequence[Sequence[Compared]], reference: str) -> str:
         f"Compared with {reference}, of {len(rows)} arms: {'; '.join(parts) or 'none differs'}. "
         "All else lies within the scatter of the seeds."
     )
-
-
-def _sign(cell: Compared) -> int:
-    assert cell.paired is not None
-    same = 1.0 if words.by_ratio(cell.measure) else 0.0
-    return 1 if cell.paired.effect > same else -1
 
 
 def _course(arm: Arm) -> Iterator[str]:
@@ -175,28 +144,27 @@ def _course(arm: Arm) -> Iterator[str]:
 
 
 def reading_guide(study: Study, figures: Sequence[Figure]) -> list[str]:
-    """How to read the figures: what holds for all of them, said once.
-
-    Args:
-        study: What the page shows.
-        figures: Those on it; what none of them shows is not explained.
-    """
+    """How to read the figures: what holds for all of them, said once."""
     arms = study.measured
     if not arms or not figures:
         return []
-    labels = {
-        str(artist.get_label()).partition("/")[0]
+    artists = [
+        artist
         for figure in figures
         for axes in figure.axes
         for artist in (*axes.patches, *axes.lines)
-    }
-    seeds = max(len(arm.runs) for arm in arms)
-    thin = "Thin lines are single seeds, thick lines their"
-    guide = [
-        f"{thin if seeds > 1 else 'The thin line is the measurement, the thick one its'} running "
-        f"median over {WINDOW} looks of one phase.",
-        *(_spans(study) if "memorised" in labels else ()),
     ]
+    labels = {str(artist.get_label()).partition("/")[0] for artist in artists}
+    several = any(len(arm.runs) > 1 for arm in arms)
+    thin = (
+        "Thin lines are single seeds, thick lines their"
+        if several
+        else "The thin line is the measurement, the thick one its"
+    )
+    reference = words.quoted(reference_of(arms).name)
+    guide = [f"{thin} running median over {WINDOW} looks of one phase."]
+    if "memorised" in labels:
+        guide.append(_spans(study))
     if "end of a phase" in labels:
         guide.append("Dotted vertical lines mark where a phase ends.")
     guide += _shared(arms)
@@ -204,49 +172,45 @@ def reading_guide(study: Study, figures: Sequence[Figure]) -> list[str]:
     if too_many(arms):
         guide.append(
             f"{len(arms)} arms are more than lines can be told apart: each is one line, the median "
-            f"of its seeds, coloured by its place in the table of arms; {_reference(arms)} is "
-            "black."
+            f"of its seeds, coloured by its place in the table of arms; {reference} is black."
         )
     elif len(blocks(arms)) > 1:
         guide.append(
             f"A panel shows {MOST_LINES} arms at most, so figures of arms have {len(blocks(arms))} "
-            f"groups of panels on the same axes, with {_reference(arms)} in each."
+            f"groups of panels on the same axes, with {reference} in each."
         )
+    last = {0.2: "fifth"}.get(LAST_PART, f"{words.number(100 * LAST_PART)} %")
     guide.append(
-        f"A level at the end is the median of the looks in the last {_fraction(LAST_PART)} of a "
-        f"phase, or of the plateau between memorising and generalising; when memorised, of the "
-        f"{NEAR} looks around that step; fewer than {LEAST_LOOKS} looks have none. Over seeds, "
-        "tables give the median. Levels at the end that a figure does not list are in the table "
-        "of arms."
+        f"A level at the end is the median of the looks in the last {last} of a phase, or of the "
+        f"plateau between memorising and generalising; when memorised, of the {NEAR} looks around "
+        f"that step; fewer than {LEAST_LOOKS} looks have none. Over seeds, tables give the median. "
+        "Levels at the end that a figure does not list are in the table of arms."
     )
     return guide
 
 
-def _spans(study: Study) -> Iterator[str]:
-    columns = [column.arm for column in study.columns()]
+def _spans(study: Study) -> str:
     text = (
         "Shaded, in figures over steps: from memorisation (training accuracy "
         f"{MEMORISED} for good) until held-out accuracy begins to rise"
     )
-    if any(reached(arm, "generalised") for arm in columns):
+    if any(reached(column.arm, "generalised") for column in study.columns()):
         text += f", and from where it has generalised ({GENERALISED} for good) on"
-    yield (
+    return (
         f"{text}. Spans are medians over the seeds that came there; ticks at the upper edge are "
         "seeds. Step 0 and the first few steps are not drawn."
     )
 
 
-def _shared(arms: Sequence[Arm]) -> Iterator[str]:
-    if too_many(arms):
-        return
-    sentences: dict[str, None] = {}
-    for group in blocks(arms):
-        for step, alikes in alike(group):
-            pace = alikes[0].steps_per_epoch
-            where = f"step {step:,.0f}" if math.isnan(pace) else f"epoch {words.plain(step / pace)}"
-            names = words.listed([words.quoted(arm.name) for arm in alikes])
-            sentences[f"Striped: {names}, which are one run until {where}."] = None
-    yield from sentences
+def _shared(arms: Sequence[Arm]) -> list[str]:
+    """Which arms are drawn as stripes; a sentence may hold for several groups of panels."""
+    pairs = [] if too_many(arms) else [pair for group in blocks(arms) for pair in alike(group)]
+    sentences = [
+        f"Striped: {words.listed([words.quoted(arm.name) for arm in group])}, which are one run "
+        f"until {when(group[0], step)}."
+        for step, group in pairs
+    ]
+    return list(dict.fromkeys(sentences))
 
 
 def _ended(arms: Sequence[Arm]) -> Iterator[str]:
@@ -260,11 +224,3 @@ def _ended(arms: Sequence[Arm]) -> Iterator[str]:
         yield f"{len(ended)} of {words.count(runs, 'run')} have not come to their last step."
     elif ended:
         yield f"Not come to their last step: {'; '.join(ended)}."
-
-
-def _reference(arms: Sequence[Arm]) -> str:
-    return words.quoted(reference_of(arms).name)
-
-
-def _fraction(part: float) -> str:
-    return {0.2: "fifth"}.get(part, f"{words.number(100 * part)} %")

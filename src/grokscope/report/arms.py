@@ -14,6 +14,7 @@ from typing import Any
 from grokscope.analysis.run import REFERENCE, Arm
 from grokscope.report.axes import Horizontal
 from grokscope.report.style import ARM_STYLES, LineStyle, gradient
+from grokscope.report.words import plain
 
 MOST_LINES = len(ARM_STYLES)  # arms that can be told apart in one panel
 MOST_GROUPS = 4  # of them; more arms share one panel, coloured by their place
@@ -32,11 +33,7 @@ def too_many(arms: Sequence[Arm]) -> bool:
 
 
 def blocks(arms: Sequence[Arm]) -> list[list[Arm]]:
-    """The arms in groups of about as many, the reference first in each; all of them are drawn.
-
-    Args:
-        arms: Very many make one group.
-    """
+    """The arms in groups of about as many, the reference first in each; all of them are drawn."""
     reference = reference_of(arms)
     others = [arm for arm in arms if arm is not reference]
     if too_many(arms):
@@ -57,9 +54,6 @@ def styles_of(group: Sequence[Arm]) -> list[LineStyle]:
 def epoch_axis(arms: Sequence[Arm]) -> tuple[Horizontal, dict[str, float]]:
     """A linear axis for all arms, of epochs where they are known, and the steps in its unit.
 
-    Args:
-        arms: With at least one run.
-
     Returns:
         The axis, and arm -> steps in an epoch, or 1 where the axis counts steps.
     """
@@ -72,19 +66,19 @@ def epoch_axis(arms: Sequence[Arm]) -> tuple[Horizontal, dict[str, float]]:
 
 
 def phase_ends(arms: Sequence[Arm], pace: Mapping[str, float], last: float) -> list[float]:
-    """Where a phase of an arm ends, ascending; not where the axis does.
-
-    Args:
-        arms: The arms.
-        pace: Arm -> steps in the unit of the axis.
-        last: Where the axis ends.
-    """
+    """Where a phase of an arm ends, ascending; not where the axis does."""
     kept: list[float] = []
     for stop in sorted(phase.stop / pace[arm.name] for arm in arms for phase in arm.phases):
         again = kept and math.isclose(stop, kept[-1])
         if not again and stop < last * (1 - SAME):
             kept.append(stop)
     return kept
+
+
+def when(arm: Arm, step: float) -> str:
+    """A step within a sentence, in epochs of the arm where they are known: "epoch 30"."""
+    pace = arm.steps_per_epoch
+    return f"step {step:,.0f}" if math.isnan(pace) else f"epoch {plain(step / pace)}"
 
 
 @dataclass(frozen=True)
@@ -102,11 +96,7 @@ class Part:
 
 
 def alike(arms: Sequence[Arm]) -> list[tuple[float, list[Arm]]]:
-    """Arms that are one run up to a step, the last such step first.
-
-    Args:
-        arms: In their order.
-    """
+    """Arms that are one run up to a step, the last such step first."""
     common = {
         frozenset((one.name, other.name)): one.common_until(other)
         for one, other in combinations(arms, 2)
@@ -134,10 +124,5 @@ def parts_of(arms: Sequence[Arm]) -> dict[str, list[Part]]:
 
 
 def chunks(items: Sequence[Any], size: int) -> list[list[Any]]:
-    """Items in lists of so many, the last one shorter.
-
-    Args:
-        items: In order.
-        size: At least 1.
-    """
+    """Items in lists of so many, the last one shorter."""
     return [list(items[start : start + size]) for start in range(0, len(items), size)]

@@ -11,16 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from grokscope.analysis.level import Array
-from grokscope.report.style import text_width
-from grokscope.report.words import number, short_tick
+from grokscope.report.style import INK, SMALL, text_width
+from grokscope.report.words import count, number, short_tick
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.ticker import Locator
 
 LOG_SHARE = 0.42  # of the width of a two-part axis
 MOST_TICKS = 6
@@ -30,21 +31,13 @@ INSIDE = 1e-9  # relative: a limit is part of the axis
 
 @dataclass(frozen=True)
 class Horizontal:
-    """A horizontal axis, the same for all panels that are to be compared.
+    """A horizontal axis, the same for all panels that are to be compared."""
 
-    Attributes:
-        first: Where it begins.
-        last: Where it ends.
-        label: What it counts, such as "optimiser step".
-        log: Whether it is logarithmic, up to ``switch`` if there is one.
-        switch: From where on it is linear; NaN where it is of one kind.
-    """
-
-    first: float
-    last: float
-    label: str
-    log: bool = False
-    switch: float = math.nan
+    first: float  # where it begins
+    last: float  # where it ends
+    label: str  # what it counts, such as "optimiser step"
+    log: bool = False  # whether it is logarithmic, up to ``switch`` if there is one
+    switch: float = math.nan  # from where on it is linear; NaN where it is of one kind
 
     def share(self, value: float) -> float:
         """Where a value lies on the axis, 0 to 1 from left to right."""
@@ -88,20 +81,13 @@ class Horizontal:
             return linear_ticks(self.first, self.last)
         if math.isnan(self.switch):
             return _by_weight(log_ticks(self.first, self.last, most=12))
-        early = [tick for tick in decades(self.first, self.switch) if tick < self.switch]
+        early = [tick for tick in _multiples(self.first, self.switch) if tick < self.switch]
         late = linear_ticks(self.switch, self.last, most=4)
         return [*late, *reversed(early)]
 
 
 def step_axis(first: float, last: float, switch: float = math.nan) -> Horizontal:
-    """An axis of optimiser steps: logarithmic up to a step, linear from there on.
-
-    Args:
-        first: Where it begins, positive.
-        last: Where it ends.
-        switch: A step, such as that of memorisation; where it would leave one of the two parts
-            nearly empty, or is not known, all of the axis is logarithmic.
-    """
+    """An axis of optimiser steps: logarithmic up to a step, linear from there on."""
     last = max(last, 2 * first)
     if not (3 * first <= switch <= last / 1.5):
         switch = math.nan
@@ -109,30 +95,32 @@ def step_axis(first: float, last: float, switch: float = math.nan) -> Horizontal
 
 
 def first_step(memorised: float) -> float:
-    """Where an axis of steps begins: a fortieth of memorisation, as 1, 2 or 5 x 10^k.
-
-    Args:
-        memorised: The step; NaN if there is none.
-    """
+    """Where an axis of steps begins: a fortieth of memorisation, as 1, 2 or 5 x 10^k."""
     if math.isnan(memorised) or memorised < 80:
         return 1.0
     power = 10 ** math.floor(math.log10(memorised / 40))
     return next(float(m * power) for m in (5, 2, 1) if m * power <= memorised / 40)
 
 
-def draw_horizontal(axes: Axes, axis: Horizontal, width: float, *, labelled: bool) -> None:
-    """Give a panel its horizontal axis.
+def inches(axes: Axes) -> float:
+    """How wide axes are."""
+    return float(axes.bbox.width / axes.figure.dpi)
 
-    Args:
-        axes: The panel.
-        axis: What it shows.
-        width: Of the panel, in inches.
-        labelled: Whether ticks and axis are named.
-    """
+
+def write(
+    axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **look: Any
+) -> None:
+    """Write small print at a place of axes, in shares of their size, moved by some points."""
+    look = {"xycoords": "axes fraction", "size": SMALL, "color": INK, "linespacing": 1.0, **look}
+    axes.annotate(text, at, offset, textcoords="offset points", **look)
+
+
+def draw_horizontal(axes: Axes, axis: Horizontal, *, labelled: bool = True) -> None:
+    """Give a panel its horizontal axis."""
     if axis.log:
         axes.set_xscale("function", functions=(axis.forward, axis.backward))
     axes.set_xlim(axis.first, axis.last)
-    kept = _with_room(axis, width)
+    kept = _with_room(axis, inches(axes))
     axes.set_xticks(kept, labels=[short_tick(tick) if labelled else "" for tick in kept])
     axes.set_xticks([], minor=True)
     if labelled:
@@ -154,33 +142,18 @@ def _with_room(axis: Horizontal, width: float) -> list[float]:
 
 @dataclass(frozen=True)
 class Vertical:
-    """A vertical axis, the same for all panels that are to be compared.
+    """A vertical axis, the same for all panels that are to be compared."""
 
-    Attributes:
-        low: Lower limit.
-        high: Upper limit.
-        scale: ``log`` or ``linear``.
-        remarks: What it cannot show, a sentence each.
-    """
-
-    low: float
-    high: float
-    scale: str
-    remarks: tuple[str, ...] = ()
+    low: float  # lower limit
+    high: float  # upper limit
+    scale: str  # ``log`` or ``linear``
+    remarks: tuple[str, ...] = ()  # what it cannot show, a sentence each
 
 
 def vertical_axis(
     scale: str, values: Array, medians: Array, *, include: Iterable[float] = (), floor: float = 0.0
 ) -> Vertical:
-    """Limits and scale that a single spike cannot stretch: all medians, and nearly all values.
-
-    Args:
-        scale: ``log``, ``linear``, ``share`` (0 to 1) or ``auto``: by the values.
-        values: Of all seeds.
-        medians: Of the thick lines.
-        include: Further heights that must be seen.
-        floor: Of a log axis; lower medians are cut off and named by whoever draws.
-    """
+    """Limits and scale that a single spike cannot stretch: all medians, and nearly all values."""
     if scale == "share":
         return Vertical(-0.03, 1.05, "linear")
     finite = values[np.isfinite(values)]
@@ -192,11 +165,9 @@ def vertical_axis(
         scale = "linear"
     remarks = []
     if scale == "log" and len(positive) < len(finite):
-        hidden = len(finite) - len(positive)
-        verb = (
-            "value is not positive and has" if hidden == 1 else "values are not positive and have"
-        )
-        remarks.append(f"{hidden:,} {verb} no place on the logarithmic axis.")
+        hidden = count(len(finite) - len(positive), "value is", "values are")
+        has = "has" if hidden.startswith("1 ") else "have"
+        remarks.append(f"{hidden} not positive and {has} no place on the logarithmic axis.")
     if scale == "log":
         finite, medians = positive, medians[medians > 0]
     if not len(finite):
@@ -212,77 +183,51 @@ def vertical_axis(
     return Vertical(low, high, scale, remarks=tuple(remarks))
 
 
-def draw_vertical(axes: Axes, axis: Vertical, *, labelled: bool = True) -> None:
-    """Give a panel its vertical axis.
-
-    Args:
-        axes: The panel.
-        axis: What it shows.
-        labelled: Whether its ticks are named.
-    """
-    if axis.scale == "log":
-        axes.set_yscale("log")
-        ticks = log_ticks(axis.low, axis.high)
-    else:
-        ticks = linear_ticks(axis.low, axis.high)
-    axes.set_ylim(axis.low, axis.high)
-    axes.set_yticks(ticks, labels=[short_tick(tick) if labelled else "" for tick in ticks])
+def draw_axes(
+    axes: Axes, x: Horizontal, y: Vertical, *, labelled: bool = True, named: bool = True
+) -> None:
+    """Give a panel its axes: the horizontal one labelled or not, the vertical one named or not."""
+    draw_horizontal(axes, x, labelled=labelled)
+    axes.set_yscale(y.scale)
+    ticks = (log_ticks if y.scale == "log" else linear_ticks)(y.low, y.high)
+    axes.set_ylim(y.low, y.high)
+    axes.set_yticks(ticks, labels=[short_tick(tick) if named else "" for tick in ticks])
     axes.set_yticks([], minor=True)
 
 
 def linear_ticks(low: float, high: float, most: int = MOST_TICKS) -> list[float]:
-    """Round numbers within limits, evenly spaced.
+    """Round numbers within limits, evenly spaced, so many at most."""
+    from matplotlib.ticker import MaxNLocator
 
-    Args:
-        low: Lower limit.
-        high: Upper limit, above it.
-        most: How many there may be.
-    """
-    rough = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10, 20) if m * power >= rough * (1 - INSIDE))
-    slack = INSIDE * (high - low)
-    first, last = math.ceil((low - slack) / step), math.floor((high + slack) / step)
-    return [
-        round(step * place, 12 - math.floor(math.log10(step))) for place in range(first, last + 1)
-    ]
-
-
-def decades(low: float, high: float) -> list[float]:
-    """Powers of ten within limits.
-
-    Args:
-        low: Lower limit, positive.
-        high: Upper limit, above it.
-    """
-    first = math.ceil(math.log10(low) - INSIDE)
-    return [10.0**power for power in range(first, math.floor(math.log10(high) + INSIDE) + 1)]
+    return _within(low, high, MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
 
 
 def log_ticks(low: float, high: float, most: int = MOST_TICKS) -> list[float]:
-    """Powers of ten within limits, with round numbers between them where there are few.
-
-    Args:
-        low: Lower limit, positive.
-        high: Upper limit, above it.
-        most: How many there may be.
-    """
-    powers = decades(low, high)
+    """Powers of ten within limits, with round numbers between them where there are few."""
+    powers = _multiples(low, high)
     if len(powers) > most:
         return powers[:: -(-len(powers) // most)]
     for between in ((1.0, 2.0, 5.0), (1.0, 3.0)):
         ticks = _multiples(low, high, between)
         if 2 <= len(ticks) <= most:
             return ticks
-    if len(powers) >= 2:
-        return powers
-    return linear_ticks(low, high, most)
+    return powers if len(powers) >= 2 else linear_ticks(low, high, most)
 
 
-def _multiples(low: float, high: float, between: Sequence[float]) -> list[float]:
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [round(m * 10.0**power, 12 - power) for power in powers for m in between]
-    return [tick for tick in ticks if low * (1 - INSIDE) <= tick <= high * (1 + INSIDE)]
+def _multiples(low: float, high: float, between: Sequence[float] = (1.0,)) -> list[float]:
+    """Multiples of powers of ten within limits."""
+    from matplotlib.ticker import LogLocator
+
+    return _within(low, high, LogLocator(subs=between, numticks=1000))
+
+
+def _within(low: float, high: float, locator: Locator) -> list[float]:
+    """A locator's ticks within limits, which count as part of the axis."""
+    first, last = (
+        limit + sign * INSIDE * min(high - low, abs(limit))
+        for limit, sign in ((low, -1), (high, 1))
+    )
+    return [float(tick) for tick in locator.tick_values(low, high) if first <= tick <= last]
 
 
 def _by_weight(ticks: Sequence[float]) -> list[float]:

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 from grokscope.analysis import onset_table, partial_correlations
 from grokscope.analysis.claims import ClaimReport
 from grokscope.analysis.run import Arm, Results
-from grokscope.report.curves import MissingMeasureError
 from grokscope.report.words import count
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class MissingMeasureError(LookupError):
+    """What a figure needs was not measured; the message says what, for the reader."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +35,12 @@ class Counterpart:
 
 @dataclass(frozen=True)
 class Column:
-    """An arm as a column of a figure.
+    """An arm as a column of a figure."""
 
-    Attributes:
-        title: In bold above it.
-        subtitle: Its seeds and steps.
-        arm: What it shows.
-        beside: Whether it is the counterpart's; the arms of one run share their axes.
-    """
-
-    title: str
-    subtitle: str
-    arm: Arm
-    beside: bool = False
+    title: str  # in bold above it
+    subtitle: str  # its seeds and steps
+    arm: Arm  # what it shows
+    beside: bool = False  # whether it is the counterpart's; the arms of one run share their axes
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from grokscope.analysis.level import Span
 from grokscope.analysis.run import MILESTONES, Arm
-from grokscope.report.axes import Horizontal
-from grokscope.report.style import FAINT, GENERALISED, GREY, INK, MEMORISED, SMALL, text_width
+from grokscope.report.axes import Horizontal, inches, write
+from grokscope.report.style import (
+    FAINT,
+    GENERALISED,
+    GREY,
+    INK,
+    MEMORISED,
+    SMALL,
+    LineStyle,
+    text_width,
+)
 from grokscope.report.words import plain
 
 if TYPE_CHECKING:
@@ -22,44 +32,29 @@ SPANS = (("memorised", MEMORISED), ("generalised", GENERALISED))
 
 @dataclass(frozen=True)
 class Mark:
-    """A labelled height in a panel that compares arms, drawn with the arm that it belongs to.
+    """A labelled height in a panel that compares arms, drawn with the arm that it belongs to."""
 
-    Attributes:
-        arm: Its name.
-        span: The steps over which it holds.
-        height: In the units of the vertical axis.
-        text: Its label.
-    """
+    arm: str  # its name
+    span: Span  # the steps over which it holds
+    height: float  # in the units of the vertical axis
+    text: str  # its label
 
-    arm: str
-    span: Span
-    height: float
-    text: str
+    def over(self, pace: float) -> Mark:
+        """The same in units of so many steps."""
+        return replace(self, span=Span(self.span.start / pace, self.span.stop / pace))
 
 
 def reached(arm: Arm, milestone: str) -> dict[int, float]:
-    """Seed -> the step of a milestone; of the seeds that came there alone.
-
-    Args:
-        arm: Whose runs.
-        milestone: ``memorised``, ``onset`` or ``generalised``.
-    """
+    """Seed -> the step of a milestone; of the seeds that came there alone."""
     steps = {seed: run.milestone(milestone).step for seed, run in arm.runs.items()}
     return {seed: step for seed, step in steps.items() if step == step}
 
 
-def shade(axes: Axes, arm: Arm, x: Horizontal, width: float, *, named: bool) -> None:
+def shade(axes: Axes, arm: Arm, x: Horizontal, *, named: bool) -> None:
     """Shade from memorisation to where generalisation begins, and from where it is complete on.
 
     Medians over the seeds that came there, and nothing where none did; a small tick at the upper
     edge is a seed. A name says how many seeds came there, unless all did.
-
-    Args:
-        axes: The panel.
-        arm: Whose milestones.
-        x: The horizontal axis.
-        width: Of the panel, in inches.
-        named: Whether the spans are named above.
     """
     steps = {name: list(reached(arm, name).values()) for name in MILESTONES}
     at = {name: float(np.median(found)) for name, found in steps.items() if found}
@@ -76,32 +71,22 @@ def shade(axes: Axes, arm: Arm, x: Horizontal, width: float, *, named: bool) -> 
         text = f"{name} ({len(steps[name])} of {len(arm.runs)})" if few else name
         names.append((text, x.share(max(at[name], x.first)), x.share(ends[name])))
     if named:
-        _name_spans(axes, names, width)
+        _name_spans(axes, names)
 
 
-def _name_spans(axes: Axes, names: Sequence[tuple[str, float, float]], width: float) -> None:
+def _name_spans(axes: Axes, names: Sequence[tuple[str, float, float]]) -> None:
     """Names above their spans, centred where there is room, never on one another."""
-    limit = width
+    limit = width = inches(axes)
     for text, start, stop in reversed(names):
         half = text_width(text, SMALL) / 2
         middle = max(min((start + stop) / 2 * width, limit - half), half)
-        _note(axes, text, middle / width)
+        write(axes, text, (middle / width, 1), (0, 3.5), ha="center", color=FAINT)
         limit = middle - half - 0.08
 
 
-def mark_ends(
-    axes: Axes, ends: Sequence[float], x: Horizontal, width: float, *, named: bool
-) -> None:
-    """Dotted lines where phases end, named above where there is room.
-
-    Args:
-        axes: The panel.
-        ends: In the units of the axis, ascending.
-        x: The horizontal axis.
-        width: Of the panel, in inches.
-        named: Whether they are named.
-    """
-    free = 0.0
+def mark_ends(axes: Axes, ends: Sequence[float], x: Horizontal, *, named: bool) -> None:
+    """Dotted lines where phases end, named above where there is room."""
+    free, width = 0.0, inches(axes)
     for end in ends:
         axes.axvline(end, color=GREY, linewidth=0.8, linestyle=(0, (1, 1.6)), zorder=1,
                      label=f"end of a phase/{plain(end)}")  # fmt: skip
@@ -109,46 +94,32 @@ def mark_ends(
         for text in (f"{x.label} {plain(end)}", plain(end)) if named else ():
             half = text_width(text, SMALL) / 2
             if middle - half >= free and middle + half <= width + 0.1:
-                _note(axes, text, middle / width)
+                write(axes, text, (middle / width, 1), (0, 3.5), ha="center", color=FAINT)
                 free = middle + half + 0.08
                 break
 
 
-def draw_marks(axes: Axes, marks: Sequence[Mark], pace: Mapping[str, float]) -> None:
-    """Thin lines at labelled heights; their labels beside the panel, moved apart.
-
-    Args:
-        axes: The panel, with its axes set.
-        marks: The heights.
-        pace: Arm -> steps in the unit of the horizontal axis.
-    """
-    found: dict[tuple[float, str], tuple[float, float]] = {}
+def draw_marks(axes: Axes, marks: Sequence[Mark]) -> None:
+    """Thin lines at labelled heights; their labels beside the panel, moved apart."""
+    found: dict[tuple[float, str], list[Span]] = {}
     for mark in marks:
-        span = tuple(step / pace[mark.arm] for step in mark.span)
-        known = found.get((mark.height, mark.text), span)
-        found[mark.height, mark.text] = min(known[0], span[0]), max(known[1], span[1])
+        found.setdefault((mark.height, mark.text), []).append(mark.span)
     tall = axes.bbox.height / axes.figure.dpi
     to_share = axes.transData + axes.transAxes.inverted()
     ordered = sorted(found)
     shares = [float(to_share.transform((0.5, height))[1]) for height, _ in ordered]
     places = apart(shares, 2 * SMALL * 1.2 / 72 / tall)
     for (height, text), share, place in zip(ordered, shares, places, strict=True):
-        axes.plot(found[height, text], [height, height], color=INK, linewidth=0.7, zorder=2,
-                  label=f"mark/{plain(height)}", scalex=False, scaley=False)  # fmt: skip
-        axes.annotate(
-            text, (1, share), (5, (place - share) * tall * 72), xycoords="axes fraction",
-            textcoords="offset points", size=SMALL, va="center", color=INK,
-            annotation_clip=False, linespacing=1.0,
-        )  # fmt: skip
+        spans = found[height, text]
+        ends = min(span.start for span in spans), max(span.stop for span in spans)
+        axes.plot(ends, [height, height], color=INK, linewidth=0.7, zorder=2,
+                  label=f"mark/{plain(height)}")  # fmt: skip
+        offset = 5, (place - share) * tall * 72
+        write(axes, text, (1, share), offset, va="center", annotation_clip=False)
 
 
 def apart(places: Sequence[float], need: float) -> list[float]:
-    """Ascending places in [0, 1], moved as little as needed to be ``need`` apart.
-
-    Args:
-        places: Ascending.
-        need: The least distance between two of them.
-    """
+    """Ascending places in [0, 1], moved as little as needed to be ``need`` apart."""
     moved = list(places)
     for _ in range(50):
         for index in range(len(moved) - 1):
@@ -161,8 +132,14 @@ def apart(places: Sequence[float], need: float) -> list[float]:
     return moved
 
 
-def _note(axes: Axes, text: str, share: float) -> None:
-    axes.annotate(
-        text, (share, 1), (0, 3.5), xycoords="axes fraction", textcoords="offset points",
-        ha="center", size=SMALL, color=FAINT,
-    )  # fmt: skip
+def draw_dot(
+    axes: Axes, height: float, values: Sequence[float], style: LineStyle, *,
+    label: str, hollow: bool = False,
+) -> None:  # fmt: skip
+    """A dot for (value, low, high) at a height of a chart of dots, on a line for its interval."""
+    value = values[0]
+    ends = [value if math.isnan(end) else end for end in values[1:]]
+    axes.plot(ends, [height] * 2, color=style.colour, linewidth=1.3, alpha=0.65,
+              label=f"{label}/interval")  # fmt: skip
+    axes.plot([value], [height], style.marker, color=style.colour, markersize=4.6, label=label,
+              markerfacecolor="white" if hollow else style.colour)  # fmt: skip

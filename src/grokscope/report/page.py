@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import io
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +15,10 @@ from grokscope.reference import is_reference
 from grokscope.report import words
 from grokscope.report.answer import answer, reading_guide
 from grokscope.report.canvas import Canvas, Drawn
-from grokscope.report.contents import Study
-from grokscope.report.curves import MissingMeasureError
+from grokscope.report.contents import MissingMeasureError, Study
 from grokscope.report.figures import FigureFunction, find_figure, list_figures
-from grokscope.report.glossary import glossary
 from grokscope.report.tables import Table, arms_table, compared, milestones_table
+from grokscope.runs.files import write_text
 from grokscope.version import __version__
 
 if TYPE_CHECKING:
@@ -56,20 +54,14 @@ def write_report(study: Study, folder: Path) -> Path:
 
     Cost: a quarter of a second for each figure, most of it in matplotlib's formats.
     """
-    folder = Path(folder)
-    figures, notes = draw_figures(study, folder)
-    page = render(study, figures, notes)
-    path = folder / "report.html"
-    _replace(path, page.encode("utf-8"))
+    path = Path(folder) / "report.html"
+    figures, notes = draw_figures(study, path.parent)
+    write_text(path, render(study, figures, notes))
     return path
 
 
 def draw_figures(study: Study, folder: Path) -> tuple[list[Shown], list[str]]:
     """Draw the study's figures into ``figures/`` of a folder.
-
-    Args:
-        study: What to show.
-        folder: Where to write; no figure is imported from it.
 
     Returns:
         The figures for the page, and a note for each that was left out.
@@ -116,13 +108,8 @@ def _draw(study: Study, figure: FigureFunction, prefix: str, *, narrow: bool) ->
 
 
 def render(study: Study, figures: Sequence[Shown], notes: Sequence[str]) -> str:
-    """The page as HTML; all text is escaped.
-
-    Args:
-        study: What to show.
-        figures: Drawn.
-        notes: On figures that were left out.
-    """
+    """The page as HTML; all text is escaped."""
+    import yaml
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -141,6 +128,7 @@ def render(study: Study, figures: Sequence[Shown], notes: Sequence[str]) -> str:
     }
     rows = compared(study.measured) if study.measured else []
     template = environment.get_template("template.html")
+    settings = yaml.safe_dump(dict(study.settings), sort_keys=False, allow_unicode=True)
     contents = {
         "study": study,
         "answer": answer(study, rows),
@@ -150,12 +138,14 @@ def render(study: Study, figures: Sequence[Shown], notes: Sequence[str]) -> str:
         "figures": figures,
         "milestones": milestones_table(study.measured) if study.measured else None,
         "paper": _paper(study),
-        "settings": _yaml(study.settings),
+        "settings": settings if study.settings else "",
         "environment": list(_flat(study.environment)),
         "notes": [*map(str, study.notes), *notes],
         "version": __version__,
     }
-    terms = glossary(_text(template.render(contents, terms=())))
+    text = _text(template.render(contents, terms=()))
+    terms = yaml.safe_load((Path(__file__).parent / "glossary.yaml").read_text(encoding="utf-8"))
+    terms = [term for term in terms if re.search(term["pattern"], text)]
     return template.render(contents, terms=terms)
 
 
@@ -163,9 +153,6 @@ def effect(finding: Finding) -> str:
     """A finding's effect with its interval and unit, as text; a dash where there is none.
 
     What rests on no seed is not about this run and has no interval.
-
-    Args:
-        finding: On one basis.
     """
     if finding.effect != finding.effect:
         return words.DASH
@@ -173,15 +160,16 @@ def effect(finding: Finding) -> str:
     unit = finding.unit
     if unit == "of validation accuracy":
         form, unit = words.signed, "held-out accuracy"
-    between = words.interval(*finding.interval, form) if finding.seeds else ""
-    text = f"{form(finding.effect)} ({between})" if between else form(finding.effect)
+    text = form(finding.effect)
+    if finding.seeds:
+        text = words.with_interval(text, finding.interval, form)
     return f"{text} {unit}".strip()
 
 
 def _paper(study: Study) -> Table | None:
     if not study.paper:
         return None
-    rows = tuple(tuple(words.number(cell) for cell in row) for row in study.paper)
+    rows = [[words.number(cell) for cell in row] for row in study.paper]
     preset = study.settings.get("preset", "paper")
     note = ""
     if preset != "paper":
@@ -195,13 +183,13 @@ def _paper(study: Study) -> Table | None:
 
 def _save(figure: Figure, stem: Path) -> None:
     """The figure as PDF and PNG, without dates or versions in them."""
+    undated = dict.fromkeys(("CreationDate", "Producer", "Creator"))
     for suffix, metadata, dpi in (
-        (".pdf", {"CreationDate": None, "Producer": None, "Creator": None}, 72),
-        (".png", {"Software": None}, DOTS_PER_INCH),
-    ):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix[1:], dpi=dpi, metadata=metadata)
-        _replace(stem.with_suffix(suffix), buffer.getvalue())
+        (".pdf", undated, 72), (".png", {"Software": None}, DOTS_PER_INCH),
+    ):  # fmt: skip
+        temporary = stem.with_name(f".{stem.name}{suffix}")  # a reader sees the old file or the new
+        figure.savefig(temporary, dpi=dpi, metadata=metadata)
+        temporary.replace(stem.with_suffix(suffix))
 
 
 def _svg(figure: Figure, prefix: str) -> str:
@@ -230,12 +218,6 @@ def _text(page: str) -> str:
     return html.unescape(re.sub(r"<[^>]+>", " ", page))
 
 
-def _yaml(settings: Mapping[str, Any]) -> str:
-    import yaml
-
-    return yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True) if settings else ""
-
-
 def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
     """Nested settings as (dotted name, text)."""
     for name, value in values.items():
@@ -243,10 +225,3 @@ def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str
             yield from _flat(value, f"{above}{name}.")
         else:
             yield f"{above}{name}", words.DASH if value is None else str(value)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside, then rename: a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

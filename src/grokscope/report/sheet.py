@@ -27,25 +27,8 @@ if TYPE_CHECKING:
 
 LEFT, RIGHT, EDGE = 0.56, 0.26, 0.06  # beside axes; around the figure
 LINE, SAMPLE, BETWEEN = 0.19, 0.26, 0.15  # a line of a key; a sample of a line; between entries
-GAP, NOTE, HEAD = 0.12, 0.15, 0.42  # below inner panels; a note above one; a column's heading
+NOTE, HEAD, XLABEL = 0.15, 0.42, 0.44  # a note above axes; a column's heading; a labelled axis
 TITLE = 9.0  # points
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of axes.
-
-    Attributes:
-        height: Of the axes.
-        cells: How many there are, from the left.
-        above: Room for titles and keys.
-        below: Room for the horizontal axis.
-    """
-
-    height: float
-    cells: int = 1
-    above: float = 0.3
-    below: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -57,20 +40,34 @@ class Entry:
     marked: bool = False
 
 
+@dataclass(frozen=True)
+class Top:
+    """What stands above axes, from the lowest to the highest."""
+
+    title: str = ""  # in bold; the axes are labelled so, too
+    key: tuple[Entry, ...] = ()  # of the lines, behind the title
+    noted: bool = False  # room for notes, which whoever draws the axes writes
+    titled: bool = True  # whether the title is written; not beside axes of the same
+    column: tuple[str, str] = ("", "")  # heading and subheading of the column that the axes begin
+    block: tuple[Entry, ...] = ()  # key of the block that they begin, over the full width
+
+    def title_height(self, width: float) -> float:
+        """The room that note, title and key take above axes that are so wide."""
+        title = 0.1 + LINE * _lines(self.title, self.key, width) if self.title else 0.04
+        return NOTE * self.noted + title
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of axes."""
+
+    height: float  # of the axes
+    tops: Sequence[Top] = (Top(),)  # what stands above each of them
+    below: float = XLABEL  # room for the horizontal axis
+
+
 class Sheet:
-    """Axes in rows.
-
-    Args:
-        rows: From top to bottom.
-        width: Of the figure.
-        across: Axes in a full row.
-        aside: To the right of each axes.
-        left: To the left of each axes.
-
-    Attributes:
-        figure: The matplotlib figure.
-        grid: Its axes, row by row.
-    """
+    """Axes in rows, from top to bottom: ``grid`` on a matplotlib ``figure``."""
 
     def __init__(
         self, rows: Sequence[Row], width: float, *,
@@ -78,136 +75,76 @@ class Sheet:
     ) -> None:  # fmt: skip
         from matplotlib.figure import Figure
 
-        total = 2 * EDGE + sum(row.above + row.height + row.below for row in rows)
+        self.full = width - LEFT - RIGHT
+        self.cell = (width - across * (left + aside)) / across
+        above = [max(self._height(top, row) for top in row.tops) for row in rows]
+        total = 2 * EDGE + sum(above) + sum(row.height + row.below for row in rows)
         self.figure = Figure(figsize=(width, total))
-        self.width, self.total = width, total
-        self.left = left
-        cell = (width - across * (left + aside)) / across
         self.grid: list[list[Axes]] = []
-        top = total - EDGE
-        for row in rows:
-            bottom = top - row.above - row.height
-            lefts = [place * (left + cell + aside) + left for place in range(row.cells)]
-            self.grid.append(
-                [
-                    self.figure.add_axes(
-                        (start / width, bottom / total, cell / width, row.height / total)
-                    )
-                    for start in lefts
-                ]
-            )
-            top = bottom - row.below
+        upper = total - EDGE
+        for row, room in zip(rows, above, strict=True):
+            upper -= room
+            self.grid.append([])
+            for place, top in enumerate(row.tops):
+                start = place * (left + self.cell + aside) + left
+                bottom = (upper - row.height) / total
+                size = self.cell / width, row.height / total
+                axes = self.figure.add_axes((start / width, bottom, *size), label=top.title)
+                self.grid[-1].append(axes)
+                self._write_top(top, row, (start, upper))
+            upper -= row.height + row.below
 
-    def title(
-        self, axes: Axes, title: str, key: Sequence[Entry] = (), *, width: float, raised: float = 0
-    ) -> None:
-        """Write a panel's title, and the key of its lines behind it.
+    def _room(self, row: Row) -> float:
+        """How wide a title may be: a row of axes that show the same has only one."""
+        same = not all(top.titled for top in row.tops)
+        return self.full if same else self.cell
 
-        Args:
-            axes: The panel.
-            title: In bold.
-            key: Of its lines.
-            width: What they may take; more than the panel where it has no other beside it.
-            raised: By how much, to leave room for notes.
-        """
-        left, _, top = self._corner(axes)
-        baseline = top + raised + 0.07 + LINE * (_lines(title, key, width) - 1)
-        title = shortened(title, width, TITLE, bold=True)
-        self._write(left, baseline, title, size=TITLE, weight="bold", va="bottom")
-        self._key(key, _behind(title), (left, baseline + 0.055, width))
+    def _height(self, top: Top, row: Row) -> float:
+        block = 0.08 + LINE * _lines("", top.block, self.full) if top.block else 0
+        return top.title_height(self._room(row)) + HEAD * any(top.column) + block
 
-    def key(self, axes: Axes, entries: Sequence[Entry], raised: float) -> None:
-        """Write a key that belongs to a whole block of panels, over the full width.
-
-        Args:
-            axes: The first of the block.
-            entries: Of the key.
-            raised: How far above the panel its last line ends.
-        """
-        top = self._corner(axes)[2]
-        lines = _lines("", entries, self.width - LEFT - RIGHT)
-        where = (LEFT, top + raised + LINE * (lines - 0.5), self.width - LEFT - RIGHT)
-        self._key(entries, 0.0, where)
-
-    def head(self, axes: Axes, title: str, subtitle: str, raised: float) -> None:
-        """Write the heading of a column.
-
-        Args:
-            axes: The first of the column.
-            title: In bold.
-            subtitle: Below it.
-            raised: How far above the panel the subtitle ends.
-        """
-        left, right, top = self._corner(axes)
-        room = right - left + LEFT - 0.1
-        title = shortened(title, room, HEADING, bold=True)
-        self._write(left, top + raised + 0.2, title, size=HEADING, weight="bold", va="bottom")
-        subtitle = shortened(subtitle, room, SMALL)
-        self._write(left, top + raised + 0.05, subtitle, size=SMALL, color=FAINT, va="bottom")
+    def _write_top(self, top: Top, row: Row, corner: tuple[float, float]) -> None:
+        """Write what stands above axes with this upper left corner."""
+        left, upper = corner
+        room = self._room(row)
+        over = upper + top.title_height(room)
+        if any(top.column):
+            wide = self.cell + LEFT - 0.1
+            heading, subheading = top.column
+            heading = shortened(heading, wide, HEADING, bold=True)
+            self._write(left, over + 0.2, heading, size=HEADING, weight="bold", va="bottom")
+            subheading = shortened(subheading, wide, SMALL)
+            self._write(left, over + 0.05, subheading, size=SMALL, color=FAINT, va="bottom")
+        raised = over + LINE * (_lines("", top.block, self.full) - 0.5)
+        self._key(top.block, LEFT, raised, width=self.full)
+        if top.title and top.titled:
+            baseline = upper + NOTE * top.noted + 0.07
+            baseline += LINE * (_lines(top.title, top.key, room) - 1)
+            title = shortened(top.title, room, TITLE, bold=True)
+            self._write(left, baseline, title, size=TITLE, weight="bold", va="bottom")
+            self._key(top.key, left, baseline + 0.055, width=room, indent=_behind(title))
 
     def _key(
-        self, entries: Sequence[Entry], start: float, where: tuple[float, float, float]
+        self, entries: Sequence[Entry], left: float, top: float, *, width: float, indent: float = 0
     ) -> None:
-        """Entries from the left and top of (left, top, width), the first line indented."""
+        """Write entries line by line, the first line indented."""
         from matplotlib.lines import Line2D
 
-        left, top, width = where
-        for entry, (name, indent, line) in zip(entries, _flow(entries, width, start), strict=True):
-            x, y = left + indent, top - LINE * line
+        for entry, (name, start, line) in zip(entries, _flow(entries, width, indent), strict=True):
+            x, y = left + start, top - LINE * line
             look: dict[str, Any] = {"linestyle": entry.style.dashes, "linewidth": THICK}
             ends = [x, x + SAMPLE]
             if entry.marked:
                 look = {"linestyle": "", "marker": entry.style.marker, "markersize": 5.5}
                 ends = [x + _sample(entry) / 2]
-            self.figure.add_artist(
-                Line2D(
-                    ends, [y] * len(ends), color=entry.style.colour,
-                    transform=self.figure.dpi_scale_trans, **look,
-                )
-            )  # fmt: skip
+            look |= {"color": entry.style.colour, "transform": self.figure.dpi_scale_trans}
+            self.figure.add_artist(Line2D(ends, [y] * len(ends), **look))
             x += _sample(entry) + 0.06
             self._write(x, y, name, color=entry.style.colour, va="center_baseline")
 
     def _write(self, x: float, y: float, text: str, **look: Any) -> None:
         look = {"size": TEXT, "color": INK, **look}
         self.figure.text(x, y, text, transform=self.figure.dpi_scale_trans, **look)
-
-    def _corner(self, axes: Axes) -> tuple[float, float, float]:
-        """Left, right and top of a panel."""
-        box = axes.get_position()
-        return box.x0 * self.width, box.x1 * self.width, box.y1 * self.total
-
-
-def panel_width(width: float, across: int, aside: float = RIGHT) -> float:
-    """How wide an axes is.
-
-    Args:
-        width: Of the figure.
-        across: Axes in a row.
-        aside: To the right of each.
-    """
-    return (width - across * (LEFT + aside)) / across
-
-
-def title_height(title: str, key: Sequence[Entry], width: float) -> float:
-    """The room that a title with its key takes above a panel.
-
-    Args:
-        title: In bold.
-        key: Of the lines.
-        width: What they may take.
-    """
-    return 0.1 + LINE * _lines(title, key, width)
-
-
-def key_height(key: Sequence[Entry], width: float) -> float:
-    """The room that the key of a block takes.
-
-    Args:
-        key: Of the arms.
-        width: Of the figure.
-    """
-    return 0.08 + LINE * _lines("", key, width - LEFT - RIGHT)
 
 
 def _behind(title: str) -> float:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from grokscope.analysis.claims import ClaimReport, evaluate_claims, find_claim
 from grokscope.analysis.milestones import FELL_AGAIN, UNSTABLE
-from grokscope.analysis.run import Arm, Results
+from grokscope.analysis.run import Results
 from grokscope.experiments import EXPERIMENTS, find_experiment
 from grokscope.report.contents import Counterpart, Study
-from grokscope.report.curves import running_median
 from grokscope.report.figures import figures_of, find_figure
+from grokscope.report.panels import running_median
 from grokscope.report.words import count, listed
 from grokscope.runs.plan import Plan
 from grokscope.runs.store import Store
@@ -89,22 +90,15 @@ def claims_of(results: Results) -> list[ClaimReport]:
 
 
 def command_of(experiment: Experiment, store: Store) -> str:
-    """The command that was used or, in a folder that does not say, one that does the same.
-
-    Args:
-        experiment: What was run.
-        store: Where.
-    """
+    """The command that was used or, in a folder that does not say, one that does the same."""
     recorded = store.command()
     if recorded and recorded["command"]:
         return str(recorded["command"])
-    known = None
+    same = False
     if experiment.name in EXPERIMENTS:
-        try:
-            known = find_experiment(experiment.name, experiment.preset)
-        except ValueError:  # a preset of the user's
-            known = None
-    if known is None or known.arms != experiment.arms:
+        with suppress(ValueError):  # a preset of the user's
+            same = find_experiment(experiment.name, experiment.preset).arms == experiment.arms
+    if not same:
         return "grokscope run experiment.yaml --out .  # in the folder of this page"
     preset = [] if experiment.preset == "default" else ["--preset", experiment.preset]
     seeds = ",".join(map(str, experiment.seeds))
@@ -112,11 +106,7 @@ def command_of(experiment: Experiment, store: Store) -> str:
 
 
 def counterpart(store: Store) -> Counterpart | None:
-    """A second run to show alongside; None before anything was measured in it.
-
-    Args:
-        store: Its folder; its name and place say nothing on the page.
-    """
+    """A second run to show alongside; None before anything was measured in it."""
     experiment = store.experiment()
     results = Results.read(store)
     if not any(arm.last_step for arm in results.arms.values()):
@@ -176,39 +166,34 @@ def common(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def notes_on(plan: Plan) -> list[str]:
-    """What a reader must know of runs that are not complete.
-
-    Args:
-        plan: Of the experiment.
-    """
+    """What a reader must know of runs that are not complete."""
     notes = []
     for entry in plan.entries.values():
+        label, step = entry.label, f"{entry.step:,}"
         if entry.status == "diverged":
             notes.append(
-                f"{entry.label} diverged at step {entry.step:,} (features or logits were no "
-                "longer finite); what was measured until then is shown."
+                f"{label} diverged at step {step} (features or logits were no longer finite); "
+                "what was measured until then is shown."
             )
         elif plan.is_cut_off(entry.segment):
-            notes.append(f"{entry.label} was not run, because a phase before it diverged.")
+            notes.append(f"{label} was not run, because a phase before it diverged.")
         elif entry.status == "new":
-            notes.append(f"{entry.label} has not started.")
+            notes.append(f"{label} has not started.")
         elif entry.status == "to resume":
-            until = entry.segment.phase.until
-            notes.append(
-                f"{entry.label} is at step {entry.step:,} of {until:,}; it is shown up to there."
-            )
+            until = f"{entry.segment.phase.until:,}"
+            notes.append(f"{label} is at step {step} of {until}; it is shown up to there.")
     return notes
 
 
 def unstable(results: Results) -> list[str]:
-    """A note on the runs that lost their validation accuracy again after generalising.
-
-    Args:
-        results: The runs.
-    """
-    lost = {arm.name: _lost_again(arm) for arm in results.arms.values()}
+    """A note on the runs that lost their validation accuracy again after generalising."""
+    lost = {
+        name: {seed: run.fell_again for seed, run in arm.runs.items() if run.fell_again > UNSTABLE}
+        for name, arm in results.arms.items()
+    }
+    several = len(lost) > 1
     named = [
-        f"{f'{arm}, ' if len(results.arms) > 1 else ''}seed {seed} ({share:.0%})"
+        f"{f'{arm}, ' if several else ''}seed {seed} ({share:.0%})"
         for arm, shares in lost.items()
         for seed, share in shares.items()
     ]
@@ -226,12 +211,6 @@ def unstable(results: Results) -> list[str]:
         f"of the later looks in {listed(named)}. These runs count all the same; effects rest on "
         "medians."
     ]
-
-
-def _lost_again(arm: Arm) -> dict[int, float]:
-    """Seed -> the share of later looks at which a run that had generalised was lost."""
-    shares = {seed: run.fell_again for seed, run in arm.runs.items()}
-    return {seed: share for seed, share in shares.items() if share > UNSTABLE}
 
 
 def _median(values: Sequence[float], otherwise: Any = None) -> Any:

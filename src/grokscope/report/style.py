@@ -54,17 +54,11 @@ RC: Any = {
 
 @dataclass(frozen=True)
 class LineStyle:
-    """How a line, or the points of an arm, are drawn.
+    """How a line, or the points of an arm, are drawn."""
 
-    Attributes:
-        colour: Of line, marker and name.
-        dashes: As matplotlib takes them.
-        marker: As matplotlib takes it.
-    """
-
-    colour: str
-    dashes: Any = SOLID
-    marker: str = "o"
+    colour: str  # of line, marker and name
+    dashes: Any = SOLID  # as matplotlib takes them
+    marker: str = "o"  # as matplotlib takes it
 
 
 # By an arm's place among those of a panel. Okabe and Ito's and three dark ones, chosen among
@@ -83,11 +77,7 @@ ARM_STYLES = (
 
 
 def gradient(count: int) -> list[LineStyle]:
-    """Styles of very many arms, coloured by their place among them, from dark to light.
-
-    Args:
-        count: How many arms.
-    """
+    """Styles of very many arms, coloured by their place among them, from dark to light."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -97,13 +87,7 @@ def gradient(count: int) -> list[LineStyle]:
 
 @lru_cache(maxsize=4096)
 def text_width(text: str, size: float = TEXT, bold: bool = False) -> float:
-    """Inches that a text takes; without a renderer, so the same for every format.
-
-    Args:
-        text: One line.
-        size: In points.
-        bold: Whether it is set in bold.
-    """
+    """Inches that a text takes; without a renderer, so the same for every format."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
@@ -112,14 +96,7 @@ def text_width(text: str, size: float = TEXT, bold: bool = False) -> float:
 
 
 def shortened(name: str, width: float, size: float = TEXT, *, bold: bool = False) -> str:
-    """A name as it stands, or its beginning where it is wider than so many inches.
-
-    Args:
-        name: One line.
-        width: What it may take.
-        size: In points.
-        bold: Whether it is set in bold.
-    """
+    """A name as it stands, or its beginning where it is wider than so many inches."""
     if text_width(name, size, bold) <= width:
         return name
     while name and text_width(f"{name}…", size, bold) > width:

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from grokscope.analysis.level import Span
 from grokscope.analysis.milestones import FELL_AGAIN, GENERALISED, MEMORISED
 from grokscope.analysis.run import MILESTONES, Arm, At
 from grokscope.analysis.statistics import Effect
 from grokscope.report import words
-from grokscope.report.arms import reference_of
+from grokscope.report.arms import reference_of, when
 from grokscope.report.overlays import reached
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ FINAL = (
     ("ncc", "train"),
     ("logit_scale", "train"),
 )
+Columns = Sequence[tuple[str, str, str]]  # (heading, measure, split)
 MOST_ROWS = 12  # runs that the table of milestones names one by one
 
 
@@ -50,217 +50,147 @@ class Table:
 
     name: str
     title: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
     note: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)
 class Compared:
-    """An arm's level of a measure beside the reference's.
-
-    Attributes:
-        measure: What was measured.
-        split: On which data.
-        arm: Whose level.
-        level: The median over seeds, at the end.
-        paired: Seed by seed against the reference; None for the reference itself.
-    """
+    """An arm's level of a measure beside the reference's."""
 
     measure: str
     split: str
     arm: Arm
-    level: float
-    paired: Effect | None
+    paired: Effect | None  # seed by seed against the reference; None for the reference itself
 
     @property
     def text(self) -> str:
         """The level as text."""
-        return _level(self.measure, self.level)
+        return _level(self.arm, self.measure, self.split)
 
     @property
-    def differs(self) -> bool:
-        """Whether the interval of the difference excludes zero, or that of the ratio one."""
-        if self.paired is None:
-            return False
-        low, high = self.paired.interval
+    def sign(self) -> int:
+        """1 or -1 where it is higher or lower than the reference's, by the whole interval; else 0.
+
+        A difference is held against zero, a ratio against one.
+        """
         same = 1.0 if words.by_ratio(self.measure) else 0.0
-        return low > same or high < same
+        low, high = self.paired.interval if self.paired else (same, same)
+        return int(low > same) - int(high < same)
+
+    @property
+    def effect(self) -> str:
+        """The paired difference or ratio as text; empty without one."""
+        if self.paired is None or math.isnan(self.paired.effect):
+            return ""
+        form = words.times if words.by_ratio(self.measure) else words.signed
+        return form(self.paired.effect)
 
     @property
     def change(self) -> str:
-        """The paired difference or ratio with its interval, as text; empty without one."""
-        if self.paired is None or math.isnan(self.paired.effect):
+        """The same with its interval."""
+        if self.paired is None or not self.effect:
             return ""
-        how = words.number if words.by_ratio(self.measure) else words.signed
-        effect = (
-            words.times(self.paired.effect)
-            if words.by_ratio(self.measure)
-            else words.signed(self.paired.effect)
-        )
-        between = words.interval(*self.paired.interval, how)
-        return f"{effect} ({between})" if between else effect
-
-
-def final_measures(arms: Sequence[Arm]) -> list[tuple[str, str]]:
-    """What the table of arms shows: (measure, split), a user's own measures last.
-
-    Args:
-        arms: All arms.
-    """
-    known = [key for key in FINAL if any(arm.has(*key) for arm in arms)]
-    return known + extra_measures(arms)
+        form = words.number if words.by_ratio(self.measure) else words.signed
+        return words.with_interval(self.effect, self.paired.interval, form)
 
 
 def extra_measures(arms: Sequence[Arm]) -> list[tuple[str, str]]:
-    """A user's own measures, (measure, split), in the order in which they were measured.
-
-    Args:
-        arms: All arms.
-    """
-    found = dict.fromkeys(
-        key
-        for arm in arms
-        for run in arm.runs.values()
-        for key in run.curves
-        if words.is_extra(key[0])
-    )
-    return list(found)
+    """A user's own measures, (measure, split), in the order in which they were measured."""
+    keys = (key for arm in arms for run in arm.runs.values() for key in run.curves)
+    return [key for key in dict.fromkeys(keys) if words.is_extra(key[0])]
 
 
 def compared(arms: Sequence[Arm]) -> list[list[Compared]]:
-    """For each arm its final levels beside those of the reference.
-
-    Args:
-        arms: All arms.
-    """
-    reference, measures = reference_of(arms), final_measures(arms)
-    return [
-        [_compared(arm, reference, measure, split) for measure, split in measures] for arm in arms
-    ]
-
-
-def _compared(arm: Arm, reference: Arm, measure: str, split: str) -> Compared:
-    compare = arm.ratio if words.by_ratio(measure) else arm.difference
-    paired = None if arm is reference else compare(reference, measure, split)
-    level = arm.level(measure, split)
-    return Compared(measure, split, arm, level=level, paired=paired)
+    """For each arm its final levels beside those of the reference, a user's own measures last."""
+    reference = reference_of(arms)
+    measures = [key for key in FINAL if any(arm.has(*key) for arm in arms)] + extra_measures(arms)
+    rows = []
+    for arm in arms:
+        row = []
+        for measure, split in measures:
+            compare = arm.ratio if words.by_ratio(measure) else arm.difference
+            paired = None if arm is reference else compare(reference, measure, split)
+            row.append(Compared(measure, split, arm, paired))
+        rows.append(row)
+    return rows
 
 
 def arms_table(rows: Sequence[Sequence[Compared]]) -> Table:
-    """The final level of each measure in each arm, and what differs from the reference.
-
-    Args:
-        rows: As of `compared`.
-    """
+    """The final level of each measure in each arm, and what differs from the reference."""
     arms = [row[0].arm for row in rows]
-    reference = reference_of(arms)
     headings = [words.capital(words.name_of(cell.measure, cell.split)) for cell in rows[0]]
     note = "Medians over seeds of each run's level at the end."
     if len(arms) > 1:
         note += (
-            f" In small print what sets the arm apart from {words.quoted(reference.name)}, seed by "
-            "seed, with its 95 % interval: a difference, or a ratio (×) of quantities that span "
-            "orders of magnitude."
+            f" In small print what sets the arm apart from {words.quoted(reference_of(arms).name)},"
+            " seed by seed, with its 95 % interval: a difference, or a ratio (×) of quantities "
+            "that span orders of magnitude."
         )
     body = [
-        (
-            arm.name,
-            *(_stacked(cell.text, cell.change) for cell in row),
-            f"{len(arm.runs)}",
-        )
+        (arm.name, *(stacked(cell.text, cell.change) for cell in row), f"{len(arm.runs)}")
         for arm, row in zip(arms, rows, strict=True)
     ]
     title = "Arms at the end" if len(arms) > 1 else "At the end"
-    return Table("arms", title, ("Arm", *headings, "Seeds"), tuple(body), note=note)
+    return Table("arms", title, ("Arm", *headings, "Seeds"), body, note=note)
 
 
 def levels_table(
-    name: str, title: str, arms: Sequence[Arm], columns: Sequence[tuple[str, str, str]]
+    name: str, title: str, rows: Sequence[Arm] | Sequence[tuple[Arm, At]], columns: Columns
 ) -> Table:
-    """Levels of some measures at the end, arm by arm.
+    """Levels of some measures arm by arm, at the end or where a row says.
 
-    Args:
-        name: Of the table.
-        title: Above it.
-        arms: The rows; without a level, none.
-        columns: (heading, measure, split); what was measured in no arm is left out.
+    What was measured in no arm is left out.
     """
-    known = [column for column in columns if any(arm.has(*column[1:]) for arm in arms)]
-    rows = [
-        (arm.name, *(_level(measure, arm.level(measure, split)) for _, measure, split in known))
-        for arm in arms
+    places = [row if isinstance(row, tuple) else (row, -1) for row in rows]
+    known = [column for column in columns if any(arm.has(*column[1:]) for arm, _ in places)]
+    body = [
+        (arm.name, *(_level(arm, measure, split, at=at) for _, measure, split in known))
+        for arm, at in places
     ]
-    return Table(name, title, ("Arm", *(heading for heading, *_ in known)), tuple(rows))
+    return Table(name, title, ("Arm", *(heading for heading, *_ in known)), body)
 
 
-def phases_tables(
-    name: str, arms: Sequence[Arm], columns: Sequence[tuple[str, str, str]]
-) -> list[Table]:
-    """Levels where a phase of some arms ends and another follows, beside the reference there.
-
-    Args:
-        name: Of the tables; the step is added.
-        arms: All arms.
-        columns: (heading, measure, split).
-    """
+def phases_tables(name: str, arms: Sequence[Arm], columns: Columns) -> list[Table]:
+    """Levels where a phase of some arms ends and another follows, beside the reference there."""
     reference = reference_of(arms)
-    ends: dict[float, list[tuple[Arm, Span]]] = {}
+    ends: dict[float, dict[Arm, At]] = {}
     for arm in arms:
         for span in arm.phases[:-1]:
-            ends.setdefault(span.stop, []).append((arm, span))
+            ends.setdefault(span.stop, {})[arm] = span
     tables = []
-    for stop, found in sorted(ends.items()):
-        if reference not in [arm for arm, _ in found]:
-            found.insert(0, (reference, found[0][1]))
-        rows = [
-            (arm.name, *(_level(measure, arm.level(measure, split, span))
-                         for _, measure, split in columns))
-            for arm, span in found
-        ]  # fmt: skip
-        pace = reference.steps_per_epoch
-        where = (
-            f"step {words.step(stop)}" if math.isnan(pace) else f"epoch {words.plain(stop / pace)}"
-        )
-        headings = ("Arm", *(heading for heading, *_ in columns))
-        title = f"At {where}, where a phase ends"
-        tables.append(Table(f"{name}-{stop:.0f}", title, headings, tuple(rows)))
+    for stop, spans in sorted(ends.items()):
+        if reference not in spans:
+            spans = {reference: next(iter(spans.values())), **spans}
+        title = f"At {when(reference, stop)}, where a phase ends"
+        tables.append(levels_table(f"{name}-{stop:.0f}", title, list(spans.items()), columns))
     return tables
 
 
 def course_tables(
     name: str, columns: Sequence[Column], measures: Sequence[tuple[str, str]]
 ) -> list[Table]:
-    """Levels in the course of training, a table for each column of a figure.
-
-    Args:
-        name: Of the tables; a number is added where there are several.
-        columns: Arms with their titles.
-        measures: (measure, split) of the rows; what was not measured is left out.
-    """
+    """Levels in the course of training, a table for each column of a figure."""
     tables = []
-    for place, column in enumerate(columns):
+    for place, column in enumerate(columns, start=1):
         arm = column.arm
-        at: dict[str, At | None] = {"At the start": None, "At the end": -1}
+        at: dict[str, At | None] = {"At the start": None}
         if reached(arm, "memorised"):
-            at = {"At the start": None, "When memorised": "memorised"}
+            at["When memorised"] = "memorised"
             if reached(arm, "onset"):
                 at["Before generalisation begins"] = "before onset"
-            at["At the end"] = -1
+        at["At the end"] = -1
         rows = [
-            (
-                words.capital(words.name_of(*key)),
-                *(_course(arm, key, where) for where in at.values()),
-            )
+            (words.capital(words.name_of(*key)), *(_course(arm, key, look) for look in at.values()))
             for key in measures
             if arm.has(*key)
         ]
+        title, suffix = (column.title, f"-{place}") if len(columns) > 1 else ("In numbers", "")
+        small = any("\n" in cell for row in rows for cell in row)
+        note = "In small print: times the level when memorised." if small else ""
         if rows:
-            title = column.title if len(columns) > 1 else "In numbers"
-            suffix = f"-{place + 1}" if len(columns) > 1 else ""
-            small = any("\n" in cell for row in rows for cell in row)
-            note = "In small print: times the level when memorised." if small else ""
-            tables.append(Table(f"{name}{suffix}", title, ("", *at), tuple(rows), note=note))
+            tables.append(Table(f"{name}{suffix}", title, ("", *at), rows, note=note))
     return tables
 
 
@@ -275,42 +205,32 @@ def _course(arm: Arm, key: tuple[str, str], at: At | None) -> str:
     units, levels = arm.levels(*key, "memorised"), arm.levels(*key, at)
     ratios = [levels[seed] / units[seed] for seed in units if units[seed] > 0]
     known = [ratio for ratio in ratios if ratio == ratio]
-    return _stacked(text, words.times(float(np.median(known)))) if known else text
+    return stacked(text, words.times(float(np.median(known)))) if known else text
 
 
 def milestones_table(arms: Sequence[Arm]) -> Table | None:
     """When runs memorised and generalised: seed by seed, or arm by arm where there are many runs.
 
     None where no run came to a milestone that several arms would be compared by.
-
-    Args:
-        arms: All arms.
     """
-    later = [reached(arm, name) for arm in arms for name in MILESTONES[1:]]
-    if len(arms) > 1 and not any(later):
+    if len(arms) > 1 and not any(reached(arm, name) for arm in arms for name in MILESTONES[1:]):
         return None
-    runs = sum(len(arm.runs) for arm in arms)
-    headings = ("Memorised", "Generalisation begins", "Generalised", "Stayed up")
+    headings = ["Memorised", "Generalisation begins", "Generalised", "Stayed up"]
     note = (
         f"In optimiser steps. Memorised: training accuracy reaches {MEMORISED} for good. "
         "Generalisation begins: held-out accuracy leaves its plateau. Generalised: it reaches "
         f"{GENERALISED} for good. Stayed up: the share of later looks at {FELL_AGAIN} or more."
     )
-    if len(arms) > 1 or runs > MOST_ROWS:
-        rows = tuple((arm.name, *_summary(arm, words.steps_range)) for arm in arms)
+    if len(arms) > 1 or len(arms[0].runs) > MOST_ROWS:
+        rows = [(arm.name, *_summary(arm, words.steps_range)) for arm in arms]
         return Table("milestones", "Milestones", ("Arm", *headings), rows, note=note)
-    (arm,) = arms
-    body = [
-        (
-            f"seed {seed}",
-            *(words.step(run.milestone(name).step) for name in MILESTONES),
-            words.DASH if math.isnan(run.fell_again) else f"{1 - run.fell_again:.0%}",
-        )
-        for seed, run in arm.runs.items()
-    ]
-    if len(body) > 1:
-        body.append(("median", *_summary(arm, lambda steps: words.step(_median(steps)))))
-    return Table("milestones", "Milestones", ("", *headings), tuple(body), note=note)
+    rows = []
+    for seed, run in arms[0].runs.items():
+        steps = [words.step(run.milestone(name).step) for name in MILESTONES]
+        rows.append((f"seed {seed}", *steps, _percent(1 - run.fell_again)))
+    if len(rows) > 1:
+        rows.append(("median", *_summary(arms[0], lambda steps: words.step(_median(steps)))))
+    return Table("milestones", "Milestones", ("", *headings), rows, note=note)
 
 
 def _summary(arm: Arm, form: Callable[[Sequence[float]], str]) -> Iterator[str]:
@@ -318,18 +238,24 @@ def _summary(arm: Arm, form: Callable[[Sequence[float]], str]) -> Iterator[str]:
     for name in MILESTONES:
         steps = list(reached(arm, name).values())
         some = 0 < len(steps) < len(arm.runs)
-        yield _stacked(form(steps), f"{len(steps)} of {len(arm.runs)} seeds" if some else "")
+        yield stacked(form(steps), f"{len(steps)} of {len(arm.runs)} seeds" if some else "")
     stayed = [1 - run.fell_again for run in arm.runs.values() if run.fell_again == run.fell_again]
-    yield f"{_median(stayed):.0%}" if stayed else words.DASH
+    yield _percent(_median(stayed))
 
 
 def _median(values: Sequence[float]) -> float:
     return float(np.median(values)) if len(values) else math.nan
 
 
-def _level(measure: str, level: float) -> str:
-    return words.share(level) if measure.endswith("accuracy") else words.number(level)
+def _percent(share: float) -> str:
+    return words.DASH if math.isnan(share) else f"{share:.0%}"
 
 
-def _stacked(above: str, below: str) -> str:
+def _level(arm: Arm, measure: str, split: str, *, at: At = -1) -> str:
+    form = words.share if measure.endswith("accuracy") else words.number
+    return form(arm.level(measure, split, at))
+
+
+def stacked(above: str, below: str) -> str:
+    """A cell with small print below it, if there is any."""
     return f"{above}\n{below}" if below else above

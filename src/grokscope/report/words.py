@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 MINUS, DASH = "\u2212", "\u2013"
@@ -67,12 +69,7 @@ def name_of(measure: str, split: str = "") -> str:
 
 
 def in_plain(measure: str, split: str) -> str:
-    """A measure in words that need no glossary; a user's by its name.
-
-    Args:
-        measure: As in the metrics.
-        split: On which data.
-    """
+    """A measure in words that need no glossary; a user's by its name."""
     return PLAIN.get((measure, split)) or name_of(measure, split)
 
 
@@ -90,16 +87,11 @@ def number(value: Any, digits: int = 3) -> str:
         value: What to write.
         digits: Significant ones.
     """
-    if value is None:
+    if value is None or value != value:
         return DASH
-    if isinstance(value, str | bool):
+    if isinstance(value, bool) or not isinstance(value, Real):
         return str(value)
-    try:
-        value = float(value)
-    except (TypeError, ValueError):
-        return str(value)
-    if math.isnan(value):
-        return DASH
+    value = float(value)
     sign = MINUS if value < 0 else ""
     size = abs(value)
     if math.isinf(size):
@@ -109,8 +101,7 @@ def number(value: Any, digits: int = 3) -> str:
     mantissa, exponent = f"{size:.{digits - 1}e}".split("e")
     power = int(exponent)
     if power < -4 or power >= 7:
-        mantissa = mantissa.rstrip("0").rstrip(".")
-        return f"{sign}{mantissa} × 10{str(power).translate(SUPERSCRIPTS)}"
+        return f"{sign}{_trimmed(mantissa)} × {_ten(power)}"
     rounded = float(f"{mantissa}e{exponent}")
     return f"{sign}{rounded:,.{max(0, digits - 1 - power)}f}"
 
@@ -123,7 +114,7 @@ def typeset(text: str) -> str:
 def tick(value: float) -> str:
     """A number on an axis: no zeros that say nothing."""
     text = number(value)
-    return text.rstrip("0").rstrip(".") if "." in text and "×" not in text else text
+    return text if "×" in text else _trimmed(text)
 
 
 def short_tick(value: float) -> str:
@@ -131,10 +122,16 @@ def short_tick(value: float) -> str:
     if 1e-3 <= abs(value) < 1e5 or not value:
         return tick(value)
     mantissa, power = f"{abs(value):.2e}".split("e")
-    mantissa = mantissa.rstrip("0").rstrip(".")
-    ten = f"10{str(int(power)).translate(SUPERSCRIPTS)}"
-    sign = MINUS if value < 0 else ""
-    return f"{sign}{ten}" if mantissa == "1" else f"{sign}{mantissa}·{ten}"
+    factor = "" if float(mantissa) == 1 else f"{_trimmed(mantissa)}·"
+    return f"{MINUS if value < 0 else ''}{factor}{_ten(int(power))}"
+
+
+def _trimmed(text: str) -> str:
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _ten(power: int) -> str:
+    return f"10{str(power).translate(SUPERSCRIPTS)}"
 
 
 def plain(value: float) -> str:
@@ -183,25 +180,25 @@ def interval(low: float, high: float, form: Callable[[float], str] = number) -> 
     return f"{form(low)} to {form(high)}"
 
 
+def with_interval(
+    text: str, ends: tuple[float, float], form: Callable[[float], str] = number
+) -> str:
+    """A number with its interval behind it, where that is known: ``1.58× (1.5 to 1.7)``."""
+    between = interval(*ends, form)
+    return f"{text} ({between})" if between else text
+
+
 def steps_range(values: Iterable[float]) -> str:
     """Median step of some seeds, with the lowest and highest: ``458 (440 to 481)``."""
     found = sorted(value for value in values if not math.isnan(value))
     if not found:
         return "not reached"
-    half = len(found) // 2
-    median = found[half] if len(found) % 2 else (found[half - 1] + found[half]) / 2
     spread = f" ({step(found[0])} to {step(found[-1])})" if found[0] != found[-1] else ""
-    return f"{step(median)}{spread}"
+    return f"{step(statistics.median(found))}{spread}"
 
 
 def count(amount: int, one: str, many: str = "") -> str:
-    """``1 seed``, ``3 seeds``.
-
-    Args:
-        amount: How many.
-        one: The noun.
-        many: Its plural, where that is not made with an s.
-    """
+    """``1 seed``, ``3 seeds``."""
     return f"{amount:,} {one if amount == 1 else many or one + 's'}"
 
 
@@ -214,15 +211,9 @@ NUMERALS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 
 def numeral(amount: int, one: str, many: str = "") -> str:
-    """``one seed``, ``five seeds``, ``12 seeds``: a count within a sentence.
-
-    Args:
-        amount: How many.
-        one: The noun.
-        many: Its plural, where that is not made with an s.
-    """
-    word = NUMERALS[amount] if amount < len(NUMERALS) else f"{amount:,}"
-    return f"{word} {one if amount == 1 else many or one + 's'}"
+    """``one seed``, ``five seeds``, ``12 seeds``: a count within a sentence."""
+    text = count(amount, one, many)
+    return f"{NUMERALS[amount]} {text.partition(' ')[2]}" if amount < len(NUMERALS) else text
 
 
 def capital(text: str) -> str:

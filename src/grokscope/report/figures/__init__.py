@@ -66,10 +66,6 @@ def figures_of(experiment: Experiment, results: Results) -> tuple[str, ...]:
 
     Where several arms are compared, sharpness against accuracy comes first. A user's own measures
     are always drawn.
-
-    Args:
-        experiment: With the names of its figures, or none.
-        results: Its runs.
     """
     arms = [arm for arm in results.arms.values() if arm.last_step > 0]
     groks = any(run.generalised.found and run.onset.found for run in results.runs[:8])

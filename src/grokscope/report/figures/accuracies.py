@@ -23,5 +23,5 @@ def accuracies(study: Study, canvas: Canvas) -> Drawn:
     caption = "How well the training data are fitted, and how the network does on held-out data."
     return Drawn(
         canvas.figure, "Accuracy", caption,
-        tables=tuple(tables), remarks=("The two vertical axes differ.", *remarks),
+        tables=tables, remarks=("The two vertical axes differ.", *remarks),
     )  # fmt: skip

@@ -28,4 +28,4 @@ def collapse(study: Study, canvas: Canvas) -> Drawn:
     )
     measures = [(panel.series[0].measure, "train") for panel in panels]
     tables = course_tables("collapse", columns, measures)
-    return Drawn(canvas.figure, "Neural collapse", caption, tables=tuple(tables), remarks=remarks)
+    return Drawn(canvas.figure, "Neural collapse", caption, tables=tables, remarks=remarks)

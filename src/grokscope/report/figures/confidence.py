@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,18 +12,12 @@ import numpy as np
 from grokscope.analysis.correlations import plateau_correlation, plateau_points
 from grokscope.analysis.level import Array
 from grokscope.analysis.run import Arm
-from grokscope.report.axes import (
-    Horizontal,
-    Vertical,
-    draw_horizontal,
-    draw_vertical,
-    vertical_axis,
-)
+from grokscope.report.axes import Horizontal, Vertical, draw_axes, vertical_axis
 from grokscope.report.canvas import Canvas, Drawn
 from grokscope.report.contents import Column, Study
 from grokscope.report.panels import Panel, Series, both
 from grokscope.report.style import BLUE, DASHED, GREEN, LineStyle
-from grokscope.report.tables import Table
+from grokscope.report.tables import Table, stacked
 from grokscope.report.words import correlation, interval
 
 if TYPE_CHECKING:
@@ -46,7 +40,9 @@ def confidence(study: Study, canvas: Canvas) -> Drawn:
     clouds = {column.arm: _cloud(column.arm) for column in columns}
     points = np.concatenate(list(clouds.values()), axis=1)
     if points.shape[1]:
-        draw = partial(_scatter, clouds=clouds, x=_loss_axis(points[1]), y=_kappa_axis(points[0]))
+        kappa, loss, _ = points
+        x = Horizontal(loss.min() / 1.2, loss.max() * 1.2, "training loss, nats", log=True)
+        draw = partial(_scatter, clouds=clouds, x=x, y=vertical_axis("log", kappa, kappa))
         title = "κ against the loss, on the plateau (dark = late)"
         panels.insert(0, Panel(title, (EXACT,), height=1.2, draw=draw))
     remarks = canvas.columns(study, panels, wrap=True)
@@ -55,11 +51,7 @@ def confidence(study: Study, canvas: Canvas) -> Drawn:
         "confidence is the same everywhere, so what changes there is something else."
     )
     return Drawn(
-        canvas.figure,
-        "Flatness and confidence",
-        caption,
-        tables=tuple(_tables(columns)),
-        remarks=remarks,
+        canvas.figure, "Flatness and confidence", caption, tables=_tables(columns), remarks=remarks
     )
 
 
@@ -71,45 +63,29 @@ def _cloud(arm: Arm) -> Array:
     return np.asarray(cloud[:, (cloud > 0).all(axis=0)])
 
 
-def _loss_axis(loss: Array) -> Horizontal:
-    return Horizontal(loss.min() / 1.2, loss.max() * 1.2, "training loss, nats", log=True)
-
-
-def _kappa_axis(kappa: Array) -> Vertical:
-    return vertical_axis("log", kappa, kappa)
-
-
-def _scatter(
-    axes: Axes, arm: Arm, width: float, *, clouds: dict[Arm, Array], x: Horizontal, y: Vertical
-) -> None:
+def _scatter(axes: Axes, arm: Arm, *, clouds: dict[Arm, Array], x: Horizontal, y: Vertical) -> None:
     """Kappa against the training loss on the plateau, coloured by step."""
     kappa, loss, steps = clouds[arm]
-    draw_vertical(axes, y)
-    draw_horizontal(axes, x, width, labelled=True)
+    draw_axes(axes, x, y)
     axes.scatter(
         loss, kappa, c=np.log10(steps), s=13, cmap="viridis_r", linewidths=0.3,
         edgecolors="white", label="train/relative_flatness/plateau", zorder=3,
     )  # fmt: skip
 
 
-def _tables(columns: Sequence[Column]) -> Iterator[Table]:
+def _tables(columns: Sequence[Column]) -> list[Table]:
     """Seed by seed, the rank correlation of kappa with the training loss on the plateau."""
     found = {
         column.title: plateau_correlation(list(column.arm.runs.values())) for column in columns
     }
-    seeds = sorted({seed for known in found.values() for seed in known.by_seed})
-    if not seeds:
-        return
-    rows = [
-        (
-            f"seed {seed}",
-            *(correlation(known.by_seed.get(seed, math.nan)) for known in found.values()),
-        )
-        for seed in seeds
-    ]
+    rows = []
+    for seed in sorted({seed for known in found.values() for seed in known.by_seed}):
+        values = [known.by_seed.get(seed, math.nan) for known in found.values()]
+        rows.append((f"seed {seed}", *map(correlation, values)))
+    if not rows:
+        return []
     means = [
-        correlation(known.effect)
-        + "".join(f"\n{text}" for text in [interval(*known.interval, correlation)] if text)
+        stacked(correlation(known.effect), interval(*known.interval, correlation))
         for known in found.values()
     ]
     note = (
@@ -118,4 +94,4 @@ def _tables(columns: Sequence[Column]) -> Iterator[Table]:
     )
     headings = ("", *(found if len(found) > 1 else ["Rank correlation"]))
     title = "Rank correlation of κ and the training loss on the plateau"
-    yield Table("plateau", title, headings, (*rows, ("mean", *means)), note=note)
+    return [Table("plateau", title, headings, [*rows, ("mean", *means)], note=note)]

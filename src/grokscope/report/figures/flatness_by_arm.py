@@ -47,15 +47,11 @@ def flatness_by_arm(study: Study, canvas: Canvas) -> Drawn:
         caption += (
             " The published value is how unsure the network is, times the size of its last layer."
         )
-    return Drawn(canvas.figure, "Flatness", caption, tables=tuple(tables), remarks=remarks)
+    return Drawn(canvas.figure, "Flatness", caption, tables=tables, remarks=remarks)
 
 
 def ceilings(arm: Arm) -> list[tuple[Span, float]]:
-    """When an arm's head is capped, and what the published value cannot exceed then.
-
-    Args:
-        arm: With its settings; without a known number of classes there is none.
-    """
+    """When an arm's head is capped, and what the published value cannot exceed then."""
     if math.isnan(arm.classes):
         return []
     return [(span, cap**2 * (1 - 1 / arm.classes)) for span, cap in arm.caps()]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from grokscope.analysis.run import Arm
 from grokscope.report.canvas import Canvas, Drawn
 from grokscope.report.contents import Study
+from grokscope.report.overlays import reached
 from grokscope.report.panels import Panel, Series, both
 from grokscope.report.style import DASHED, DOTTED, GREEN, OCHRE, PURPLE, LineStyle
 from grokscope.report.tables import course_tables
@@ -23,16 +23,16 @@ MEASURES = (
 
 def grokking(study: Study, canvas: Canvas) -> Drawn:
     """Accuracy, three flatness values and collapse over steps, as in the paper's Figure 1."""
-    unit = "memorisation" if any(_memorised(column.arm) for column in study.columns()) else "start"
+    columns = study.columns()
+    memorised = any(reached(column.arm, "memorised") for column in columns)
+    title = f"Sharpness, relative to {'memorisation' if memorised else 'start'}"
     panels = (
         both("accuracy", "Accuracy", "share"),
-        Panel(
-            f"Sharpness, relative to {unit}", FLATNESS, "log", height=1.4, relative=True, floor=0.03
-        ),
+        Panel(title, FLATNESS, "log", height=1.4, relative=True, floor=0.03),
         both("ncc", "NCC (low = collapsed)", "log"),
     )
     remarks = canvas.columns(study, panels)
-    published = any(column.arm.has("published_flatness") for column in study.columns())
+    published = any(column.arm.has("published_flatness") for column in columns)
     if published and study.cites_paper:
         remarks = ("What the paper's Figure 1 calls relative flatness is the published value.",
                    *remarks)  # fmt: skip
@@ -41,15 +41,6 @@ def grokking(study: Study, canvas: Canvas) -> Drawn:
         "the last layer is, and how tightly the features of a class lie together, on the same "
         "steps."
     )
-    tables = course_tables("grokking", study.columns(), MEASURES)
-    return Drawn(
-        canvas.figure,
-        "Accuracy, flatness and collapse",
-        caption,
-        tables=tuple(tables),
-        remarks=remarks,
-    )
-
-
-def _memorised(arm: Arm) -> bool:
-    return any(run.memorised.found for run in arm.runs.values())
+    tables = course_tables("grokking", columns, MEASURES)
+    title = "Accuracy, flatness and collapse"
+    return Drawn(canvas.figure, title, caption, tables=tables, remarks=remarks)

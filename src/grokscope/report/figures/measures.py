@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from grokscope.report.canvas import Canvas, Drawn
-from grokscope.report.contents import Study
-from grokscope.report.curves import MissingMeasureError
+from grokscope.report.contents import MissingMeasureError, Study
 from grokscope.report.panels import single
 from grokscope.report.tables import extra_measures, levels_table
 from grokscope.report.words import SPLITS, capital, name_of, title_of

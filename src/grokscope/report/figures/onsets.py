@@ -10,10 +10,9 @@ import pandas as pd
 
 from grokscope.report.axes import draw_horizontal, step_axis
 from grokscope.report.canvas import Canvas, Drawn
-from grokscope.report.contents import Study
-from grokscope.report.curves import MissingMeasureError
-from grokscope.report.overlays import shade
-from grokscope.report.sheet import NOTE, Entry, key_height
+from grokscope.report.contents import MissingMeasureError, Study
+from grokscope.report.overlays import draw_dot, shade
+from grokscope.report.sheet import Entry, Top
 from grokscope.report.style import BLUE, GREEN, INK, OCHRE, PURPLE, VERMILION, LineStyle
 from grokscope.report.tables import Table
 from grokscope.report.words import capital, count, name_of, step, steps_range
@@ -39,36 +38,27 @@ def onsets(study: Study, canvas: Canvas) -> Drawn:
     rows = rows.assign(split=rows["split"].fillna(""))
     if rows["step"].isna().all():
         raise MissingMeasureError("no onset was found")
-    groups = {
-        (str(measure), str(split)): group
-        for (measure, split), group in rows.groupby(["measure", "split"], sort=False)
-    }
-    order = sorted(groups, key=lambda key: _order(groups[key]))
+    found = rows.groupby(["measure", "split"], sort=False)
+    # In the order of their medians; what has none comes last.
+    order = found["step"].median().sort_values(kind="stable").index
+    groups = {(str(measure), str(split)): found.get_group((measure, split))
+              for measure, split in order}  # fmt: skip
     seeds = sorted(int(seed) for seed in rows["seed"].unique())
-    key = _key(seeds)
-    above = NOTE + key_height(key, canvas.width) if key else NOTE + 0.1
-    axes = canvas.dots([name_of(*name) for name in order], above=above)
+    axes = canvas.dots([name_of(*name) for name in groups], Top(noted=True, block=_key(seeds)))
     lows = rows[["step", "low"]].to_numpy(dtype=float)
     first = max(1.0, 0.7 * float(np.nanmin(lows[lows > 0])))
     x = step_axis(first, arm.last_step)
-    draw_horizontal(axes, x, canvas.inches(axes), labelled=True)
-    shade(axes, arm, x, canvas.inches(axes), named=True)
-    for place, name in enumerate(order):
-        _draw(axes, place, groups[name], seeds)
-    if key:
-        canvas.key(axes, key, NOTE + 0.04)
+    draw_horizontal(axes, x)
+    shade(axes, arm, x, named=True)
+    for place, group in enumerate(groups.values()):
+        _draw(axes, place, group, seeds)
     caption = (
         "A point is a seed, its line the 90 % interval of the moment at which the quantity begins "
         "to change for good; the tall tick is the median."
     )
     which = (f"Shown is {arm.name}.",) if len(study.arms) > 1 else ()
-    table = _table([(name, groups[name]) for name in order])
+    table = _table(groups)
     return Drawn(canvas.figure, "What moves first", caption, tables=(table,), remarks=which)
-
-
-def _order(group: pd.DataFrame) -> float:
-    median = float(group["step"].median())
-    return math.inf if math.isnan(median) else median
 
 
 def _key(seeds: list[int]) -> tuple[Entry, ...]:
@@ -88,21 +78,17 @@ def _draw(axes: Axes, place: int, group: pd.DataFrame, seeds: list[int]) -> None
     for row in group.dropna(subset=["step"]).to_dict("records"):
         index = seeds.index(int(row["seed"]))
         height = place + (index - (len(seeds) - 1) / 2) * min(0.2, 0.6 / len(seeds))
+        style = LineStyle(colour, marker=MARKERS[index % len(MARKERS)])
         label = f"{measure}/{split}/{row['seed']}"
-        ends = [row["step"] if math.isnan(end) else end for end in (row["low"], row["high"])]
-        axes.plot(ends, [height, height], color=colour, linewidth=1.3, alpha=0.6,
-                  label=f"{label}/interval", scalex=False, scaley=False)  # fmt: skip
-        axes.plot([row["step"]], [height], MARKERS[index % len(MARKERS)], color=colour,
-                  markersize=4.2, label=label, scalex=False, scaley=False)  # fmt: skip
+        draw_dot(axes, height, (row["step"], row["low"], row["high"]), style, label=label)
     middle = float(group["step"].median())
     if not math.isnan(middle):
-        axes.plot([middle, middle], [place - 0.36, place + 0.36], color=colour, linewidth=1,
-                  scalex=False, scaley=False)  # fmt: skip
+        axes.plot([middle] * 2, [place - 0.36, place + 0.36], color=colour, linewidth=1)
 
 
-def _table(groups: list[tuple[tuple[str, str], pd.DataFrame]]) -> Table:
+def _table(groups: dict[tuple[str, str], pd.DataFrame]) -> Table:
     rows = []
-    for name, group in groups:
+    for name, group in groups.items():
         steps = group["step"].dropna().tolist()
         found = f"{len(steps)} of {count(len(group), 'seed')}"
         rows.append(

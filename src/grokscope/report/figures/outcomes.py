@@ -16,18 +16,10 @@ import numpy as np
 from grokscope.analysis.claims.rules import FITS, KAPPA_FACTOR, MARGIN, is_counterexample
 from grokscope.analysis.run import Arm
 from grokscope.report.arms import blocks, reference_of, styles_of, too_many
-from grokscope.report.axes import (
-    Horizontal,
-    Vertical,
-    draw_horizontal,
-    draw_vertical,
-    vertical_axis,
-)
-from grokscope.report.canvas import ASIDE, XLABEL, Canvas, Drawn
-from grokscope.report.cells import arms_key
-from grokscope.report.contents import Study
-from grokscope.report.curves import MissingMeasureError
-from grokscope.report.sheet import NOTE, Row, key_height, title_height
+from grokscope.report.axes import Horizontal, Vertical, draw_axes, vertical_axis, write
+from grokscope.report.canvas import ASIDE, Canvas, Drawn, arms_key
+from grokscope.report.contents import MissingMeasureError, Study
+from grokscope.report.sheet import Row, Top
 from grokscope.report.style import FAINT, GENERALISED, INK, SMALL, LineStyle, shortened
 from grokscope.report.tables import Table
 from grokscope.report.words import capital, count, listed, name_of, number, numeral, quoted, share
@@ -49,12 +41,7 @@ class Ending:
     seed: int
     kappa: float
     accuracy: float
-    training: float  # accuracy; NaN where it was not measured
-
-    @property
-    def fits(self) -> bool:
-        """Whether it has learnt its training data."""
-        return self.training >= FITS
+    fits: bool  # whether it has learnt its training data
 
 
 @dataclass(frozen=True)
@@ -64,6 +51,11 @@ class Reference:
     arm: Arm
     kappa: float
     accuracy: float
+
+    @property
+    def name(self) -> str:
+        """As in a sentence."""
+        return quoted(self.arm.name)
 
     def beaten(self, run: Ending) -> bool:
         """Whether a run is a counterexample: it fits, is much sharper and no less accurate."""
@@ -81,26 +73,18 @@ def outcomes(study: Study, canvas: Canvas) -> Drawn:
     reference = Reference(first, *middle)
     x, y = _limits(runs, reference, measure)
     groups = blocks(arms)
-    keys = [arms_key(group, marked=True) for group in groups]
-    above = NOTE + title_height(TITLE, (), canvas.width)
-    rows = [Row(HEIGHT, 1, above + key_height(key, canvas.width), XLABEL) for key in keys]
-    sheet = canvas.sheet(rows, aside=ASIDE)
-    for (axes,), group, key in zip(sheet.grid, groups, keys, strict=True):
-        sheet.key(axes, key, above)
-        sheet.title(axes, TITLE, width=canvas.inches(axes), raised=NOTE)
-        axes.set_label(TITLE)
-        draw_vertical(axes, y)
-        draw_horizontal(axes, x, canvas.inches(axes), labelled=True)
+    tops = [Top(TITLE, noted=True, block=arms_key(group, marked=True)) for group in groups]
+    sheet = canvas.sheet([Row(HEIGHT, (top,)) for top in tops], aside=ASIDE)
+    for (axes,), group in zip(sheet.grid, groups, strict=True):
+        draw_axes(axes, x, y)
         if not math.isnan(reference.kappa):
             _frame(axes, x, y, reference)
         styles = dict(zip(group, styles_of(group), strict=True))
         for run in (run for run in runs if run.arm in styles):
             _point(axes, run, styles[run.arm], size=4.0 if too_many(arms) else 6.5)
-    return Drawn(
-        canvas.figure, "Sharpness and accuracy at the end", _caption(runs, reference),
-        tables=(_table(runs, arms, reference, measure),),
-        remarks=tuple(_remarks(runs, lost, measure)),
-    )  # fmt: skip
+    title, table = "Sharpness and accuracy at the end", _table(runs, arms, reference, measure)
+    remarks = list(_remarks(runs, lost, measure))
+    return Drawn(canvas.figure, title, _caption(runs, reference), tables=[table], remarks=remarks)
 
 
 def _endings(arms: Sequence[Arm], measure: str) -> tuple[list[Ending], Lost]:
@@ -111,16 +95,17 @@ def _endings(arms: Sequence[Arm], measure: str) -> tuple[list[Ending], Lost]:
             raise MissingMeasureError(f"{name_of(*key)} was not measured")
     runs: list[Ending] = []
     lost: Lost = {}
-    for run in (run for arm in arms for run in arm.runs.values()):
+    pairs = [(arm, run) for arm in arms for run in arm.runs.values()]
+    for arm, run in pairs:
         kappa, accuracy = (run.level(*key) for key in axes)
         why = next(filter(None, (run.why_no_level(*key) for key in axes)), "")
         if not why and kappa <= 0:
             why = f"κ is {number(kappa)}"
         if why:
-            lost.setdefault((run.arm, why), []).append(run.seed)
+            lost.setdefault((arm.name, why), []).append(run.seed)
         else:
-            arm = next(arm for arm in arms if arm.name == run.arm)
-            runs.append(Ending(arm, run.seed, kappa, accuracy, training=run.level("accuracy")))
+            fits = run.level("accuracy") >= FITS  # not where that was not measured
+            runs.append(Ending(arm, run.seed, kappa, accuracy, fits=fits))
     if not runs:
         raise MissingMeasureError("no run has come to its end")
     return runs, lost
@@ -149,28 +134,25 @@ def _frame(axes: Axes, x: Horizontal, y: Vertical, reference: Reference) -> None
     )  # fmt: skip
     axes.axhline(reference.accuracy, color=INK, linewidth=0.7, zorder=1, label="reference")
     name = shortened(reference.arm.name, ASIDE - 0.1, SMALL)
-    axes.annotate(
-        f"{name}\n{share(reference.accuracy)}", (1, reference.accuracy), (5, 0),
-        xycoords=("axes fraction", "data"), textcoords="offset points", size=SMALL, va="center",
-        color=INK, linespacing=1.0,
+    write(
+        axes, f"{name}\n{share(reference.accuracy)}", (1, reference.accuracy), (5, 0),
+        xycoords=("axes fraction", "data"), va="center",
     )  # fmt: skip
-    axes.annotate(
-        f"shaded: at least {KAPPA_FACTOR:g} times as sharp, and as accurate", (1, 1), (0, 3.5),
-        xycoords="axes fraction", textcoords="offset points", ha="right", size=SMALL, color=FAINT,
-    )  # fmt: skip
+    text = f"shaded: at least {KAPPA_FACTOR:g} times as sharp, and as accurate"
+    write(axes, text, (1, 1), (0, 3.5), ha="right", color=FAINT)
 
 
 def _point(axes: Axes, run: Ending, style: LineStyle, *, size: float) -> None:
     axes.plot(
         [run.kappa], [run.accuracy], style.marker, color=style.colour, markersize=size,
         markeredgewidth=1.1, markerfacecolor=style.colour if run.fits else "white", alpha=0.9,
-        label=f"{run.arm.name}/{run.seed}", zorder=3, clip_on=False, scalex=False, scaley=False,
+        label=f"{run.arm.name}/{run.seed}", zorder=3, clip_on=False,
     )  # fmt: skip
 
 
 def _caption(runs: Sequence[Ending], reference: Reference) -> str:
     """How many runs are sharp and as accurate as the reference."""
-    name = quoted(reference.arm.name)
+    name = reference.name
     others = [run for run in runs if run.arm is not reference.arm]
     if math.isnan(reference.kappa):
         return f"Every point is a run. No run of {name} came to its end, so nothing is compared."
@@ -191,20 +173,21 @@ def _table(
     """How many runs of each arm fit, are sharp, and are counterexamples."""
     note = (
         f"Sharp: {name_of(measure)} at least {KAPPA_FACTOR:g} times the median of "
-        f"{quoted(reference.arm.name)}, {number(reference.kappa)}. As accurate: no more than "
+        f"{reference.name}, {number(reference.kappa)}. As accurate: no more than "
         f"{MARGIN:g} below its median held-out accuracy, {share(reference.accuracy)}. Fit: "
         f"training accuracy {FITS:g} or more."
     )
     rows = []
     for arm in arms:
         found = [run for run in runs if run.arm is arm]
-        sharp = sum(run.kappa >= KAPPA_FACTOR * reference.kappa for run in found)
-        counts = [sharp, sum(reference.beaten(run) for run in found)]
-        compared = arm is not reference.arm and not math.isnan(reference.kappa)
-        fit = sum(run.fits for run in found)
-        rows.append((arm.name, *map(str, [len(found), fit, *(counts if compared else ["", ""])])))
+        counts = [len(found), sum(run.fits for run in found)]
+        if arm is not reference.arm and not math.isnan(reference.kappa):
+            counts.append(sum(run.kappa >= KAPPA_FACTOR * reference.kappa for run in found))
+            counts.append(sum(reference.beaten(run) for run in found))
+        cells = [*map(str, counts), "", ""]
+        rows.append((arm.name, *cells[:4]))
     headings = ("Arm", "Runs", "Fit", "Sharp", "Fit, sharp and as accurate")
-    return Table("outcomes", "How many runs", headings, tuple(rows), note=note)
+    return Table("outcomes", "How many runs", headings, rows, note=note)
 
 
 def _remarks(runs: Sequence[Ending], lost: Lost, measure: str) -> Iterator[str]:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from grokscope.report.axes import Horizontal, draw_horizontal
+from grokscope.report.axes import Horizontal, draw_horizontal, write
 from grokscope.report.canvas import Canvas, Drawn
-from grokscope.report.contents import Study
-from grokscope.report.curves import MissingMeasureError
-from grokscope.report.sheet import Entry, key_height
-from grokscope.report.style import BLUE, GREY, VERMILION, LineStyle
-from grokscope.report.tables import Table
-from grokscope.report.words import DASH, capital, correlation, interval, name_of
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from grokscope.report.contents import MissingMeasureError, Study
+from grokscope.report.overlays import draw_dot
+from grokscope.report.sheet import Entry, Top
+from grokscope.report.style import BLUE, GREY, TEXT, VERMILION, LineStyle
+from grokscope.report.tables import Table, stacked
+from grokscope.report.words import capital, correlation, interval, name_of
 
 PLAIN, PARTIAL = LineStyle(VERMILION, marker="o"), LineStyle(BLUE, marker="o")
 KEY = (
@@ -43,21 +39,24 @@ def partial_correlations(study: Study, canvas: Canvas) -> Drawn:
         for measure in dict.fromkeys(group["measure"]):
             places[*block, measure] = len(names)
             names.append(name_of(str(measure)))
-    above = key_height(KEY, canvas.width)
-    axes = canvas.dots(names, above=above)
-    canvas.key(axes, KEY, 0.04)
-    x = Horizontal(-1.05, 1.05, "rank correlation")
-    draw_horizontal(axes, x, canvas.inches(axes), labelled=True)
+    axes = canvas.dots(names, Top(block=KEY))
+    draw_horizontal(axes, Horizontal(-1.05, 1.05, "rank correlation"))
     axes.axvline(0, color=GREY, linewidth=0.6, zorder=1)
     for row in rows.to_dict("records"):
-        _draw(axes, places[tuple(row[name] for name in COLUMNS)], row)
+        place, plain = places[tuple(row[name] for name in COLUMNS)], not row["given"]
+        axes.axhline(place, color="#E2E2E2", linewidth=0.6, zorder=0.5)
+        style, height = (PLAIN, place - 0.15) if plain else (PARTIAL, place + 0.15)
+        label = "/".join(str(row[name]) for name in ("measure", "with", "given", "window"))
+        draw_dot(
+            axes, height, [row[name] for name in ("rho", "low", "high")], style,
+            label=label, hollow=plain,
+        )  # fmt: skip
     margin = axes.get_position().x0 * canvas.width * 72  # points to the left of the axes
     for block, place in places.items():
         if len(block) == len(COLUMNS) - 1:
             heading = f"With {name_of(str(block[0]))}, {block[1]}"
-            axes.annotate(heading, (0, place), (8 - margin, -2),
-                          xycoords=("axes fraction", "data"), textcoords="offset points",
-                          weight="bold", va="center")  # fmt: skip
+            write(axes, heading, (0, place), (8 - margin, -2), size=TEXT, weight="bold",
+                  va="center", xycoords=("axes fraction", "data"))  # fmt: skip
     which = (f"Shown is {arm}.",) if len(study.arms) > 1 else ()
     caption = (
         "Rank correlations over the looks of a run, with their 95 % intervals: what is left of "
@@ -67,32 +66,16 @@ def partial_correlations(study: Study, canvas: Canvas) -> Drawn:
     return Drawn(canvas.figure, title, caption, tables=(_table(rows),), remarks=which)
 
 
-def _draw(axes: Axes, place: int, row: dict[Hashable, Any]) -> None:
-    partial = bool(row["given"])
-    height, colour = place + (0.15 if partial else -0.15), (PARTIAL if partial else PLAIN).colour
-    ends = [row["rho"] if math.isnan(end) else end for end in (row["low"], row["high"])]
-    label = "/".join(str(row[name]) for name in ("measure", "with", "given", "window"))
-    axes.axhline(place, color="#E2E2E2", linewidth=0.6, zorder=0.5)
-    axes.plot(ends, [height] * 2, color=colour, linewidth=1.3, alpha=0.7, scalex=False,
-              scaley=False)  # fmt: skip
-    face = colour if partial else "white"
-    axes.plot([row["rho"]], [height], "o", color=colour, markersize=5, label=label,
-              markerfacecolor=face, scalex=False, scaley=False)  # fmt: skip
-
-
 def _table(rows: pd.DataFrame) -> Table:
     """Every correlation, plain and partial side by side."""
     body = []
     for (target, window, measure), group in rows.groupby(COLUMNS, sort=False):
         cells = []
         for partial in (False, True):
-            found = group[(group["given"] != "") == partial].to_dict("records")
-            cells.append(_cell(found[0]) if found else DASH)
+            found = group[(group["given"] != "") == partial]
+            values = next(found[["rho", "low", "high"]].itertuples(index=False), (math.nan,) * 3)
+            between = interval(values[1], values[2], correlation)
+            cells.append(stacked(correlation(values[0]), between))
         body.append((capital(name_of(str(measure))), f"{name_of(str(target))}\n{window}", *cells))
     headings = ("", "With", "As it is", "With the training loss held fixed")
-    return Table("partial_correlations", "Rank correlations", headings, tuple(body))
-
-
-def _cell(row: dict[Hashable, Any]) -> str:
-    between = interval(row["low"], row["high"], correlation)
-    return correlation(row["rho"]) + (f"\n{between}" if between else "")
+    return Table("partial_correlations", "Rank correlations", headings, body)

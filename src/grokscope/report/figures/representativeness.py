@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from grokscope.report.canvas import Canvas, Drawn
-from grokscope.report.contents import Study
-from grokscope.report.curves import MissingMeasureError
+from grokscope.report.contents import MissingMeasureError, Study
 from grokscope.report.panels import Panel, Series, both
 from grokscope.report.style import DASHED, DOTTED, GREEN, OCHRE, PURPLE, VERMILION, LineStyle
 from grokscope.report.tables import course_tables
@@ -35,6 +34,4 @@ def representativeness(study: Study, canvas: Canvas) -> Drawn:
     )
     measures = [(line.measure, line.split) for line in (*PARTS, DENSITY)]
     tables = course_tables("representativeness", columns, measures)
-    return Drawn(
-        canvas.figure, "Representativeness", caption, tables=tuple(tables), remarks=remarks
-    )
+    return Drawn(canvas.figure, "Representativeness", caption, tables=tables, remarks=remarks)
