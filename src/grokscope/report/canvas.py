@@ -26,7 +26,7 @@ from grokscope.report.arms import (
     too_many,
 )
 from grokscope.report.axes import Horizontal, Vertical, first_step, step_axis
-from grokscope.report.contents import Column, Study
+from grokscope.report.contents import THIS_RUN, Column, Study
 from grokscope.report.overlays import Mark, draw_marks, mark_ends, reached, shade
 from grokscope.report.panels import (
     Panel,
@@ -158,7 +158,11 @@ class Canvas:
         if len(columns) > MOST_COLUMNS:
             return self.compare(study.arms, list(exploded(panels)))
         arms = [column.arm for column in columns]
-        remarks = list(not_measured([(column.title, column.arm) for column in columns], panels))
+        named = [
+            ("this run" if column.title == THIS_RUN else column.title, column.arm)
+            for column in columns
+        ]
+        remarks = list(not_measured(named, panels))
         horizontal = _step_axes(columns)
         cells: dict[Column, list[Cell]] = {column: [] for column in columns}
         for panel in measured(arms, panels):

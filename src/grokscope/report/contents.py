@@ -20,6 +20,9 @@ class MissingMeasureError(LookupError):
     """What a figure needs was not measured; the message says what, for the reader."""
 
 
+THIS_RUN = "This run"  # above its column, where a second run is shown alongside
+
+
 @dataclass(frozen=True)
 class Counterpart:
     """A second run of the experiment, drawn alongside.
@@ -107,7 +110,7 @@ class Study:
         if self.counterpart is None:
             return columns
         if len(columns) == 1:
-            columns = [Column("this run", columns[0].subtitle, columns[0].arm)]
+            columns = [Column(THIS_RUN, columns[0].subtitle, columns[0].arm)]
         others = [arm for arm in self.counterpart.results.arms.values() if arm.last_step > 0]
         title = self.counterpart.title
         for arm in others:
