@@ -230,12 +230,12 @@ def test_the_counterpart_is_drawn_beside_on_its_own_steps_and_the_same_heights()
         assert left.get_ylim() == right.get_ylim()
     written = [text.get_text() for text in texts(drawing.figure)]
     for text in (
-        "this run", "3 seeds, 4,000 steps",
+        "This run", "3 seeds, 4,000 steps",
         "grokscope's run in the paper's setting", "2 seeds, 100,000 steps",
     ):  # fmt: skip
         assert text in written
     titles = [table.title for table in drawing.tables]
-    assert titles == ["this run", "grokscope's run in the paper's setting"]
+    assert titles == ["This run", "grokscope's run in the paper's setting"]
     narrow = draw("grokking", whole, narrow=True).figure
     assert len(narrow.axes) == len(drawing.figure.axes)
     assert len({axes.get_position().x0 for axes in narrow.axes}) == 1
