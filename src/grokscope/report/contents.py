@@ -22,15 +22,10 @@ class MissingMeasureError(LookupError):
 
 @dataclass(frozen=True)
 class Counterpart:
-    """A second run of the experiment, drawn alongside.
+    """A second run of the experiment, drawn alongside."""
 
-    Attributes:
-        title: What stands above its panels.
-        results: Its runs.
-    """
-
-    title: str
-    results: Results
+    title: str  # what stands above its panels
+    results: Results  # its runs
 
 
 @dataclass(frozen=True)
