@@ -52,11 +52,7 @@ def styles_of(group: Sequence[Arm]) -> list[LineStyle]:
 
 
 def epoch_axis(arms: Sequence[Arm]) -> tuple[Horizontal, dict[str, float]]:
-    """A linear axis for all arms, of epochs where they are known, and the steps in its unit.
-
-    Returns:
-        The axis, and arm -> steps in an epoch, or 1 where the axis counts steps.
-    """
+    """A linear axis for all arms, of epochs where they are known; arm -> steps in its unit."""
     pace = {arm.name: arm.steps_per_epoch for arm in arms}
     known = all(0 < steps < math.inf for steps in pace.values())
     if not known:

@@ -25,15 +25,10 @@ THIS_RUN = "This run"  # above its column, where a second run is shown alongside
 
 @dataclass(frozen=True)
 class Counterpart:
-    """A second run of the experiment, drawn alongside.
+    """A second run of the experiment, drawn alongside."""
 
-    Attributes:
-        title: What stands above its panels.
-        results: Its runs.
-    """
-
-    title: str
-    results: Results
+    title: str  # what stands above its panels
+    results: Results  # its runs
 
 
 @dataclass(frozen=True)

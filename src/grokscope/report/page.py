@@ -17,6 +17,7 @@ from grokscope.report.answer import answer, reading_guide
 from grokscope.report.canvas import Canvas, Drawn
 from grokscope.report.contents import MissingMeasureError, Study
 from grokscope.report.figures import FigureFunction, find_figure, list_figures
+from grokscope.report.style import RC
 from grokscope.report.tables import Table, arms_table, compared, milestones_table
 from grokscope.runs.files import write_text
 from grokscope.version import __version__
@@ -61,11 +62,7 @@ def write_report(study: Study, folder: Path) -> Path:
 
 
 def draw_figures(study: Study, folder: Path) -> tuple[list[Shown], list[str]]:
-    """Draw the study's figures into ``figures/`` of a folder.
-
-    Returns:
-        The figures for the page, and a note for each that was left out.
-    """
+    """Draw the study's figures into ``figures/`` of a folder; a note for each that is left out."""
     target = folder / "figures"
     target.mkdir(parents=True, exist_ok=True)
     shown: list[Shown] = []
@@ -100,8 +97,6 @@ def _draw(study: Study, figure: FigureFunction, prefix: str, *, narrow: bool) ->
     """A figure, and its SVG, in the style of the house."""
     from matplotlib import rc_context
 
-    from grokscope.report.style import RC
-
     with rc_context(RC):
         drawn = figure(study, Canvas(narrow))
         return drawn, _svg(drawn.figure, prefix)
@@ -119,13 +114,8 @@ def render(study: Study, figures: Sequence[Shown], notes: Sequence[str]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "number": words.number,
-        "name_of": words.name_of,
-        "typeset": words.typeset,
-        "effect": effect,
-        "capital": words.capital,
-    }
+    filters = (words.number, words.name_of, words.typeset, words.capital, effect)
+    environment.filters |= {function.__name__: function for function in filters}
     rows = compared(study.measured) if study.measured else []
     template = environment.get_template("template.html")
     settings = yaml.safe_dump(dict(study.settings), sort_keys=False, allow_unicode=True)

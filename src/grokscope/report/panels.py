@@ -32,19 +32,12 @@ PLAIN = LineStyle(BLUE)
 
 @dataclass(frozen=True)
 class Series:
-    """A measure on one split, and how it looks among others in a panel.
+    """A measure on one split, and how it looks among others in a panel."""
 
-    Attributes:
-        measure: As in the metrics.
-        split: ``train`` or ``validation``.
-        label: In words; empty: that of the measure.
-        style: Colour and dashes where a panel shows several.
-    """
-
-    measure: str
-    split: str = "train"
-    label: str = ""
-    style: LineStyle = PLAIN
+    measure: str  # as in the metrics
+    split: str = "train"  # ``train`` or ``validation``
+    label: str = ""  # in words; empty: that of the measure
+    style: LineStyle = PLAIN  # colour and dashes where a panel shows several
 
 
 @dataclass(frozen=True)
@@ -185,11 +178,7 @@ def fitted(
 def curves_of(
     arm: Arm, measure: str, split: str, *, relative: bool = False
 ) -> tuple[list[Curve], Curve]:
-    """The curves of the seeds that have a measure, and their running median.
-
-    Raises:
-        MissingMeasureError: If no run of the arm has the measure on that split.
-    """
+    """The curves of the seeds that have a measure, and their running median."""
     runs = [run for run in arm.runs.values() if run.has(measure, split)]
     if not runs:
         raise MissingMeasureError(f"{name_of(measure, split)} was not measured")
@@ -211,11 +200,7 @@ def unit(run: Trajectory, curve: Curve) -> float:
 
 
 def running_median(curves: Sequence[Curve], stops: Sequence[float] = ()) -> Curve:
-    """Median of all curves' values in a centred window of looks, phase by phase.
-
-    Returns:
-        A curve over all steps at which one of them has a value.
-    """
+    """Median of all curves' values in a centred window of looks, phase by phase."""
     steps = np.unique(np.concatenate([curve.steps for curve in curves]))
     values = np.full((len(steps), len(curves)), math.nan)
     for column, curve in enumerate(curves):
@@ -272,11 +257,7 @@ def exploded(panels: Sequence[Panel]) -> Iterator[Panel]:
 
 
 def measured(arms: Sequence[Arm], panels: Sequence[Panel]) -> list[Panel]:
-    """Those of the panels that have something to show.
-
-    Raises:
-        MissingMeasureError: If there is none.
-    """
+    """Those of the panels that have something to show; MissingMeasureError if none has."""
     found = [panel for panel in panels if panel.shown(arms)]
     if not found:
         raise MissingMeasureError("none of its measures was taken")

@@ -81,11 +81,7 @@ def check_names(experiment: Experiment) -> None:
 
 
 def claims_of(results: Results) -> list[ClaimReport]:
-    """Verdicts on the claims of the experiment; none before anything was measured.
-
-    Args:
-        results: With their experiment.
-    """
+    """Verdicts on the claims of the experiment; none before anything was measured."""
     return evaluate_claims(results) if any(arm.last_step for arm in results.arms.values()) else []
 
 
@@ -123,10 +119,6 @@ def value_here(row: PaperValue, results: Results) -> Any:
     ``memorised`` and ``generalised`` are milestones; of a ``split/measure``, ``last`` and
     ``before`` are the levels at the end of the last and of the first phase, ``first`` is the first
     look, and ``highest`` the top of the running median.
-
-    Args:
-        row: What is asked for.
-        results: The runs.
     """
     asked, _, name = row.measured.partition(" of ")
     which, _, curve = asked.partition(" ")
@@ -147,11 +139,7 @@ def value_here(row: PaperValue, results: Results) -> Any:
 
 
 def common(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What all segments have in common, and the total of their seconds.
-
-    Args:
-        environments: Of each segment.
-    """
+    """What all segments have in common, and the total of their seconds."""
     if not environments:
         return {}
     merged: dict[str, Any] = {}

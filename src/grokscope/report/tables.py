@@ -22,16 +22,6 @@ from grokscope.report.overlays import reached
 if TYPE_CHECKING:
     from grokscope.report.contents import Column
 
-# Columns of the table of arms, where they were measured; a user's measures come behind them.
-FINAL = (
-    ("accuracy", "train"),
-    ("accuracy", "validation"),
-    ("loss", "train"),
-    ("relative_flatness", "train"),
-    ("relative_flatness_matched", "train"),
-    ("ncc", "train"),
-    ("logit_scale", "train"),
-)
 Columns = Sequence[tuple[str, str, str]]  # (heading, measure, split)
 MOST_ROWS = 12  # runs that the table of milestones names one by one
 
@@ -105,7 +95,8 @@ def extra_measures(arms: Sequence[Arm]) -> list[tuple[str, str]]:
 def compared(arms: Sequence[Arm]) -> list[list[Compared]]:
     """For each arm its final levels beside those of the reference, a user's own measures last."""
     reference = reference_of(arms)
-    measures = [key for key in FINAL if any(arm.has(*key) for arm in arms)] + extra_measures(arms)
+    known = [key for key in words.PLAIN if any(arm.has(*key) for arm in arms)]
+    measures = known + extra_measures(arms)
     rows = []
     for arm in arms:
         row = []

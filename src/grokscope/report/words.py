@@ -24,7 +24,8 @@ ARTICLE = ("relative_flatness_bound", "published_flatness", "published_penalty",
 # What takes values that lie orders of magnitude apart: judged by ratios, drawn on log axes.
 BY_RATIO = re.compile(r"(relative_flatness|published_|ncc|nc1_|loss$|minibatch_loss).*")
 
-# What the answer of a page calls a measure: words that need no glossary.
+# What the answer of a page calls a measure, in words that need no glossary; and the columns of the
+# table of arms, where they were measured.
 PLAIN = {
     ("accuracy", "train"): "training accuracy",
     ("accuracy", "validation"): "held-out accuracy",
@@ -56,12 +57,7 @@ def by_ratio(measure: str) -> bool:
 
 
 def name_of(measure: str, split: str = "") -> str:
-    """A measure, a milestone or the basis of a claim in words.
-
-    Args:
-        measure: Its name, as in the metrics; the basis of a claim may end in " (held out)".
-        split: Names the data, too.
-    """
+    """A measure, a milestone or the basis of a claim, which may end in " (held out)", in words."""
     measure, held_out, _ = measure.partition(" (held out)")
     split = split or ("validation" if held_out else "")
     name = OTHERS.get(measure) or title_of(measure)
@@ -82,10 +78,6 @@ def number(value: Any, digits: int = 3) -> str:
     """Three significant digits, thousands separators, a real minus sign; text stays text.
 
     ``331000`` is 331,000, ``-0.0123`` is −0.0123, ``4.2e-7`` is 4.2 × 10⁻⁷, NaN and None a dash.
-
-    Args:
-        value: What to write.
-        digits: Significant ones.
     """
     if value is None or value != value:
         return DASH
@@ -168,13 +160,7 @@ def step(value: Any) -> str:
 
 
 def interval(low: float, high: float, form: Callable[[float], str] = number) -> str:
-    """``low to high``; nothing where neither is known.
-
-    Args:
-        low: Lower end.
-        high: Upper end.
-        form: How an end is written.
-    """
+    """``low to high``; nothing where neither is known."""
     if math.isnan(low) and math.isnan(high):
         return ""
     return f"{form(low)} to {form(high)}"
