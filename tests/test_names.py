@@ -13,6 +13,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 # Words that stand for whatever happens to be there: the thing itself has a name.
 VAGUE = {"own", "each", "told", "made", "said", "given", "heard", "hired", "bury", "theirs"}
 MOST_POSITIONAL = 4
+KEPT = {"finish"}  # of `Store`, which programs outside call with six
 # Calls whose positional arguments are a plain sequence of one kind.
 SEQUENCES = {"max", "min", "zip", "print", "range", "Path", "slice", "filter"}
 
@@ -64,6 +65,6 @@ def test_a_function_takes_four_arguments_by_place_at_most(path):
         if isinstance(node, ast.FunctionDef):
             places = [argument.arg for argument in [*node.args.posonlyargs, *node.args.args]]
             places = [name for name in places if name not in ("self", "cls")]
-            if len(places) > MOST_POSITIONAL:
+            if len(places) > MOST_POSITIONAL and node.name not in KEPT:
                 crowded.append(f"line {node.lineno}: {node.name} takes {len(places)}")
     assert not crowded

@@ -107,7 +107,7 @@ def measures(
 @app.command()
 @expand_options
 def show(name: Name, selection: Selection) -> None:
-    """Show an experiment's settings; every path in them can be changed with --set."""
+    """Show an experiment's settings; --set changes those of its arms."""
     from grokscope.spec import to_yaml
 
     experiment = selection.experiment(name)
@@ -160,6 +160,7 @@ def report(out: Folder, beside: Beside = None) -> None:
 @app.command()
 def claims(out: Folder) -> None:
     """Report which claims hold in a run, with effect, interval and seeds."""
+    from grokscope.analysis.claims import SMOKE_TEST
     from grokscope.analysis.run import Results
     from grokscope.console import claims_table
     from grokscope.report.study import claims_of
@@ -169,7 +170,8 @@ def claims(out: Folder) -> None:
     findings = claims_of(results)
     if not findings:
         reason = "the experiment names none" if results.runs else "nothing has been measured yet"
-        console.print(f"There are no claims to test: {reason}.")
+        smoke = results.experiment is not None and results.experiment.smoke_test
+        console.print(SMOKE_TEST if smoke else f"There are no claims to test: {reason}.")
         return
     console.print(claims_table(findings))
     for finding in findings:
@@ -186,7 +188,7 @@ def measure(
     model: Annotated[
         str,
         typer.Option(
-            help="A folder that save_pretrained wrote, or file.py:function that returns a model."
+            help="A folder written by save_pretrained, or file.py:function that returns a model."
         ),
     ],
     data: Annotated[
@@ -252,7 +254,7 @@ def _run(experiment: Experiment, execution: Execution) -> None:
             f"{folder} holds a run with other settings, and its report would be replaced; "
             "choose another folder with --out"
         )
-    check_names(experiment)
+    check_names(experiment, outside=store.folder)
     plan = Plan(experiment, store)
     preflight(plan, options)
     summary = f"{experiment.title} ({plan.summary()}) in {folder}"
@@ -286,12 +288,17 @@ def _replaces(experiment: Experiment, store: Store) -> bool:
 
 
 def _write_report(store: Store, beside: Path | None) -> None:
+    from grokscope.analysis.claims import NOT_JUDGED
     from grokscope.report.page import write_report
     from grokscope.report.study import collect
     from grokscope.runs.store import Store
 
     other = Store(beside) if beside else store.beside()
-    path = write_report(collect(store, other), store.folder)
+    study = collect(store, other)
+    path = write_report(study, store.folder)
+    for report in study.claims:
+        if report.headline.reason.startswith(NOT_JUDGED):
+            console.print(f"[yellow]{escape(report.headline.reason)}[/yellow]", soft_wrap=True)
     console.print(f"Report: {path.resolve().as_uri()}", soft_wrap=True)
 
 

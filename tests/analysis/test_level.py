@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grokscope.analysis import Curve, Results, Span, Trajectory
+from grokscope.analysis import Curve, Results, Span, Trajectory, plateau_table
 from grokscope.analysis.level import (
     level_around,
     level_at_end,
@@ -231,3 +231,10 @@ def test_every_preset_but_the_smoke_tests_looks_three_times_in_the_last_fifth_of
             span = Span(start, phase.until)
             assert math.isfinite(level_at_end(Curve(looks, looks), span)), (phase, looks)
             start = phase.until
+
+
+def test_a_frame_is_still_read_in_place_of_results_with_a_warning():
+    metrics = frame("a", 1, 50, 1.0)
+    with pytest.warns(DeprecationWarning, match="from_metrics"):
+        found = plateau_table(metrics)
+    pd.testing.assert_frame_equal(found, plateau_table(Results.from_metrics(metrics)))

@@ -80,7 +80,7 @@ def test_a_measure_of_your_own_may_have_its_record():
             "no measure called 'relative_flatnes'; did you mean 'relative_flatness'",
         ),
         (["loss", "kappa_"], "no measure called 'kappa_'"),
-        (["parameter_norm"], "no measure called 'parameter_norm'"),
+        (["parameter_norm"], "'parameter_norm' is taken in a run alone"),
         ("ncc", r"measures must be a list of names, got 'ncc'"),
     ],
 )

@@ -326,7 +326,7 @@ def test_your_own_measures_see_every_example_in_float64(memory):
 
 def test_your_own_measures_must_be_means_with_a_name_of_their_own():
     for name in ("loss", "ncc", "representativeness"):
-        with pytest.raises(ValueError, match=f"the probe has a measure called '{name}'; name"):
+        with pytest.raises(ValueError, match=f"the probe has a measure called '{name}'; give"):
             Probe(mlp().double(), extra={name: lambda *_: 0.0}).measure([(X, Y)])
     with pytest.raises(ValueError, match=r"batch 1: the extra measure 'mine' returned .*\(10,\)"):
         Probe(mlp().double(), extra={"mine": lambda f, *_: f.sum(-1)}).measure([(X, Y)])

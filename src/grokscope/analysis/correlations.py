@@ -68,7 +68,7 @@ def partial_correlations(results: Results, measures: Sequence[str] = MEASURES) -
         (TRAINING_LOSS, None),
     )
     rows = []
-    for arm in results.arms.values():
+    for arm in Results.of(results).arms.values():
         runs = list(arm.runs.values())
         measured = [Quantity(measure) for measure in measures if arm.has(measure)]
         for window, (target, fixed), quantity in product(WINDOWS, pairs, measured):

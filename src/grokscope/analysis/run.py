@@ -8,6 +8,7 @@ stands. Steps count optimiser updates.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -206,6 +207,16 @@ class Results:
             by_arm.setdefault(run.arm, []).append(run)
         arms = [Arm(name, runs, settings.get(name)) for name, runs in by_arm.items()]
         return cls(arms, experiment)
+
+    @classmethod
+    def of(cls, results: Results | pd.DataFrame) -> Results:
+        """Results as they are; those of a tidy frame with a warning, for one version."""
+        if isinstance(results, Results):
+            return results
+        warnings.warn(
+            "pass Results.from_metrics(frame) instead of a frame.", DeprecationWarning, stacklevel=3
+        )
+        return cls.from_metrics(results)
 
     @property
     def runs(self) -> list[Trajectory]:

@@ -23,7 +23,7 @@ def plateau_table(results: Results) -> pd.DataFrame:
     """
     columns = ["arm", "seed", "memorised", "onset", "generalised", "stable_after"]
     rows = []
-    for run in results.runs:
+    for run in Results.of(results).runs:
         steps = (run.memorised.step, run.onset.step, run.generalised.step)
         rows.append((run.arm, run.seed, *steps, 1 - run.fell_again))
     return pd.DataFrame(rows, columns=columns)
@@ -41,7 +41,7 @@ def onset_table(results: Results) -> pd.DataFrame:
     Cost: about 20 ms for each onset, for its interval.
     """
     rows = []
-    for run in results.runs:
+    for run in Results.of(results).runs:
         found = {("memorised", ""): run.memorised, ("generalisation", ""): run.onset}
         found |= {moved: run.fall(*moved) for moved in MOVING if run.has(*moved)}
         for (measure, split), onset in found.items():

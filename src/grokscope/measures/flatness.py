@@ -148,7 +148,7 @@ def published_grokking_flatness(features: Tensor, logits: Tensor, weight: Tensor
         ValueError: If the arguments are not two positions of one linear head.
 
     Cost: O(examples * (classes + width) + classes * width).
-    Source: published code of Han et al., NeurIPS 2025; PAPER.md section 3, item 7.
+    Source: published code of Han et al., NeurIPS 2025; its grokking figure.
 
     Example:
         >>> features, weight = torch.ones(1, 2, 3), torch.zeros(4, 3)
@@ -280,13 +280,13 @@ RECORDS = (
         symbol="|φ|",
         formula="mean |φ|",
         cost="O(n d)",
-        evaluate=lambda batch: batch.shared(squared_length).sqrt(),
+        evaluate=lambda batch: torch.linalg.vector_norm(batch.features, dim=-1),
     ),
     _of_head(
         name="weight_norm",
         symbol="‖W‖",
         formula="‖W‖, the Frobenius norm of the head's weight",
         cost="O(C d)",
-        evaluate=lambda batch: batch.shared(squared_weight).sqrt(),
+        evaluate=lambda batch: torch.linalg.vector_norm(batch.weight),
     ),
 )

@@ -16,6 +16,7 @@ The first equation is exact. For centred features the bound exceeds it by a fact
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -122,6 +123,12 @@ class CollapseAssumptions:
     self_duality: float
     lemma: float
     offset: float
+
+    @classmethod
+    def of(cls, numbers: Sequence[float], num_classes: int) -> CollapseAssumptions:
+        """From scale, radius, and the residuals in the order of the attributes."""
+        scale, radius, *residuals = numbers
+        return cls(scale, radius, num_classes, *residuals)
 
     @property
     def residual(self) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
+from grokscope.measures.checks import NotFiniteError
 from grokscope.measures.record import Batch, Measure, records
 
 # A measure of your own: of features, logits, labels and the head's weight, or with its record.
@@ -27,15 +28,17 @@ def choose(measures: Iterable[str] | None, extra: Mapping[str, Extra]) -> tuple[
     known = {name: record for name, record in records().items() if record.is_probed}
     for name, measure in extra.items():
         if name in known:
-            raise ValueError(f"the probe has a measure called {name!r}; name yours otherwise.")
+            raise ValueError(f"the probe has a measure called {name!r}; give yours another name.")
         known[name] = as_measure(name, measure)
     if measures is None:
         return tuple(known.values())
     if isinstance(measures, str):
         raise ValueError(f"measures must be a list of names, got {measures!r}; put it in a list.")
     wanted = set(measures)
-    for name in sorted(wanted - known.keys()):
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    for name in sorted(wanted - known.keys(), key=str):
+        if name in records():
+            raise ValueError(f"{name!r} is taken in a run alone; a probe cannot measure it.")
+        close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
         hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}."
         raise ValueError(f"there is no measure called {name!r}; {hint}")
     return tuple(record for name, record in known.items() if name in wanted)
@@ -53,7 +56,14 @@ def as_measure(name: str, extra: Extra) -> Measure:
         return extra
 
     def evaluate(batch: Batch) -> Tensor:
-        value = torch.as_tensor(extra(batch.features, batch.logits, batch.labels, batch.weight))
+        try:
+            value = extra(batch.features, batch.logits, batch.labels, batch.weight)
+        except (NotFiniteError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            cause = f"{type(error).__name__}: {error}"
+            raise ValueError(f"the extra measure {name!r} failed ({cause})") from error
+        value = torch.as_tensor(value)
         if value.dim():
             raise ValueError(
                 f"the extra measure {name!r} returned shape {tuple(value.shape)}; return a "

@@ -6,6 +6,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,11 +58,12 @@ def collect(store: Store, beside: Store | None = None) -> Study:
     )
 
 
-def check_names(experiment: Experiment) -> None:
+def check_names(experiment: Experiment, outside: Path | None = None) -> None:
     """Look up every claim and figure that an experiment names, before it runs.
 
     Args:
         experiment: Whose names.
+        outside: The folder of its results, from which no code is run.
 
     Raises:
         ValueError: If there is none of a name, or it cannot be imported; says which, where it
@@ -75,7 +77,7 @@ def check_names(experiment: Experiment) -> None:
     ]  # fmt: skip
     for where, name, find in named:
         try:
-            find(name)
+            find(name, outside=outside)
         except ValueError as error:
             raise ValueError(f"{where} of {experiment.name}: {error}") from error
 

@@ -110,13 +110,12 @@ class Store:
 
         Args:
             command: The full command line, as typed; None keeps the one that is there.
-            beside: The folder of a second run that the report shows alongside.
+            beside: The folder of a second run that the report shows alongside; None keeps the
+                one that is there.
         """
-        earlier = self.command()
-        if command is None and earlier is not None:
-            command = earlier["command"]
-        path = None if beside is None else str(beside.resolve())
-        facts = Command(command=command, beside=path)
+        earlier = self.command() or Command(command=None, beside=None)
+        path = earlier["beside"] if beside is None else str(beside.resolve())
+        facts = Command(command=command or earlier["command"], beside=path)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "command.json", json.dumps(facts, indent=2))
 
@@ -176,6 +175,10 @@ class Store:
                 if cost is not None:
                     yield cost
 
+    def finished(self) -> Iterator[SegmentCost]:
+        """What every finished segment of the folder took."""
+        return self.other_costs(())
+
     def state(self, segment: Segment) -> State:
         """The state at the end of a finished segment."""
         return _read_state(self._final(segment))[0]
@@ -185,7 +188,6 @@ class Store:
         segment: Segment,
         state: State,
         rows: Sequence[Row],
-        *,
         seconds: float,
         environment: Mapping[str, Any],
         diverged: bool = False,

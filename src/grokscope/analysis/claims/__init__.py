@@ -4,10 +4,17 @@ Rules and thresholds are constants of these modules, fixed before outcomes were 
 claim is one file here, or a user's ``file.py:name``.
 """
 
-from grokscope.analysis.claims.evaluate import SMOKE_TEST, evaluate_claims, find_claim, list_claims
+from grokscope.analysis.claims.evaluate import (
+    NOT_JUDGED,
+    SMOKE_TEST,
+    evaluate_claims,
+    find_claim,
+    list_claims,
+)
 from grokscope.analysis.claims.finding import Claim, ClaimReport, Finding, Verdict, Why, claim
 
 __all__ = [
+    "NOT_JUDGED",
     "SMOKE_TEST",
     "Claim",
     "ClaimReport",

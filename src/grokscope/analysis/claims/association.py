@@ -38,7 +38,7 @@ RIVALS = (*quantities.COLLAPSE, *quantities.FLATNESS, LOGIT_SCALE, TRAINING_LOSS
     "C15",
     title="Collapse goes with generalisation",
     statement="The more tightly the features cluster by class, the more accurate the network is on "
-    "held-out data, although it could be as accurate without.",
+    "held-out data.",
     note="Strong means a rank correlation of 0.7 or more in the expected direction, over all looks "
     "at a run. Whatever only rises or only falls in training correlates over time, so compare it "
     "with its rivals, after memorisation, and given training loss. Whether collapse is necessary "

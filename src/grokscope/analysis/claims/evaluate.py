@@ -16,6 +16,7 @@ from grokscope.analysis.run import Results
 from grokscope.reference import did_you_mean, is_reference, load
 
 YOURS = "path/to/file.py:name"
+NOT_JUDGED = "Not judged: "  # begins the reason of a claim that could not be loaded, or failed
 SMOKE_TEST = "This is a smoke test: it shows that everything works, so no claim is judged by it."
 
 
@@ -39,7 +40,7 @@ def find_claim(name: str, *, outside: Path | None = None) -> Claim:
         if not isinstance(found, Claim):
             raise ValueError(
                 f"{name} is a {type(found).__name__}, not a claim; put "
-                "@grokscope.analysis.claims.claim(...) above the function"
+                "@grokscope.results.claim(...) above the function"
             )
         return found
     claims = _shipped()
@@ -91,6 +92,7 @@ def evaluate_claims(
     Cost: about a tenth of a second a seed for claims on onsets, a few milliseconds a comparison for
     those on contrasts, for a hundred looks.
     """
+    results = Results.of(results)
     results = results if arm is None else results.only(arm)
     if getattr(results.experiment, "smoke_test", False):
         return []
@@ -103,7 +105,7 @@ def _judged(name: str, results: Results) -> ClaimReport:
     try:
         claim = find_claim(name, outside=results.folder)
     except ValueError as error:
-        headline = replace(untested("", f"Not judged: {error}."), claim=name)
+        headline = replace(untested("", f"{NOT_JUDGED}{error}."), claim=name)
         return ClaimReport(claim=name, title=name, statement=name, headline=headline)
     try:
         findings = _compared(claim, name, results) if claim.compares else claim(results.runs)
@@ -113,7 +115,7 @@ def _judged(name: str, results: Results) -> ClaimReport:
     except Exception as error:
         if not is_reference(name):
             raise
-        findings, reason = [], f"Not judged: its test failed ({type(error).__name__}: {error})."
+        findings, reason = [], f"{NOT_JUDGED}its test failed ({type(error).__name__}: {error})."
     return claim.report(findings or [untested("", reason)])
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from grokscope.analysis.statistics import UNKNOWN, Interval
 
@@ -52,6 +52,14 @@ class Finding:
     reason: str
     context: str = ""
     why: Why = ""
+
+    def __post_init__(self) -> None:
+        for name, value, words in (
+            ("verdict", self.verdict, get_args(Verdict)), ("why", self.why, get_args(Why)),
+        ):  # fmt: skip
+            if value not in words:
+                known = ", ".join(word or "empty" for word in words)
+                raise ValueError(f"{name} must be one of {known}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

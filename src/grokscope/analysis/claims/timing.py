@@ -152,7 +152,8 @@ def _waits(runs: Sequence[Trajectory], quantity: Quantity) -> Finding:
     used = [run for run in kept if run.seed in found]
     size, level = _sizes(found.values(), quantity)
     reason = (
-        f"{share.effect:.0%} of its {size} came before validation accuracy began to move"
+        f"{share.effect:.0%} of its {size}, from its highest level around memorisation to its "
+        f"last looks, came before validation accuracy began to move"
         f"{rules.between(share.interval)}; on the plateau it is {level}, {plateau.effect:.0%} of "
         f"the fall below it{rules.between(plateau.interval)}. Its lasting fall begins at step "
         f"{_typical(fall.first for fall in found.values())}, the steepest stage at step "
@@ -179,8 +180,8 @@ def _sizes(falls: Collection[Fall], quantity: Quantity) -> tuple[str, str]:
     size = float(np.median([fall.size for fall in falls]))
     level = float(np.median([fall.plateau for fall in falls]))
     if scale_of(quantity.measure) == "log":
-        return f"{10**size:.3g}-fold fall", f"at {level:.2g} times its highest level"
-    return f"fall by {size:.3g}", f"{level:+.2g} from its worst level"
+        return f"{10**size:.3g}-fold fall", f"at {level:.2g} times that level"
+    return f"fall by {size:.3g}", f"{-level:.2g} below that level"
 
 
 def _does_not_fall(quantity: Quantity, falls: Mapping[int, Fall], *, left_out: str) -> Finding:
