@@ -1,9 +1,8 @@
-"""What the committed results say: claims, milestones, correlations and onsets, as numbers.
+"""What the committed results say: claims, milestones, correlations, onsets, the paper's values.
 
-`golden/results.json` was written once, by the code as it stood before its rooms were rebuilt, from
-these tables and the reports' captions; its findings are those of the one rule for a level, which
-CHANGELOG.md lists with the values before. They change only together with the runs they come from,
-or with a rule, which the CHANGELOG then lists.
+`golden/results.json` was written by the code as it stood before its rooms were rebuilt. What the
+one rule for a level then changed is listed in CHANGELOG.md, with the values before. They change
+only together with the runs they come from, or with a rule, which the CHANGELOG then lists.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from grokscope.analysis import (
     partial_correlations,
     plateau_table,
 )
+from grokscope.report.study import value_here
 from grokscope.runs.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,3 +77,17 @@ def test_the_tables_of_a_committed_run_hold_the_numbers_that_they_held(name, tab
     for row in frozen:
         match = rows[tuple(row.get(key) for key in KEYS)]
         assert close([match[name] for name in numbers], [row[name] for name in numbers]), row
+
+
+@pytest.mark.parametrize("name", [name for name in GOLDEN if GOLDEN[name]["paper"]])
+def test_the_values_beside_the_papers_are_those_that_they_were(name):
+    results = results_of(name)
+    rows = results.experiment.paper
+    assert [[row.what, row.value] for row in rows] == [row[:2] for row in GOLDEN[name]["paper"]]
+    for row, (_, _, frozen) in zip(rows, GOLDEN[name]["paper"], strict=True):
+        value = value_here(row, results)
+        assert (
+            value == frozen
+            if frozen is None or isinstance(frozen, str)
+            else close([value], [frozen])
+        )

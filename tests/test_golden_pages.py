@@ -1,8 +1,8 @@
 """The tables that the pages of committed results show, cell by cell.
 
-`golden/pages.json` was written when numbers moved from captions into tables, each of which was then
-compared with the captions before (`golden/results.json` keeps them, CHANGELOG.md has what a unified
-rule changed). They change only together with the runs they come from, or with a rule.
+`golden/pages.json` was written when numbers moved from captions into tables; each was compared
+with the caption before, and CHANGELOG.md lists what a unified rule changed. They change only
+together with the runs they come from, or with a rule.
 """
 
 from __future__ import annotations
