@@ -13,7 +13,7 @@ from grokscope.analysis.level import LAST_PART, LEAST_LOOKS, NEAR
 from grokscope.analysis.milestones import GENERALISED, MEMORISED
 from grokscope.analysis.run import Arm
 from grokscope.report import words
-from grokscope.report.arms import MOST_LINES, alike, blocks, reference_of, too_many, when
+from grokscope.report.arms import MOST_LINES, alike, blocks, reference_of, too_many, when, why_no_level
 from grokscope.report.contents import Study
 from grokscope.report.overlays import reached
 from grokscope.report.panels import WINDOW
@@ -74,36 +74,47 @@ def _on_claim(report: ClaimReport) -> Sentence:
 
 def _differences(rows: Sequence[Sequence[Compared]]) -> Iterator[str]:
     """What sets the arms apart from the reference: intervals that exclude zero."""
-    arms = [row[0].arm for row in rows]
-    reference = words.quoted(reference_of(arms).name)
-    others = [row for row in rows if any(cell.paired is not None for cell in row)]
-    if all(len(arm.runs) < 2 for arm in arms):
+    reference = reference_of([row[0].arm for row in rows])
+    others = [row for row in rows if row[0].arm is not reference]
+    if all(len(row[0].arm.runs) < 2 for row in rows):
         yield (
             "With one seed there are no intervals, so nothing can be said about what sets the arms "
             "apart; the table shows where each ended."
         )
         return
     if len(others) > MOST_ARMS:
-        yield _counted(others, reference)
-        return
-    for row in others:
-        found = [_in_words(cell) for cell in row if cell.sign]
-        name = words.quoted(row[0].arm.name)
-        if found:
-            yield (
-                f"Compared with {reference}, {name} ends with {words.listed(found)}. All else lies "
-                "within the scatter of the seeds."
-            )
-        else:
-            yield (
-                f"Between {reference} and {name} nothing differs by more than the scatter of the "
-                "seeds."
-            )
+        known = [row for row in others if any(cell.known for cell in row)]
+        if known:
+            yield _counted(known, words.quoted(reference.name))
+        others = [row for row in others if row not in known]
+    yield from (_against(row, reference) for row in others)
+
+
+def _against(row: Sequence[Compared], reference: Arm) -> str:
+    """What sets an arm apart from the reference, or why nothing can be said."""
+    arm, (measure, split) = row[0].arm, (row[0].measure, row[0].split)
+    name, other = words.quoted(arm.name), words.quoted(reference.name)
+    if not any(cell.effect for cell in row):
+        reasons = (why_no_level(side, measure, split, arm.phases[-1]) for side in (arm, reference))
+        why = next(filter(None, reasons), "no seed has a level in both")
+        return f"Nothing is compared between {other} and {name}: {why}."
+    if not any(cell.known for cell in row):
+        return f"What sets {name} apart from {other} cannot be told from so few seeds."
+    found = [_in_words(cell) for cell in row if cell.sign]
+    everything = all(cell.known for cell in row)
+    if not found:
+        what = "nothing" if everything else "nothing that has an interval"
+        return f"Between {other} and {name} {what} differs by more than the scatter of the seeds."
+    text = f"Compared with {other}, {name} differs at the end: {words.listed(found)}."
+    if any(cell.known and not cell.sign for cell in row):
+        rest = "All else" if everything else "What else has an interval"
+        text += f" {rest} lies within the scatter of the seeds."
+    return text
 
 
 def _in_words(cell: Compared) -> str:
     name = words.in_plain(cell.measure, cell.split)
-    return f"a {SIGNS[cell.sign]} {name} of {cell.text} ({cell.effect})"
+    return f"the {name} is {SIGNS[cell.sign]} ({cell.text}, {cell.effect})"
 
 
 def _counted(rows: Sequence[Sequence[Compared]], reference: str) -> str:
@@ -115,9 +126,11 @@ def _counted(rows: Sequence[Sequence[Compared]], reference: str) -> str:
         if directions:
             name = words.in_plain(cells[0].measure, cells[0].split)
             parts.append(f"{name} is {words.listed(directions)}")
+    everything = all(cell.known for row in rows for cell in row)
+    rest = "All else" if everything else "What else has an interval"
     return (
         f"Compared with {reference}, of {len(rows)} arms: {'; '.join(parts) or 'none differs'}. "
-        "All else lies within the scatter of the seeds."
+        f"{rest} lies within the scatter of the seeds."
     )
 
 
@@ -221,6 +234,6 @@ def _ended(arms: Sequence[Arm]) -> Iterator[str]:
     ]
     if len(ended) > MOST_ENDED:
         runs = sum(len(arm.runs) for arm in arms)
-        yield f"{len(ended)} of {words.count(runs, 'run')} have not come to their last step."
+        yield f"{len(ended)} of {words.count(runs, 'run')} did not reach their last step."
     elif ended:
-        yield f"Not come to their last step: {'; '.join(ended)}."
+        yield f"Did not reach their last step: {'; '.join(ended)}."
