@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from html import unescape
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,8 +14,9 @@ from drawing import row
 from made_arms import LAST, PHASES, REMOVAL, SEEDS, arms_study, naive_level
 from made_study import claims, study
 
+from grokscope.analysis.claims import ClaimReport, Finding
 from grokscope.analysis.statistics import geometric_ratio, paired_difference
-from grokscope.report import Study
+from grokscope.report import Study, write_report
 from grokscope.report.answer import Sentence, answer
 from grokscope.report.tables import arms_table, compared
 from grokscope.report.words import interval, number, share, signed, times
@@ -48,6 +51,22 @@ def test_what_rests_on_no_seed_is_no_other_measure() -> None:
     others = tuple(replace(each, seeds=0) for each in report.others)
     (sentence,) = of(study(claims=[replace(report, others=others)]))
     assert sentence.aside == "Claim C2, three seeds."
+
+
+@pytest.mark.parametrize(
+    ("why", "hint"),
+    [("there is no file tight.py", " Run the report from the folder that holds its code."),
+     ("its test failed (KeyError: 'x')", "")],
+)  # fmt: skip
+def test_a_claim_that_could_not_be_judged_is_not_called_undecided(
+    why: str, hint: str, tmp_path: Path
+) -> None:
+    lost = Finding(basis="", verdict="undecided", reason=f"Not judged: {why}.", why="not tested")
+    report = ClaimReport(claim="t", title="Tight", statement="It is tight.", headline=lost)
+    whole = study((1,), claims=[report], figures=())
+    assert of(whole) == [Sentence(f"The claim Tight was not judged: {why}.{hint}")]
+    page = unescape(write_report(whole, tmp_path).read_text("utf-8"))
+    assert page.count(why) == 1
 
 
 def test_a_claim_that_compares_arms_speaks_of_comparisons() -> None:
@@ -140,8 +159,8 @@ def test_an_arm_that_diverged_is_not_called_the_same_as_the_baseline() -> None:
 def test_runs_with_too_few_looks_are_not_called_the_same() -> None:
     (sentence,) = of(arms_study(("baseline", "cap 20"), change=lambda f: f[f.step % 600 == 0]))
     assert sentence.text == (
-        "Nothing is compared between baseline and cap 20: cap 20 has no final level: seeds 1, 42 "
-        "and 15213 (1 look in the last fifth of the phase, where 3 are needed)."
+        "Nothing is compared between baseline and cap 20: cap 20 has no final level (seeds 1, 42 "
+        "and 15213: 1 look in the last fifth of the phase, where 3 are needed)."
     )
 
 

@@ -275,6 +275,12 @@ def test_a_diverged_arm_simply_ends(whole: Study) -> None:
     assert "24 of 24 runs did not reach their last step." in guide
 
 
+def test_a_table_at_the_end_of_a_phase_that_holds_only_dashes_is_left_out(whole: Study) -> None:
+    for study, amount in ((whole, 1), (arms_study(change=lambda f: f[f.step % 600 == 0]), 0)):
+        names = [table.name for table in draw("accuracies", study).tables]
+        assert len([name for name in names if name.endswith(f"-{REMOVAL * STEPS}")]) == amount
+
+
 def test_a_study_without_settings_is_one_phase(whole: Study) -> None:
     bare = Study(Results.from_metrics(metrics(tuple(PHASES), SEEDS)))
     figure = draw("accuracies", bare).figure

@@ -8,12 +8,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from grokscope.analysis.claims import SMOKE_TEST, ClaimReport
+from grokscope.analysis.claims import ClaimReport
 from grokscope.analysis.level import LAST_PART, LEAST_LOOKS, NEAR
 from grokscope.analysis.milestones import GENERALISED, MEMORISED
 from grokscope.analysis.run import Arm
 from grokscope.report import words
-from grokscope.report.arms import MOST_LINES, alike, blocks, reference_of, too_many, when, why_no_level
+from grokscope.report.arms import (
+    MOST_LINES,
+    alike,
+    blocks,
+    reference_of,
+    too_many,
+    when,
+    why_no_level,
+)
 from grokscope.report.contents import Study
 from grokscope.report.overlays import reached
 from grokscope.report.panels import WINDOW
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
 MOST_ARMS = 6  # named one by one in the answer
 SIGNS = {1: "higher", -1: "lower"}
 MOST_ENDED = 6  # runs that ended early, named one by one
+NOT_JUDGED = "Not judged: "  # how the reason of a claim begins that could not be put to the test
 WHY = {
     "not tested": "These runs do not put it to the test",
     "underpowered": "More seeds or held-out examples would be needed to tell",
@@ -44,7 +53,7 @@ class Sentence:
 def answer(study: Study, rows: Sequence[Sequence[Compared]]) -> list[Sentence]:
     """What was found: the claims in words or, without any, what sets the arms apart."""
     if study.smoke_test:
-        return [Sentence(SMOKE_TEST)]
+        return []  # the page says so at its top
     if not rows:
         return [Sentence("Nothing has been measured yet.")]
     if study.claims:
@@ -53,8 +62,18 @@ def answer(study: Study, rows: Sequence[Sequence[Compared]]) -> list[Sentence]:
     return [Sentence(text) for text in (_differences(rows) if len(arms) > 1 else _course(arms[0]))]
 
 
+def is_judged(report: ClaimReport) -> bool:
+    """Whether a claim could be put to the test: it was found, and its test did not fail."""
+    return not report.headline.reason.startswith(NOT_JUDGED)
+
+
 def _on_claim(report: ClaimReport) -> Sentence:
     finding = report.headline
+    if not is_judged(report):
+        why = finding.reason.removeprefix(NOT_JUDGED)
+        lost = "there is no file" in why or "ModuleNotFoundError" in why
+        hint = " Run the report from the folder that holds its code." if lost else ""
+        return Sentence(f"The claim {report.title} was not judged: {why}{hint}")
     seeds = f", {words.numeral(finding.seeds, 'seed')}" if finding.seeds else ""
     parts = [f"claim {report.claim}{seeds}"]
     if finding.verdict == "undecided" and finding.why in WHY:

@@ -92,8 +92,8 @@ def why_no_level(arm: Arm, measure: str, split: str, at: int | Span = -1) -> str
     if len(arm.diverged) == len(arm.runs):
         runs = f"{len(arm.runs)} of {count(len(arm.runs), 'seed')}"
         return f"{quoted(arm.name)} diverged in {runs}, so it has no final level"
-    named = "; ".join(f"{seeds(found)} ({why})" for why, found in reasons.items())
-    return f"{quoted(arm.name)} has no final level: {named}"
+    named = [f"{seeds(found)}: {why}" for why, found in reasons.items()]
+    return f"{quoted(arm.name)} has no final level ({'; '.join(named)})"
 
 
 @dataclass(frozen=True)

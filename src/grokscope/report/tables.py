@@ -85,7 +85,7 @@ class Compared:
 
     @property
     def sign(self) -> int:
-        """1 or -1 where it is higher or lower than the reference's, by the whole interval; else 0."""
+        """1 or -1 where the whole interval is above or below no effect; else 0."""
         low, high = self.paired.interval if self.paired else (self.same, self.same)
         return int(low > self.same) - int(high < self.same)
 
@@ -206,7 +206,11 @@ def course_tables(
         ]
         title, suffix = (column.title, f"-{place}") if len(columns) > 1 else ("In numbers", "")
         small = any("\n" in cell for row in rows for cell in row)
-        note = "In small print: times the level when memorised." if small else ""
+        note = (
+            "In small print: times the level when memorised (median over seeds of the ratio)."
+            if small
+            else ""
+        )
         if rows:
             tables.append(Table(f"{name}{suffix}", title, ("", *at), rows, note=note))
     return tables
