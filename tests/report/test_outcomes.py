@@ -261,6 +261,16 @@ def test_no_text_of_figures_over_steps_is_cut_or_lies_on_another(
     assert not overlapping(draw(name, study(counterpart=other), narrow).figure)
 
 
+def test_the_label_of_the_shaded_region_keeps_clear_of_the_scale() -> None:
+    figure = draw("outcomes", arms_study(("baseline", "cap 20")), narrow=True).figure
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    (axes,) = figure.axes
+    (label,) = [text for text in texts(figure) if text.get_text().startswith("shaded")]
+    left = label.get_window_extent(renderer).x0
+    assert all(tick.get_window_extent(renderer).x1 < left - 2 for tick in axes.get_yticklabels())
+
+
 def test_more_arms_make_more_rows_and_none_is_left_out() -> None:
     many = arms_study(MANY, (1,))
     groups = [[arm.name for arm in group] for group in blocks(many.arms)]

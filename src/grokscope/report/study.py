@@ -171,7 +171,7 @@ def notes_on(plan: Plan) -> list[str]:
     groups: dict[tuple[str, str, str], list[PlannedSegment]] = {}
     for entry in plan.entries.values():
         cut_off = entry.status != "diverged" and plan.is_cut_off(entry.segment)
-        state = "cut off" if cut_off else entry.status
+        state: str = "cut off" if cut_off else entry.status
         arm, _, phase = entry.label.rpartition(f", seed {entry.users[0][1]}")
         groups.setdefault((state, arm, phase), []).append(entry)
     notes = []
