@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 MOST_ARMS = 6  # named one by one in the answer
 SIGNS = {1: "higher", -1: "lower"}
 MOST_ENDED = 6  # runs that ended early, named one by one
+REST = " All else that has an interval lies within the scatter of the seeds."
 NOT_JUDGED = "Not judged: "  # how the reason of a claim begins that could not be put to the test
 WHY = {
     "not tested": "These runs do not put it to the test",
@@ -120,15 +121,11 @@ def _against(row: Sequence[Compared], reference: Arm) -> str:
     if not any(cell.known for cell in row):
         return f"What sets {name} apart from {other} cannot be told from so few seeds."
     found = [_in_words(cell) for cell in row if cell.sign]
-    everything = all(cell.known for cell in row)
     if not found:
-        what = "nothing" if everything else "nothing that has an interval"
+        what = "nothing" + " with an interval" * (not all(cell.known for cell in row))
         return f"Between {other} and {name} {what} differs by more than the scatter of the seeds."
     text = f"Compared with {other}, {name} differs at the end: {words.listed(found)}."
-    if any(cell.known and not cell.sign for cell in row):
-        rest = "All else" if everything else "What else has an interval"
-        text += f" {rest} lies within the scatter of the seeds."
-    return text
+    return text + REST * any(cell.known and not cell.sign for cell in row)
 
 
 def _in_words(cell: Compared) -> str:
@@ -145,12 +142,8 @@ def _counted(rows: Sequence[Sequence[Compared]], reference: str) -> str:
         if directions:
             name = words.in_plain(cells[0].measure, cells[0].split)
             parts.append(f"{name} is {words.listed(directions)}")
-    everything = all(cell.known for row in rows for cell in row)
-    rest = "All else" if everything else "What else has an interval"
-    return (
-        f"Compared with {reference}, of {len(rows)} arms: {'; '.join(parts) or 'none differs'}. "
-        f"{rest} lies within the scatter of the seeds."
-    )
+    found = "; ".join(parts) or "none differs"
+    return f"Compared with {reference}, of {len(rows)} arms: {found}.{REST}"
 
 
 def _course(arm: Arm) -> Iterator[str]:

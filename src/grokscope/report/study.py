@@ -177,22 +177,18 @@ def notes_on(plan: Plan) -> list[str]:
     notes = []
     for (state, arm, phase), entries in groups.items():
         label = f"{arm}, {seeds([entry.users[0][1] for entry in entries])}{phase}"
-        one = phase or len(entries) == 1
+        several = len(entries) > 1 and not phase
         steps = list(dict.fromkeys(f"{entry.step:,}" for entry in entries))
         at = f"step{'' if len(steps) == 1 else 's'} {listed(steps)}"
-        if state == "diverged":
-            notes.append(
-                f"{label} diverged at {at} (features or logits were no longer finite); what was "
-                "measured until then is shown."
-            )
-        elif state == "cut off":
-            verb = "was" if one else "were"
-            notes.append(f"{label} {verb} not run, because a phase before it diverged.")
-        elif state == "new":
-            notes.append(f"{label} {'has' if one else 'have'} not started.")
-        elif state == "to resume":
-            place = f"{'is' if one else 'are'} at {at} of {entries[0].segment.phase.until:,}"
-            notes.append(f"{label} {place}; {'it is' if one else 'they are'} shown up to there.")
+        place = f"{'are' if several else 'is'} at {at} of {entries[0].segment.phase.until:,}"
+        text = {
+            "diverged": f"diverged at {at} (features or logits were no longer finite); what was "
+            "measured until then is shown.",
+            "cut off": "was not run, because a phase before it diverged.",
+            "new": f"{'have' if several else 'has'} not started.",
+            "to resume": f"{place}; {'they are' if several else 'it is'} shown up to there.",
+        }.get(state)
+        notes += [f"{label} {text}"] if text else []
     return notes
 
 

@@ -206,13 +206,9 @@ def course_tables(
         ]
         title, suffix = (column.title, f"-{place}") if len(columns) > 1 else ("In numbers", "")
         small = any("\n" in cell for row in rows for cell in row)
-        note = (
-            "In small print: times the level when memorised (median over seeds of the ratio)."
-            if small
-            else ""
-        )
+        note = "In small print: times the level when memorised (median over seeds of the ratio)."
         if rows:
-            tables.append(Table(f"{name}{suffix}", title, ("", *at), rows, note=note))
+            tables.append(Table(f"{name}{suffix}", title, ("", *at), rows, note=note * small))
     return tables
 
 

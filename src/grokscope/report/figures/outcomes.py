@@ -7,7 +7,6 @@ shows in its marker, for one that does not says nothing about the question.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -111,10 +110,7 @@ def _endings(arms: Sequence[Arm], measure: str) -> tuple[list[Ending], Lost]:
             fits = run.level("accuracy") >= FITS  # not where that was not measured
             runs.append(Ending(arm, run.seed, kappa, accuracy, fits=fits))
     if not runs:
-        amounts: Counter[str] = Counter()
-        for (_, why), found in lost.items():
-            amounts[why] += len(found)
-        named = "; ".join(f"{count(amount, 'run')}: {why}" for why, amount in amounts.items())
+        named = "; ".join(dict.fromkeys(why for _, why in lost))
         raise MissingMeasureError(f"no run has a level at its end ({named})")
     return runs, lost
 
