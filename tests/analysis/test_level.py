@@ -90,7 +90,7 @@ def test_a_run_says_why_it_has_no_level():
     assert math.isnan(run.level("ncc"))
     assert run.why_no_level("ncc") == "2 looks in the last fifth of the phase, where 3 are needed"
     assert run.why_no_level("loss") == "not measured"
-    assert run_of([0, 20, 60], ncc=[1, 1, 1]).why_no_level("ncc") == "ended at step 60"
+    assert run_of([0, 20, 60], ncc=[1, 1, 1]).why_no_level("ncc") == "is at step 60"
     diverged = run_of([0, 60], ncc=[1, 1], diverged=[0, 1])
     assert diverged.why_no_level("ncc") == "diverged at step 60"
     many = np.arange(101)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from html import unescape
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,8 +14,9 @@ from drawing import row
 from made_arms import LAST, PHASES, REMOVAL, SEEDS, arms_study, naive_level
 from made_study import claims, study
 
+from grokscope.analysis.claims import ClaimReport, Finding
 from grokscope.analysis.statistics import geometric_ratio, paired_difference
-from grokscope.report import Study
+from grokscope.report import Study, write_report
 from grokscope.report.answer import Sentence, answer
 from grokscope.report.tables import arms_table, compared
 from grokscope.report.words import interval, number, share, signed, times
@@ -48,6 +51,22 @@ def test_what_rests_on_no_seed_is_no_other_measure() -> None:
     others = tuple(replace(each, seeds=0) for each in report.others)
     (sentence,) = of(study(claims=[replace(report, others=others)]))
     assert sentence.aside == "Claim C2, three seeds."
+
+
+@pytest.mark.parametrize(
+    ("why", "hint"),
+    [("there is no file tight.py", " Run the report from the folder that holds its code."),
+     ("its test failed (KeyError: 'x')", "")],
+)  # fmt: skip
+def test_a_claim_that_could_not_be_judged_is_not_called_undecided(
+    why: str, hint: str, tmp_path: Path
+) -> None:
+    lost = Finding(basis="", verdict="undecided", reason=f"Not judged: {why}.", why="not tested")
+    report = ClaimReport(claim="t", title="Tight", statement="It is tight.", headline=lost)
+    whole = study((1,), claims=[report], figures=())
+    assert of(whole) == [Sentence(f"The claim Tight was not judged: {why}.{hint}")]
+    page = unescape(write_report(whole, tmp_path).read_text("utf-8"))
+    assert page.count(why) == 1
 
 
 def test_a_claim_that_compares_arms_speaks_of_comparisons() -> None:
@@ -103,8 +122,8 @@ def test_without_claims_the_answer_tells_what_differs_by_more_than_the_scatter()
     (sentence,) = of(whole)
     change, differs = paired(whole, "cap 20", "relative_flatness", "train", True)
     assert differs
-    assert "Compared with baseline, cap 20 ends with" in sentence.text
-    assert f"({change.split(' ')[0]})" in sentence.text
+    assert "Compared with baseline, cap 20 differs at the end: the " in sentence.text
+    assert f", {change.split(' ')[0]})" in sentence.text
     _, differs = paired(whole, "cap 20", "logit_scale", "train", False)
     assert ("size of the outputs" in sentence.text) == differs
 
@@ -119,6 +138,38 @@ def test_arms_that_do_not_differ_are_said_not_to() -> None:
     assert sentence.text == (
         "Between baseline and cap 20 nothing differs by more than the scatter of the seeds."
     )
+
+
+def test_an_arm_that_diverged_is_not_called_the_same_as_the_baseline() -> None:
+    def diverged(frame: pd.DataFrame) -> pd.DataFrame:
+        frame = frame[(frame.arm == "baseline") | (frame.step <= 1)]
+        last = frame[(frame.arm != "baseline") & (frame.step == 1) & (frame.measure == "loss")]
+        return pd.concat([frame, last.assign(split="train", measure="diverged", value=1.0)])
+
+    whole = arms_study(("baseline", "cap 20"), change=diverged)
+    (sentence,) = of(whole)
+    assert sentence.text == (
+        "Nothing is compared between baseline and cap 20: cap 20 diverged in 3 of 3 seeds, so it "
+        "has no final level."
+    )
+    table = arms_table(compared(whole.arms))
+    assert [row(table, arm)["Seeds"] for arm in ("baseline", "cap 20")] == ["3", "0"]
+
+
+def test_runs_with_too_few_looks_are_not_called_the_same() -> None:
+    (sentence,) = of(arms_study(("baseline", "cap 20"), change=lambda f: f[f.step % 600 == 0]))
+    assert sentence.text == (
+        "Nothing is compared between baseline and cap 20: cap 20 has no final level (seeds 1, 42 "
+        "and 15213: 1 look in the last fifth of the phase, where 3 are needed)."
+    )
+
+
+def test_effects_without_intervals_are_not_said_to_lie_within_the_scatter() -> None:
+    def one_seed_left(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame[(frame.arm == "baseline") | (frame.seed == 1) | (frame.step < 100)]
+
+    (sentence,) = of(arms_study(("baseline", "cap 20"), change=one_seed_left))
+    assert sentence.text == "What sets cap 20 apart from baseline cannot be told from so few seeds."
 
 
 def test_one_seed_has_no_intervals_and_says_so() -> None:

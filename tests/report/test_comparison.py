@@ -269,10 +269,16 @@ def test_a_diverged_arm_simply_ends(whole: Study) -> None:
     assert max(thin[seed]) == epoch
     assert max(line(axes, f"{arm}/train/loss/median")) == LAST
     guide = " ".join(reading_guide(whole, [axes.figure]))
-    assert f"Not come to their last step: {arm}, seed {seed}, at step {epoch * STEPS}." in guide
+    assert f"Did not reach their last step: {arm}, seed {seed}, at step {epoch * STEPS}." in guide
     alone = arms_study(change=lambda frame: frame[frame.step <= 24 * STEPS])
     guide = " ".join(reading_guide(alone, [axes.figure]))
-    assert "24 of 24 runs have not come to their last step." in guide
+    assert "24 of 24 runs did not reach their last step." in guide
+
+
+def test_a_table_at_the_end_of_a_phase_that_holds_only_dashes_is_left_out(whole: Study) -> None:
+    for study, amount in ((whole, 1), (arms_study(change=lambda f: f[f.step % 600 == 0]), 0)):
+        names = [table.name for table in draw("accuracies", study).tables]
+        assert len([name for name in names if name.endswith(f"-{REMOVAL * STEPS}")]) == amount
 
 
 def test_a_study_without_settings_is_one_phase(whole: Study) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from grokscope.analysis import onset_table, partial_correlations, plateau_table
 from grokscope.analysis.correlations import plateau_correlation
-from grokscope.report import MissingMeasureError, Study, list_figures
+from grokscope.report import MissingMeasureError, Study, find_figure, list_figures
 from grokscope.report.words import number, times
 
 BY_STEPS = (
@@ -338,3 +339,17 @@ def test_every_figure_of_grokscope_is_listed_with_what_it_shows() -> None:
     found = list_figures()
     assert set(BY_STEPS) < set(found)
     assert all((figure.__doc__ or "").split("\n")[0].endswith(".") for figure in found.values())
+
+
+def test_what_does_not_take_a_study_and_a_canvas_is_not_a_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(
+        "from grokscope.results import Finding\nnumber = 3\n"
+        "def one(study): ...\ndef more(study, canvas, *, size=1): ...\n"
+    )
+    for name in ("Finding", "number", "one"):
+        with pytest.raises(ValueError, match=f"mine.py:{name} is not a function of a study and a"):
+            find_figure(f"mine.py:{name}")
+    assert find_figure("mine.py:more")

@@ -69,7 +69,7 @@ def test_every_run_that_came_to_its_end_is_a_point(whole: Study) -> None:
     assert {name: each[1] for name, each in shown.items()} == pytest.approx(accuracy)
     ((arm, seed), epoch) = next(iter(DIVERGED.items()))
     assert len(shown) == len(PHASES) * len(SEEDS) - 1
-    assert f"Not drawn: {arm}, seed {seed} (ended at step {epoch * STEPS})." in drawing.remarks
+    assert f"Not drawn: {arm}, seed {seed} (is at step {epoch * STEPS})." in drawing.remarks
 
 
 def test_runs_that_do_not_fit_their_training_data_are_hollow(whole: Study) -> None:
@@ -127,7 +127,7 @@ def test_what_has_no_point_is_named() -> None:
     drawing = draw("outcomes", arms_study(change=change))
     (told,) = [text for text in drawing.remarks if text.startswith("Not drawn")]
     assert "cap 20, seed 1 (κ is 0)" in told
-    assert "cap alone, seed 1, 42 and 15213 (no looks in the last fifth" in told
+    assert "cap alone, seeds 1, 42 and 15213 (no looks in the last fifth" in told
     assert len(points(drawing)) == len(PHASES) * len(SEEDS) - 5
 
 
@@ -140,7 +140,7 @@ def test_without_a_baseline_the_first_arm_is_the_reference() -> None:
 def test_a_baseline_that_has_not_ended_compares_nothing() -> None:
     part = arms_study(change=lambda f: f[(f.arm != "baseline") | (f.epoch <= 30)])
     drawing = draw("outcomes", part)
-    assert "No run of baseline came to its end, so nothing is compared." in drawing.caption
+    assert "Nothing is compared, for no run of baseline can be drawn." in drawing.caption
     assert len(points(drawing)) == (len(PHASES) - 1) * len(SEEDS) - 1
 
 
@@ -164,9 +164,38 @@ def test_a_figure_without_its_measures_says_that_they_are_missing(
         draw(name, arms_study(change=lambda frame: frame.iloc[:0]))
 
 
-def test_no_run_at_its_end_is_said() -> None:
-    with pytest.raises(MissingMeasureError, match="no run has come to its end"):
+def test_why_no_run_has_a_level_is_said() -> None:
+    with pytest.raises(MissingMeasureError, match=r"no run has a level .* \(is at step 480"):
         draw("outcomes", arms_study(change=lambda frame: frame[frame.step <= 24 * STEPS]))
+    few = arms_study(("baseline", "cap 20"), change=lambda frame: frame[frame.step % 600 == 0])
+    with pytest.raises(MissingMeasureError, match=r"\(1 look in the last fifth"):
+        draw("outcomes", few)
+
+
+def test_another_arm_without_a_point_is_not_said_not_to_exist() -> None:
+    both = ("baseline", "cap 20")
+    drawing = draw(
+        "outcomes", arms_study(both, change=lambda f: f[(f.arm != "cap 20") | (f.step < 99)])
+    )
+    assert "Nothing is compared, for no run of another arm can be drawn." in drawing.caption
+    assert "Not drawn: cap 20, seeds 1, 42 and 15213 (is at step 80)." in drawing.remarks
+    alone = draw("outcomes", arms_study(("baseline",)))
+    assert alone.caption.endswith("There is no other arm to compare baseline with.")
+
+
+def test_a_single_other_run_is_spoken_of_in_the_singular() -> None:
+    for arm, start in (
+        ("cap 20", "The other run is at least"),
+        ("cap alone", "No other run is at"),
+    ):
+        caption = draw("outcomes", arms_study(("baseline", arm), (1,))).caption
+        assert start in caption
+        assert caption.endswith(", and fits its training data.")
+
+
+def test_a_smoke_test_compares_nothing_in_the_caption() -> None:
+    drawing = draw("outcomes", arms_study(("baseline", "cap 20"), smoke_test=True))
+    assert drawing.caption == "Every point is a run."
 
 
 def test_a_measure_that_some_arms_lack_is_named_and_the_rest_is_drawn() -> None:
@@ -228,6 +257,16 @@ def test_no_text_of_figures_over_steps_is_cut_or_lies_on_another(
 ) -> None:
     other = beside(made_metrics((1, 42))) if beside_it else None
     assert not overlapping(draw(name, study(counterpart=other), narrow).figure)
+
+
+def test_the_label_of_the_shaded_region_keeps_clear_of_the_scale() -> None:
+    figure = draw("outcomes", arms_study(("baseline", "cap 20")), narrow=True).figure
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    (axes,) = figure.axes
+    (label,) = [text for text in texts(figure) if text.get_text().startswith("shaded")]
+    left = label.get_window_extent(renderer).x0
+    assert all(tick.get_window_extent(renderer).x1 < left - 2 for tick in axes.get_yticklabels())
 
 
 def test_more_arms_make_more_rows_and_none_is_left_out() -> None:

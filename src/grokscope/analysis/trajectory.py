@@ -104,7 +104,7 @@ class Trajectory:
         if not math.isnan(self.level(measure, split, at)):
             return ""
         if not self.reached(span.stop):
-            return f"{'diverged' if self.diverged else 'ended'} at step {self.last_step:,.0f}"
+            return f"{'diverged' if self.diverged else 'is'} at step {self.last_step:,.0f}"
         if not self.has(measure, split):
             return "not measured"
         return too_few_looks(len(looks_at_end(self.curve(measure, split), span)))

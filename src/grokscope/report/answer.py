@@ -8,12 +8,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from grokscope.analysis.claims import SMOKE_TEST, ClaimReport
+from grokscope.analysis.claims import ClaimReport
 from grokscope.analysis.level import LAST_PART, LEAST_LOOKS, NEAR
 from grokscope.analysis.milestones import GENERALISED, MEMORISED
 from grokscope.analysis.run import Arm
 from grokscope.report import words
-from grokscope.report.arms import MOST_LINES, alike, blocks, reference_of, too_many, when
+from grokscope.report.arms import (
+    MOST_LINES,
+    alike,
+    blocks,
+    reference_of,
+    too_many,
+    when,
+    why_no_level,
+)
 from grokscope.report.contents import Study
 from grokscope.report.overlays import reached
 from grokscope.report.panels import WINDOW
@@ -25,6 +33,8 @@ if TYPE_CHECKING:
 MOST_ARMS = 6  # named one by one in the answer
 SIGNS = {1: "higher", -1: "lower"}
 MOST_ENDED = 6  # runs that ended early, named one by one
+REST = " All else that has an interval lies within the scatter of the seeds."
+NOT_JUDGED = "Not judged: "  # how the reason of a claim begins that could not be put to the test
 WHY = {
     "not tested": "These runs do not put it to the test",
     "underpowered": "More seeds or held-out examples would be needed to tell",
@@ -44,7 +54,7 @@ class Sentence:
 def answer(study: Study, rows: Sequence[Sequence[Compared]]) -> list[Sentence]:
     """What was found: the claims in words or, without any, what sets the arms apart."""
     if study.smoke_test:
-        return [Sentence(SMOKE_TEST)]
+        return []  # the page says so at its top
     if not rows:
         return [Sentence("Nothing has been measured yet.")]
     if study.claims:
@@ -53,8 +63,18 @@ def answer(study: Study, rows: Sequence[Sequence[Compared]]) -> list[Sentence]:
     return [Sentence(text) for text in (_differences(rows) if len(arms) > 1 else _course(arms[0]))]
 
 
+def is_judged(report: ClaimReport) -> bool:
+    """Whether a claim could be put to the test: it was found, and its test did not fail."""
+    return not report.headline.reason.startswith(NOT_JUDGED)
+
+
 def _on_claim(report: ClaimReport) -> Sentence:
     finding = report.headline
+    if not is_judged(report):
+        why = finding.reason.removeprefix(NOT_JUDGED)
+        lost = "there is no file" in why or "ModuleNotFoundError" in why
+        hint = " Run the report from the folder that holds its code." if lost else ""
+        return Sentence(f"The claim {report.title} was not judged: {why}{hint}")
     seeds = f", {words.numeral(finding.seeds, 'seed')}" if finding.seeds else ""
     parts = [f"claim {report.claim}{seeds}"]
     if finding.verdict == "undecided" and finding.why in WHY:
@@ -74,36 +94,43 @@ def _on_claim(report: ClaimReport) -> Sentence:
 
 def _differences(rows: Sequence[Sequence[Compared]]) -> Iterator[str]:
     """What sets the arms apart from the reference: intervals that exclude zero."""
-    arms = [row[0].arm for row in rows]
-    reference = words.quoted(reference_of(arms).name)
-    others = [row for row in rows if any(cell.paired is not None for cell in row)]
-    if all(len(arm.runs) < 2 for arm in arms):
+    reference = reference_of([row[0].arm for row in rows])
+    others = [row for row in rows if row[0].arm is not reference]
+    if all(len(row[0].arm.runs) < 2 for row in rows):
         yield (
             "With one seed there are no intervals, so nothing can be said about what sets the arms "
             "apart; the table shows where each ended."
         )
         return
     if len(others) > MOST_ARMS:
-        yield _counted(others, reference)
-        return
-    for row in others:
-        found = [_in_words(cell) for cell in row if cell.sign]
-        name = words.quoted(row[0].arm.name)
-        if found:
-            yield (
-                f"Compared with {reference}, {name} ends with {words.listed(found)}. All else lies "
-                "within the scatter of the seeds."
-            )
-        else:
-            yield (
-                f"Between {reference} and {name} nothing differs by more than the scatter of the "
-                "seeds."
-            )
+        known = [row for row in others if any(cell.known for cell in row)]
+        if known:
+            yield _counted(known, words.quoted(reference.name))
+        others = [row for row in others if row not in known]
+    yield from (_against(row, reference) for row in others)
+
+
+def _against(row: Sequence[Compared], reference: Arm) -> str:
+    """What sets an arm apart from the reference, or why nothing can be said."""
+    arm, (measure, split) = row[0].arm, (row[0].measure, row[0].split)
+    name, other = words.quoted(arm.name), words.quoted(reference.name)
+    if not any(cell.effect for cell in row):
+        reasons = (why_no_level(side, measure, split, arm.phases[-1]) for side in (arm, reference))
+        why = next(filter(None, reasons), "no seed has a level in both")
+        return f"Nothing is compared between {other} and {name}: {why}."
+    if not any(cell.known for cell in row):
+        return f"What sets {name} apart from {other} cannot be told from so few seeds."
+    found = [_in_words(cell) for cell in row if cell.sign]
+    if not found:
+        what = "nothing" + " with an interval" * (not all(cell.known for cell in row))
+        return f"Between {other} and {name} {what} differs by more than the scatter of the seeds."
+    text = f"Compared with {other}, {name} differs at the end: {words.listed(found)}."
+    return text + REST * any(cell.known and not cell.sign for cell in row)
 
 
 def _in_words(cell: Compared) -> str:
     name = words.in_plain(cell.measure, cell.split)
-    return f"a {SIGNS[cell.sign]} {name} of {cell.text} ({cell.effect})"
+    return f"the {name} is {SIGNS[cell.sign]} ({cell.text}, {cell.effect})"
 
 
 def _counted(rows: Sequence[Sequence[Compared]], reference: str) -> str:
@@ -115,10 +142,8 @@ def _counted(rows: Sequence[Sequence[Compared]], reference: str) -> str:
         if directions:
             name = words.in_plain(cells[0].measure, cells[0].split)
             parts.append(f"{name} is {words.listed(directions)}")
-    return (
-        f"Compared with {reference}, of {len(rows)} arms: {'; '.join(parts) or 'none differs'}. "
-        "All else lies within the scatter of the seeds."
-    )
+    found = "; ".join(parts) or "none differs"
+    return f"Compared with {reference}, of {len(rows)} arms: {found}.{REST}"
 
 
 def _course(arm: Arm) -> Iterator[str]:
@@ -221,6 +246,6 @@ def _ended(arms: Sequence[Arm]) -> Iterator[str]:
     ]
     if len(ended) > MOST_ENDED:
         runs = sum(len(arm.runs) for arm in arms)
-        yield f"{len(ended)} of {words.count(runs, 'run')} have not come to their last step."
+        yield f"{len(ended)} of {words.count(runs, 'run')} did not reach their last step."
     elif ended:
-        yield f"Not come to their last step: {'; '.join(ended)}."
+        yield f"Did not reach their last step: {'; '.join(ended)}."

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from grokscope.analysis.level import Span
 from grokscope.analysis.run import REFERENCE, Arm
 from grokscope.report.axes import Horizontal
 from grokscope.report.style import ARM_STYLES, LineStyle, gradient
-from grokscope.report.words import plain
+from grokscope.report.words import count, plain, quoted, seeds
 
 MOST_LINES = len(ARM_STYLES)  # arms that can be told apart in one panel
 MOST_GROUPS = 4  # of them; more arms share one panel, coloured by their place
@@ -75,6 +76,20 @@ def when(arm: Arm, step: float) -> str:
     """A step within a sentence, in epochs of the arm where they are known: "epoch 30"."""
     pace = arm.steps_per_epoch
     return f"step {step:,.0f}" if math.isnan(pace) else f"epoch {plain(step / pace)}"
+
+
+def why_no_level(arm: Arm, measure: str, split: str, at: int | Span = -1) -> str:
+    """Why no run of an arm has a level at the end of a phase, as a clause; empty if one has."""
+    reasons: dict[str, list[int]] = {}
+    for seed, run in arm.runs.items():
+        reasons.setdefault(run.why_no_level(measure, split, at), []).append(seed)
+    if "" in reasons:
+        return ""
+    if len(arm.diverged) == len(arm.runs):
+        runs = f"{len(arm.runs)} of {count(len(arm.runs), 'seed')}"
+        return f"{quoted(arm.name)} diverged in {runs}, so it has no final level"
+    named = [f"{seeds(found)}: {why}" for why, found in reasons.items()]
+    return f"{quoted(arm.name)} has no final level ({'; '.join(named)})"
 
 
 @dataclass(frozen=True)

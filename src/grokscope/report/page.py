@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from grokscope.analysis.claims import Finding
 from grokscope.reference import is_reference
 from grokscope.report import words
-from grokscope.report.answer import answer, reading_guide
+from grokscope.report.answer import answer, is_judged, reading_guide
 from grokscope.report.canvas import Canvas, Drawn
 from grokscope.report.contents import MissingMeasureError, Study
 from grokscope.report.figures import FigureFunction, find_figure, list_figures
@@ -122,6 +122,7 @@ def render(study: Study, figures: Sequence[Shown], notes: Sequence[str]) -> str:
     contents = {
         "study": study,
         "answer": answer(study, rows),
+        "claims": [report for report in study.claims if is_judged(report)],
         "arms": arms_table(rows) if len(rows) > 1 or (rows and not study.claims) else None,
         "guide": reading_guide(study, [figure.drawn.figure for figure in figures]),
         "symbols": SYMBOLS,

@@ -18,8 +18,8 @@ from grokscope.experiments import EXPERIMENTS, find_experiment
 from grokscope.report.contents import Counterpart, Study
 from grokscope.report.figures import figures_of, find_figure
 from grokscope.report.panels import running_median
-from grokscope.report.words import count, listed
-from grokscope.runs.plan import Plan
+from grokscope.report.words import count, listed, seeds, step
+from grokscope.runs.plan import Plan, PlannedSegment
 from grokscope.runs.store import Store
 from grokscope.spec import Experiment, PaperValue
 
@@ -83,8 +83,10 @@ def check_names(experiment: Experiment, outside: Path | None = None) -> None:
 
 
 def claims_of(results: Results) -> list[ClaimReport]:
-    """Verdicts on the claims of the experiment; none before anything was measured."""
-    return evaluate_claims(results) if any(arm.last_step for arm in results.arms.values()) else []
+    """Verdicts on the claims of the experiment, each once; none before anything was measured."""
+    if results.experiment is None or not any(arm.last_step for arm in results.arms.values()):
+        return []
+    return evaluate_claims(results, tuple(dict.fromkeys(results.experiment.claims)))
 
 
 def command_of(experiment: Experiment, store: Store) -> str:
@@ -118,9 +120,9 @@ def counterpart(store: Store) -> Counterpart | None:
 def value_here(row: PaperValue, results: Results) -> Any:
     """The value of what the paper reports in these runs: the median over seeds.
 
-    ``memorised`` and ``generalised`` are milestones; of a ``split/measure``, ``last`` and
-    ``before`` are the levels at the end of the last and of the first phase, ``first`` is the first
-    look, and ``highest`` the top of the running median.
+    ``memorised`` and ``generalised`` are milestones, as text as in their table; of a
+    ``split/measure``, ``last`` and ``before`` are the levels at the end of the last and of the
+    first phase, ``first`` is the first look, and ``highest`` the top of the running median.
     """
     asked, _, name = row.measured.partition(" of ")
     which, _, curve = asked.partition(" ")
@@ -128,8 +130,7 @@ def value_here(row: PaperValue, results: Results) -> Any:
     if not asked:
         return None
     if not curve:
-        steps = [run.milestone(which).step for run in runs]
-        return _median(steps, "not reached")
+        return step(_median([run.milestone(which).step for run in runs]))
     split, _, measure = curve.partition("/")
     runs = [run for run in runs if run.has(measure, split)]
     if which in ("last", "before"):
@@ -157,21 +158,27 @@ def common(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def notes_on(plan: Plan) -> list[str]:
     """What a reader must know of runs that are not complete."""
-    notes = []
+    groups: dict[tuple[str, str, str], list[PlannedSegment]] = {}
     for entry in plan.entries.values():
-        label, step = entry.label, f"{entry.step:,}"
-        if entry.status == "diverged":
-            notes.append(
-                f"{label} diverged at step {step} (features or logits were no longer finite); "
-                "what was measured until then is shown."
-            )
-        elif plan.is_cut_off(entry.segment):
-            notes.append(f"{label} was not run, because a phase before it diverged.")
-        elif entry.status == "new":
-            notes.append(f"{label} has not started.")
-        elif entry.status == "to resume":
-            until = f"{entry.segment.phase.until:,}"
-            notes.append(f"{label} is at step {step} of {until}; it is shown up to there.")
+        cut_off = entry.status != "diverged" and plan.is_cut_off(entry.segment)
+        state: str = "cut off" if cut_off else entry.status
+        arm, _, phase = entry.label.rpartition(f", seed {entry.users[0][1]}")
+        groups.setdefault((state, arm, phase), []).append(entry)
+    notes = []
+    for (state, arm, phase), entries in groups.items():
+        label = f"{arm}, {seeds([entry.users[0][1] for entry in entries])}{phase}"
+        several = len(entries) > 1 and not phase
+        steps = list(dict.fromkeys(f"{entry.step:,}" for entry in entries))
+        at = f"step{'' if len(steps) == 1 else 's'} {listed(steps)}"
+        place = f"{'are' if several else 'is'} at {at} of {entries[0].segment.phase.until:,}"
+        text = {
+            "diverged": f"diverged at {at} (features or logits were no longer finite); what was "
+            "measured until then is shown.",
+            "cut off": "was not run, because a phase before it diverged.",
+            "new": f"{'have' if several else 'has'} not started.",
+            "to resume": f"{place}; {'they are' if several else 'it is'} shown up to there.",
+        }.get(state)
+        notes += [f"{label} {text}"] if text else []
     return notes
 
 

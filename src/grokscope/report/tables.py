@@ -60,14 +60,24 @@ class Compared:
         return _level(self.arm, self.measure, self.split)
 
     @property
-    def sign(self) -> int:
-        """1 or -1 where it is higher or lower than the reference's, by the whole interval; else 0.
+    def known(self) -> bool:
+        """Whether the paired effect has an interval, or several seeds agree that it is none."""
+        if self.paired is None:
+            return False
+        effects = [effect for _, effect in self.paired.per_seed]
+        same = len(effects) > 1 and set(effects) == {self.same}
+        return same or not math.isnan(sum(self.paired.interval))
 
-        A difference is held against zero, a ratio against one.
-        """
-        same = 1.0 if words.by_ratio(self.measure) else 0.0
-        low, high = self.paired.interval if self.paired else (same, same)
-        return int(low > same) - int(high < same)
+    @property
+    def same(self) -> float:
+        """The effect of no effect: one of a ratio, zero of a difference."""
+        return 1.0 if words.by_ratio(self.measure) else 0.0
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the whole interval is above or below no effect; else 0."""
+        low, high = self.paired.interval if self.paired else (self.same, self.same)
+        return int(low > self.same) - int(high < self.same)
 
     @property
     def effect(self) -> str:
@@ -120,11 +130,17 @@ def arms_table(rows: Sequence[Sequence[Compared]]) -> Table:
             "that span orders of magnitude."
         )
     body = [
-        (arm.name, *(stacked(cell.text, cell.change) for cell in row), f"{len(arm.runs)}")
+        (arm.name, *(stacked(cell.text, cell.change) for cell in row), f"{_seeds(row)}")
         for arm, row in zip(arms, rows, strict=True)
     ]
     title = "Arms at the end" if len(arms) > 1 else "At the end"
     return Table("arms", title, ("Arm", *headings, "Seeds"), body, note=note)
+
+
+def _seeds(row: Sequence[Compared]) -> int:
+    """How many seeds have a level."""
+    levels = (cell.arm.levels(cell.measure, cell.split).values() for cell in row)
+    return max(sum(level == level for level in found) for found in levels)
 
 
 def levels_table(
@@ -155,7 +171,9 @@ def phases_tables(name: str, arms: Sequence[Arm], columns: Columns) -> list[Tabl
         if reference not in spans:
             spans = {reference: next(iter(spans.values())), **spans}
         title = f"At {when(reference, stop)}, where a phase ends"
-        tables.append(levels_table(f"{name}-{stop:.0f}", title, list(spans.items()), columns))
+        table = levels_table(f"{name}-{stop:.0f}", title, list(spans.items()), columns)
+        if any(cell != words.DASH for row in table.rows for cell in row[1:]):
+            tables.append(table)
     return tables
 
 
@@ -179,9 +197,9 @@ def course_tables(
         ]
         title, suffix = (column.title, f"-{place}") if len(columns) > 1 else ("In numbers", "")
         small = any("\n" in cell for row in rows for cell in row)
-        note = "In small print: times the level when memorised." if small else ""
+        note = "In small print: times the level when memorised (median over seeds of the ratio)."
         if rows:
-            tables.append(Table(f"{name}{suffix}", title, ("", *at), rows, note=note))
+            tables.append(Table(f"{name}{suffix}", title, ("", *at), rows, note=note * small))
     return tables
 
 

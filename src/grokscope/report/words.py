@@ -193,6 +193,11 @@ def listed(items: Sequence[str]) -> str:
     return " and ".join((", ".join(items[:-1]), items[-1])) if len(items) > 1 else "".join(items)
 
 
+def seeds(found: Sequence[int]) -> str:
+    """``seed 1``, ``seeds 1, 2 and 3``."""
+    return f"seed{'' if len(found) == 1 else 's'} {listed([*map(str, found)])}"
+
+
 NUMERALS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 

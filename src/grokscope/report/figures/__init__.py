@@ -8,10 +8,11 @@ A figure is a function of a `Study` and a `Canvas` that returns a `Drawn`, or ra
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from grokscope.reference import did_you_mean, is_reference, load
 from grokscope.report.canvas import Canvas, Drawn
@@ -48,9 +49,11 @@ def find_figure(name: str, *, outside: Path | None = None) -> FigureFunction:
     """
     if is_reference(name):
         found = load(name, outside=outside)
-        if not callable(found):
-            raise ValueError(f"{name} is not a function of a study and a canvas")
-        return found
+        try:
+            inspect.signature(found).bind("study", "canvas")
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} is not a function of a study and a canvas") from error
+        return cast(FigureFunction, found)
     names = [module.name for module in pkgutil.iter_modules(__path__)]
     if name not in names:
         raise ValueError(

@@ -22,7 +22,7 @@ from grokscope.report.contents import MissingMeasureError, Study
 from grokscope.report.sheet import Row, Top
 from grokscope.report.style import FAINT, GENERALISED, INK, SMALL, LineStyle, shortened
 from grokscope.report.tables import Table
-from grokscope.report.words import capital, count, listed, name_of, number, numeral, quoted, share
+from grokscope.report.words import capital, count, name_of, number, numeral, quoted, seeds, share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,8 +83,11 @@ def outcomes(study: Study, canvas: Canvas) -> Drawn:
         for run in (run for run in runs if run.arm in styles):
             _point(axes, run, styles[run.arm], size=4.0 if too_many(arms) else 6.5)
     title, table = "Sharpness and accuracy at the end", _table(runs, arms, reference, measure)
+    caption = "Every point is a run."
+    if not study.smoke_test:
+        caption += f" {_comparison(runs, arms, reference)}"
     remarks = list(_remarks(runs, lost, measure))
-    return Drawn(canvas.figure, title, _caption(runs, reference), tables=[table], remarks=remarks)
+    return Drawn(canvas.figure, title, caption, tables=[table], remarks=remarks)
 
 
 def _endings(arms: Sequence[Arm], measure: str) -> tuple[list[Ending], Lost]:
@@ -107,7 +110,8 @@ def _endings(arms: Sequence[Arm], measure: str) -> tuple[list[Ending], Lost]:
             fits = run.level("accuracy") >= FITS  # not where that was not measured
             runs.append(Ending(arm, run.seed, kappa, accuracy, fits=fits))
     if not runs:
-        raise MissingMeasureError("no run has come to its end")
+        named = "; ".join(dict.fromkeys(why for _, why in lost))
+        raise MissingMeasureError(f"no run has a level at its end ({named})")
     return runs, lost
 
 
@@ -138,7 +142,7 @@ def _frame(axes: Axes, x: Horizontal, y: Vertical, reference: Reference) -> None
         axes, f"{name}\n{share(reference.accuracy)}", (1, reference.accuracy), (5, 0),
         xycoords=("axes fraction", "data"), va="center",
     )  # fmt: skip
-    text = f"shaded: at least {KAPPA_FACTOR:g} times as sharp, and as accurate"
+    text = f"shaded: ≥ {KAPPA_FACTOR:g} times as sharp, and as accurate"
     write(axes, text, (1, 1), (0, 3.5), ha="right", color=FAINT)
 
 
@@ -150,19 +154,23 @@ def _point(axes: Axes, run: Ending, style: LineStyle, *, size: float) -> None:
     )  # fmt: skip
 
 
-def _caption(runs: Sequence[Ending], reference: Reference) -> str:
+def _comparison(runs: Sequence[Ending], arms: Sequence[Arm], reference: Reference) -> str:
     """How many runs are sharp and as accurate as the reference."""
     name = reference.name
     others = [run for run in runs if run.arm is not reference.arm]
-    if math.isnan(reference.kappa):
-        return f"Every point is a run. No run of {name} came to its end, so nothing is compared."
-    if not others:
-        return f"Every point is a run. There is no other arm to compare {name} with."
+    if len(arms) == 1:
+        return f"There is no other arm to compare {name} with."
+    if math.isnan(reference.kappa) or not others:
+        missing = name if math.isnan(reference.kappa) else "another arm"
+        return f"Nothing is compared, for no run of {missing} can be drawn."
     passed = sum(reference.beaten(run) for run in others)
-    verbs = ("is", "fits its") if passed == 1 else ("are", "fit their")
+    if len(others) == 1:
+        subject = f"{'The' if passed else 'No'} other run"
+    else:
+        subject = f"Of {numeral(len(others), 'other run')}, {passed or 'none'}"
+    verbs = ("is", "fits its") if 1 in (passed, len(others)) else ("are", "fit their")
     return (
-        f"Every point is a run. Of {numeral(len(others), 'other run')}, {passed or 'none'} "
-        f"{verbs[0]} at least {KAPPA_FACTOR:g} times as sharp as {name} and no more than "
+        f"{subject} {verbs[0]} at least {KAPPA_FACTOR:g} times as sharp as {name} and no more than "
         f"{MARGIN:g} less accurate, and {verbs[1]} training data."
     )
 
@@ -204,8 +212,5 @@ def _remarks(runs: Sequence[Ending], lost: Lost, measure: str) -> Iterator[str]:
             f"{does} not fit the training data."
         )
     if lost:
-        named = [
-            f"{quoted(arm)}, seed {listed([*map(str, seeds)])} ({why})"
-            for (arm, why), seeds in lost.items()
-        ]
+        named = [f"{quoted(arm)}, {seeds(found)} ({why})" for (arm, why), found in lost.items()]
         yield f"Not drawn: {'; '.join(named)}."
