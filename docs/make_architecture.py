@@ -38,7 +38,8 @@ def ordered(graph: Graph) -> list[str]:
     Raises:
         graphlib.CycleError: If there is a circle; its second argument names the nodes on it.
     """
-    return list(TopologicalSorter(graph).static_order())
+    fixed = {node: sorted(graph[node]) for node in sorted(graph)}  # the same order each time
+    return list(TopologicalSorter(fixed).static_order())
 
 
 def rooms(graph: Graph) -> Graph:
