@@ -19,7 +19,7 @@ from grokscope.report.contents import MissingMeasureError, Study
 from grokscope.report.figures import FigureFunction, find_figure, list_figures
 from grokscope.report.style import RC
 from grokscope.report.tables import Table, arms_table, compared, milestones_table
-from grokscope.runs.files import write_text
+from grokscope.runs.files import write_bytes, write_text
 from grokscope.version import __version__
 
 if TYPE_CHECKING:
@@ -178,9 +178,9 @@ def _save(figure: Figure, stem: Path) -> None:
     for suffix, metadata, dpi in (
         (".pdf", undated, 72), (".png", {"Software": None}, DOTS_PER_INCH),
     ):  # fmt: skip
-        temporary = stem.with_name(f".{stem.name}{suffix}")  # a reader sees the old file or the new
-        figure.savefig(temporary, dpi=dpi, metadata=metadata)
-        temporary.replace(stem.with_suffix(suffix))
+        content = io.BytesIO()
+        figure.savefig(content, format=suffix[1:], dpi=dpi, metadata=metadata)
+        write_bytes(stem.with_suffix(suffix), content.getvalue())
 
 
 def _svg(figure: Figure, prefix: str) -> str:

@@ -47,8 +47,13 @@ def replacing(target: Path, confirm: Callable[[], None]) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file in one step."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file in one step, also while another process does the same."""
     temporary = _temporary(path)
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content)
     os.replace(temporary, path)
 
 
