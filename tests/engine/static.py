@@ -9,6 +9,8 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.optim import optimizer
+from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -154,3 +156,19 @@ class OneDevice(TorchDispatchMode):
 def on_meta(task: Task) -> Task:
     """The task where tensors have shapes but no values, so that reading one fails."""
     return task.to(torch.device("meta"))
+
+
+@contextmanager
+def fused_on_meta() -> Iterator[None]:
+    """Lets fused optimisers step on the meta device, which PyTorch refuses though most of it works.
+
+    Only fused SGD has no meta kernel; it returns nothing, so there is nothing for one to do.
+    """
+    supported = [*_foreach_utils._get_fused_kernels_supported_devices(), "meta"]
+    with torch.library._scoped_library("aten", "IMPL") as library, ExitStack() as stack:
+        for name in ("_fused_sgd_", "_fused_sgd_.tensor_lr"):
+            library.impl(name, lambda *_, **__: None, "Meta")
+        for module in (optimizer, _foreach_utils):
+            name = "_get_fused_kernels_supported_devices"
+            stack.enter_context(patch.object(module, name, lambda: supported))
+        yield

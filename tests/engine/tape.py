@@ -77,6 +77,9 @@ class Operation:
 class Tape(TorchDispatchMode):
     """Tapes every operation, the backward pass's and the optimiser's included.
 
+    A few operations are made of others while any such mode is active (singular values: of a
+    decomposition with its vectors), which rounds otherwise; no step that can be captured has one.
+
     Example:
         >>> with Tape() as tape:
         ...     step()

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 import torch
 from cases import CASES, STEPS
-from static import OneDevice, OtherDeviceError, ReadError, buffers, no_reads, on_meta, unmoved
+from static import (
+    OneDevice,
+    OtherDeviceError,
+    ReadError,
+    buffers,
+    fused_on_meta,
+    no_reads,
+    on_meta,
+    unmoved,
+)
 from torch import nn
 from torch.func import vmap
 from torch.nn import functional
@@ -161,6 +170,38 @@ def test_a_task_on_meta_has_no_values():
     assert all(tensor.is_meta for tensor in held)
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
         task.train.labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [(torch.optim.SGD, {"momentum": 0.9}), (torch.optim.SGD, {}), (torch.optim.AdamW, {})],
+)
+@pytest.mark.parametrize("in_tensor", [False, True])
+def test_fused_optimisers_step_on_meta_where_that_is_asked_for(kind, settings, in_tensor):
+    weight = torch.ones(3, device="meta", requires_grad=True)
+    stepped = kind([weight], lr=0.1, fused=True, **settings)
+    if in_tensor:  # not before: a new optimiser looks whether its rate is positive
+        stepped.param_groups[0]["lr"] = torch.tensor(0.1, device="meta")
+    weight.grad = torch.ones_like(weight)
+    with pytest.raises(RuntimeError, match="supported devices"):
+        stepped.step()
+    with fused_on_meta():
+        stepped.step()
+        with OneDevice("meta"), no_reads():
+            stepped.step()
+    with pytest.raises(NotImplementedError, match="_fused_sgd_"):
+        torch._fused_sgd_(
+            [weight.detach()],
+            [weight.grad],
+            [],
+            lr=0.1,
+            weight_decay=0.0,
+            momentum=0.0,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,
+        )
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
