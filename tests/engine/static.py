@@ -41,6 +41,7 @@ METHODS = (
     "numpy",
     "tolist",
 )
+FUSED = ("_fused_sgd_", "_fused_sgd_.tensor_lr", "_fused_adamw_", "_fused_adamw_.tensor_lr")
 MASKS = (torch.bool, torch.uint8)
 TAGS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
@@ -160,14 +161,15 @@ def on_meta(task: Task) -> Task:
 
 @contextmanager
 def fused_on_meta() -> Iterator[None]:
-    """Lets fused optimisers step on the meta device, which PyTorch refuses though most of it works.
+    """Lets fused optimisers step on the meta device, which PyTorch refuses.
 
-    Only fused SGD has no meta kernel; it returns nothing, so there is nothing for one to do.
+    They return nothing, so that there is nothing to do for the kernels that it lacks.
     """
     supported = [*_foreach_utils._get_fused_kernels_supported_devices(), "meta"]
     with torch.library._scoped_library("aten", "IMPL") as library, ExitStack() as stack:
-        for name in ("_fused_sgd_", "_fused_sgd_.tensor_lr"):
-            library.impl(name, lambda *_, **__: None, "Meta")
+        for name in FUSED:
+            if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "Meta"):
+                library.impl(name, lambda *_, **__: None, "Meta")
         for module in (optimizer, _foreach_utils):
             name = "_get_fused_kernels_supported_devices"
             stack.enter_context(patch.object(module, name, lambda: supported))
