@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.baselines import PlainResNet
 from benchmarks.timing import Table, Timed, copy_bandwidth, peak_flops, race
 from grokscope.engine.memory import saved_bytes
 from grokscope.engine.observe import Observer
@@ -61,7 +62,7 @@ def data() -> Split:
 
 
 def plain_step(split: Split, augmented: bool):
-    model = ResNet18()
+    model = PlainResNet()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     loader = DataLoader(
         PlainImages(split.inputs, split.labels, augmented), batch_size=BATCH, shuffle=True
