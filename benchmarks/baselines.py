@@ -157,9 +157,9 @@ class PlainBlock(nn.Module):
 class PlainResNet(nn.Module):
     """torchvision's ResNet-18, by its names: every convolution is an `nn.Conv2d`."""
 
-    def __init__(self, classes: int = 10, width: int = 64) -> None:
+    def __init__(self, classes: int = 10, width: int = 64, channels: int = 3) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
+        self.conv1 = nn.Conv2d(channels, width, 7, 2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         for stage in range(4):

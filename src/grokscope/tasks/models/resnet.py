@@ -16,6 +16,7 @@ from grokscope.measures.checks import values_are_readable
 
 Stem = Literal["imagenet", "cifar"]
 Initialisation = Literal["pytorch", "torchvision"]
+SMALL_MAP = 4  # height and width up to which convolutions on a CPU are faster channels first
 
 
 class Convolution(nn.Conv2d):
@@ -116,12 +117,16 @@ class ResNet18(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[n, classes]``; ``fc`` sees the mean over positions of the last stage."""
-        if images.device.type == "cpu" and values_are_readable(images):
-            # Max-pool and BatchNorm are faster there with channels last, and hand that on. (Under
-            # vmap there is no such format.)
+        # On a CPU, max-pool, BatchNorm and convolutions of large maps are faster channels last,
+        # and convolutions of small maps are not. Under vmap there is no such format.
+        rearranged = images.device.type == "cpu" and values_are_readable(images)
+        if rearranged:
             images = images.contiguous(memory_format=torch.channels_last)
         hidden = self.maxpool(functional.relu(self.bn1(self.conv1(images)), inplace=True))
-        hidden = self.layer4(self.layer3(self.layer2(self.layer1(hidden))))
+        hidden = self.layer2(self.layer1(hidden))
+        if rearranged and max(hidden.shape[-2:]) <= SMALL_MAP:
+            hidden = hidden.contiguous()
+        hidden = self.layer4(self.layer3(hidden))
         return self.fc(hidden.mean(dim=(2, 3)))
 
 
