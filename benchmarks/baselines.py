@@ -165,7 +165,9 @@ class PlainResNet(nn.Module):
         for stage in range(4):
             outputs = width << stage
             first = PlainBlock(outputs // 2, outputs, 2) if stage else PlainBlock(width, width, 1)
-            self.add_module(f"layer{stage + 1}", nn.Sequential(first, PlainBlock(outputs, outputs, 1)))
+            self.add_module(
+                f"layer{stage + 1}", nn.Sequential(first, PlainBlock(outputs, outputs, 1))
+            )
         self.fc = nn.Linear(8 * width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
