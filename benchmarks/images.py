@@ -98,7 +98,7 @@ def replicas_step(split: Split, network: Callable[[], nn.Module]) -> Callable[[]
     run = Run(
         task=Images(source="digits"),  # the data are those of the split
         batch_size=BATCH,
-        phases=(Phase(until=10**9, optimizer=SGD),),
+        phases=(Phase(until=10**5, optimizer=SGD),),
     )
     segments = [run.segments(seed)[0] for seed in range(REPLICAS)]
     tasks = [

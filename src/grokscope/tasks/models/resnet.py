@@ -88,7 +88,9 @@ class ResNet18(nn.Module):
         channels: Channels of the images.
 
     Cost: 11,181,642 parameters with 10 classes and the 7x7 stem, 11,173,962 with the 3x3 one. On
-    32x32 images 0.04 and 0.56 G multiply-adds forward: the 3x3 stem keeps the image large.
+    32x32 images 0.03 and 0.56 G multiply-adds forward: the 3x3 stem keeps the image large. Behind
+    the 7x7 stem, 6.95 of 11.17 million convolution weights never receive a gradient on such images,
+    since they only multiply padding in the last stage.
     """
 
     def __init__(
