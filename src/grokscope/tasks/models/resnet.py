@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from grokscope.measures.checks import values_are_readable
 
 Stem = Literal["imagenet", "cifar"]
 Initialisation = Literal["pytorch", "torchvision"]
@@ -119,14 +116,14 @@ class ResNet18(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[n, classes]``; ``fc`` sees the mean over positions of the last stage."""
-        # On a CPU, max-pool, BatchNorm and convolutions of large maps are faster channels last,
-        # and convolutions of small maps are not. Under vmap there is no such format.
-        rearranged = images.device.type == "cpu" and values_are_readable(images)
-        if rearranged:
-            images = images.contiguous(memory_format=torch.channels_last)
-        hidden = self.maxpool(functional.relu(self.bn1(self.conv1(images)), inplace=True))
+        # On a CPU, max-pool, BatchNorm and convolutions of large maps are faster channels last, a
+        # layout that they hand on; convolutions of small maps are not.
+        on_cpu = images.device.type == "cpu"
+        hidden = self.conv1(_channels_last(images) if on_cpu else images)
+        hidden = functional.relu(self.bn1(hidden), inplace=True)
+        hidden = self.maxpool(_channels_last(hidden) if on_cpu else hidden)
         hidden = self.layer2(self.layer1(hidden))
-        if rearranged and max(hidden.shape[-2:]) <= SMALL_MAP:
+        if on_cpu and max(hidden.shape[-2:]) <= SMALL_MAP:
             hidden = hidden.contiguous()
         hidden = self.layer4(self.layer3(hidden))
         return self.fc(hidden.mean(dim=(2, 3)))
@@ -134,3 +131,9 @@ class ResNet18(nn.Module):
 
 def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     return nn.Sequential(BasicBlock(inputs, outputs, stride), BasicBlock(outputs, outputs, 1))
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    """The same images ``[n, channels, h, w]`` with channels side by side in memory."""
+    # Not as a memory format, which does not exist under vmap.
+    return images.movedim(1, -1).contiguous().movedim(-1, 1)
