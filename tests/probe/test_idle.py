@@ -56,6 +56,13 @@ def test_a_weight_is_idle_only_where_it_is_in_all_of_its_calls():
     assert found["first.weight"].tolist() == [[True, False, True], [False] * 3, [True, False, True]]
 
 
+def test_weights_have_the_names_that_they_have_in_a_wrapped_model():
+    layer = nn.Conv2d(1, 2, 3, padding=1)
+    for wrapped in (nn.DataParallel(layer), torch.compile(layer)):
+        (name,) = idle_taps(wrapped, torch.randn(4, 1, 1, 1))
+        assert wrapped.get_parameter(name) is layer.weight
+
+
 def test_a_unit_that_is_never_active_is_not_idle():
     model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 3, padding=1))
     nn.init.constant_(model[0].bias, -1e3)

@@ -46,14 +46,13 @@ def idle_taps(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
         weight = id(module.weight)
         met[weight] = seen | met[weight] if weight in met else seen
 
-    model = unwrapped(model)
     layers = [layer for layer in model.modules() if isinstance(layer, CONVOLUTIONS)]
     hooks = [layer.register_forward_pre_hook(record, with_kwargs=True) for layer in layers]
     positional, keywords = as_arguments(inputs)
     try:
         if layers:
             with undisturbed(model):
-                model(*positional, **keywords)
+                unwrapped(model)(*positional, **keywords)
     finally:
         for hook in hooks:
             hook.remove()
