@@ -186,7 +186,7 @@ def test_streams_run_unlike_segments_in_one_job_as_each_is_alone(tmp_path):
     """Arms of other shapes, SAM and other lengths, which are no replicas of each other."""
     sam = Phase(until=30, sharpness_aware=SharpnessAware(), optimizer=Optimizer(lr=1e-3))
     study = experiment(
-        seeds=(1, 2), a=run(20, 45), b=run(20, 30, lr=1e-2), c=run(30, phases=(sam,))
+        seeds=(1, 2), a=run(20, 45), b=run(20, 30, lr=1e-3), c=run(30, phases=(sam,))
     )
     store, other = Store(tmp_path / "streams"), Store(tmp_path / "alone")
     options = RunOptions(workers=1, replicas=6, together="streams")
