@@ -247,8 +247,9 @@ class Replicas:
     def _apply(self, kinds: Sequence[Kind], row: FeedRow, passed: _Pass) -> None:
         """Finish a step as `Update` does it, of all."""
         stopped, counted = None, passed.counted
-        if passed.finite is not None:
-            note_end(passed.finite, row.step, self.ended, self.ended_at)
+        if self.weights.numel():  # there are penalties
+            if passed.finite is not None:
+                note_end(passed.finite, row.step, self.ended, self.ended_at)
             stopped = self.ended > 0
             counted = torch.where(stopped, 0.0, counted)
         self.sums.add_(counted)
