@@ -198,12 +198,20 @@ def gini_impurity(logits: Tensor) -> Tensor:
 
 def squared_length(batch: Batch) -> Tensor:
     """Squared length of each example's features, ``[n]``."""
+    if batch.known_lengths is not None:
+        return batch.known_lengths.square()
     return batch.features.square().sum(dim=-1)
 
 
 def squared_weight(batch: Batch) -> Tensor:
     """Squared Frobenius norm of the head's weight."""
     return batch.weight.square().sum()
+
+
+def _length(batch: Batch) -> Tensor:
+    if batch.known_lengths is not None:
+        return batch.known_lengths
+    return torch.linalg.vector_norm(batch.features, dim=-1)
 
 
 def impurity(batch: Batch) -> Tensor:
@@ -280,7 +288,7 @@ RECORDS = (
         symbol="|φ|",
         formula="mean |φ|",
         cost="O(n d)",
-        evaluate=lambda batch: torch.linalg.vector_norm(batch.features, dim=-1),
+        evaluate=_length,
     ),
     _of_head(
         name="weight_norm",

@@ -25,7 +25,8 @@ from grokscope.measures.matched import (
     may_match,
 )
 from grokscope.measures.moments import ClassMoments
-from grokscope.measures.record import Batch, Measure
+from grokscope.measures.pieces import lengths_of
+from grokscope.measures.record import Batch, Measure, records
 from grokscope.probe.measurement import Circumstances, Measurement
 from grokscope.probe.trees import Block, Heads, Tensors, at, local, map_tensors, over_networks
 
@@ -107,24 +108,34 @@ class Assembly:
 
     def _sum(self, measures: Sequence[Measure], block: Block, share: float = 1.0) -> None:
         """Add up means over examples, each of which counts as ``share`` examples."""
+        ours = [record for record in measures if records().get(record.name) is record]
+        theirs = [record for record in measures if records().get(record.name) is not record]
 
         def sums(tensors: Tensors) -> Tensors:
+            features, lengths = tensors["features"], tensors["known_lengths"]
+            # Squares of float64 features may overflow; those of narrower ones don't.
+            of_features = features if features.dtype == torch.float64 else lengths
+            finite = of_features.sum() + tensors["logits"].sum()
             batch = self._batch(tensors)
-            values = {FINITE: batch.features.sum() + batch.logits.sum()}
-            for record in measures:
-                value = _value(record, batch)
-                values[record.name] = share * (
-                    value.sum() if value.dim() else value * len(batch.labels)
-                )
-            return values
+            values = {record.name: _value(record, batch) for record in ours}
+            if theirs:
+                batch = self._batch(tensors | {"features": features.double()})
+                values |= {record.name: _value(record, batch) for record in theirs}
+            examples = len(batch.labels)
+            return {FINITE: finite} | {
+                name: share * (value.sum() if value.dim() else value * examples)
+                for name, value in values.items()
+            }
 
         rows = max(1, ELEMENTS // max(tensor[:, 0].numel() for tensor in block))
-        pieces = (tensor.split(rows, dim=1) for tensor in block)
+        whole = block._asdict() | {"known_lengths": lengths_of(block.features)}
+        pieces = zip(*(tensor.split(rows, dim=1) for tensor in whole.values()), strict=True)
         heads = self.heads.named()
         if self.training is not None:
             heads["training"] = self.training[0]
-        for features, logits, labels in zip(*pieces, strict=True):
-            piece = Block(features.double(), logits.double(), labels)._asdict()
+        for tensors in pieces:
+            piece = dict(zip(whole, tensors, strict=True))
+            piece["logits"] = piece["logits"].double()
             for name, value in over_networks(sums, piece | heads).items():
                 self.sums[name] = self.sums[name] + value if name in self.sums else value
 
@@ -132,7 +143,7 @@ class Assembly:
         """What measures are given of one network."""
         if "training" in tensors and self.training is not None:
             known["training"] = ClassMoments(**tensors["training"]), self.training[1]
-        names = ("features", "logits", "labels", "weight", "bias")
+        names = ("features", "logits", "labels", "weight", "bias", "known_lengths")
         return Batch(**{name: tensors[name] for name in names if name in tensors}, **known)
 
     def finish(self) -> list[Measurement | NotFiniteError]:
@@ -160,6 +171,8 @@ class Assembly:
 
     def _whole(self) -> Block:
         """All blocks in one; one without examples if none were kept."""
+        if len(self.kept) == 1:
+            return self.kept[0]
         if self.kept:
             return Block(*(torch.cat(tensors, dim=1) for tensors in zip(*self.kept, strict=True)))
         none = self.heads.weight.new_zeros(self.networks, 0, max(self.width, self.classes))

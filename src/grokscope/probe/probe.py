@@ -199,8 +199,9 @@ class Probe:
             )
         # Checked where they come from, usually the host: no wait for the device.
         check_labels(kept, logits.shape[-1])
-        device, counted = logits.device, counted.to(logits.device)
-        chosen = rows[0][counted], rows[1][counted]
+        device = logits.device
+        counted = counted.to(device) if len(kept) < len(counted) else None
+        chosen = [_taken(tensor, counted) for tensor in rows[:2]]
         check_all_finite(features=chosen[0], logits=chosen[1])
         block = Block(chosen[0][None], chosen[1][None], kept.to(device)[None])
         if logits.dim() == 2:
@@ -246,8 +247,17 @@ def measure_tensors(
             references=None if reference is None else [reference],
             memory=sys.maxsize,
         )
+        features, logits = features.detach(), logits.detach()
         assembly.add(Block(features[None], logits[None], labels[None].long()))
         return _only(assembly)
+
+
+def _taken(tensor: Tensor, counted: Tensor | None) -> Tensor:
+    """The rows that count; a copy only where others would be kept in memory with them."""
+    if counted is not None:
+        return tensor[counted]
+    alone = tensor.untyped_storage().nbytes() == tensor.nbytes
+    return tensor.contiguous() if alone else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _only(assembly: Assembly) -> Measurement:
