@@ -72,7 +72,7 @@ class ClassMoments:
                 fit them.
 
         Cost: O(examples * width), and O(examples * width^2) with ``scatter``; two temporaries of
-        2 MiB that each thread keeps (under autograd new ones, all of which it keeps).
+        4 MiB that each thread keeps (under autograd new ones, all of which it keeps).
         Source: the shifted one-pass algorithm (Chan, Golub and LeVeque 1983), the shift being an
         example of the class itself.
         """

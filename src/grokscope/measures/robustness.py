@@ -119,8 +119,11 @@ def feature_robustness(
     features, logits, weight = _checked(features, logits, labels, weight, samples)
     radius = natural_delta(*features.shape) if delta is None else delta
     radii = radius * torch.linalg.vector_norm(features, dim=-1)
-    noise = _noise(features, samples, generator)
-    return reduce_examples(_mean_rise(logits, labels, _on_spheres(noise, weight, radii)), reduction)
+    moves = (
+        (radii / torch.linalg.vector_norm(moved, dim=-1))[:, None] * (moved @ weight.mT)
+        for moved in _noise(features, samples, generator)
+    )
+    return reduce_examples(_mean_rise(logits, labels, moves), reduction)
 
 
 def kernel_robustness(
@@ -188,13 +191,6 @@ def _noise(like: Tensor, samples: int, generator: torch.Generator | None) -> Ite
         yield noise.to(like.device)
 
 
-def _on_spheres(noise: Iterable[Tensor], weight: Tensor, radii: Tensor) -> Iterator[Tensor]:
-    """How logits move when features move by radii ``[examples]`` in the directions of the noise."""
-    for moved in noise:
-        length = torch.linalg.vector_norm(moved, dim=-1)
-        yield (radii / length)[:, None] * (moved @ weight.mT)
-
-
 def _mean_rise(logits: Tensor, labels: Tensor, moves: Iterable[Tensor]) -> Tensor:
     """Mean of loss(logits +- move) - loss(logits) over moves ``[examples, classes]``."""
     # The moves are made in here: autocast would make them in half precision.
@@ -232,20 +228,22 @@ def _frozen_noise(
 
 
 class _Sample(NamedTuple):
-    """The examples of a look that are moved: features, logits, labels and the head's weight."""
+    """The examples of a look that are moved.
 
-    features: Tensor
+    Attributes:
+        lengths: Of their features, ``[examples]``.
+        logits: ``[examples, classes]``.
+        labels: ``[examples]``.
+        moves: How logits move when features move by the noise, ``[examples, classes]`` for each
+            pair.
+        noise: How far that is, ``[examples]`` for each pair.
+    """
+
+    lengths: Tensor
     logits: Tensor
     labels: Tensor
-    weight: Tensor
-
-    def moved(self) -> Iterator[Tensor]:
-        """Displacements of the features, ``[examples, width]``."""
-        examples, width = self.features.shape
-        rows = min(examples, max(LEAST_NOISE, NOISE // (DIRECTIONS * width)))
-        for noise in _frozen_noise(rows, width, self.features.dtype, self.features.device):
-            times = -(-examples // rows)
-            yield noise if times == 1 else noise.repeat(times, 1)[:examples]
+    moves: list[Tensor]
+    noise: list[Tensor]
 
 
 def _sample(batch: Batch) -> _Sample:
@@ -256,15 +254,30 @@ def _sample(batch: Batch) -> _Sample:
             tensor.index_select(0, index) for tensor in (features, logits, labels)
         )
     features, logits = common_dtype(features, logits)
-    return _Sample(features, logits, labels, batch.weight.to(features))
+    examples, width = features.shape
+    rows = min(examples, max(LEAST_NOISE, NOISE // (DIRECTIONS * width)))
+    noise = _frozen_noise(rows, width, features.dtype, features.device)
+    weight = batch.weight.to(features)
+    times = -(-examples // rows)
+    with torch.autocast(device_type=logits.device.type, enabled=False):
+        return _Sample(
+            torch.linalg.vector_norm(features, dim=-1),
+            logits,
+            labels,
+            [(moved @ weight.mT).repeat(times, 1)[:examples] for moved in noise],
+            [torch.linalg.vector_norm(moved, dim=-1).repeat(times)[:examples] for moved in noise],
+        )
 
 
 def _feature_robustness(batch: Batch) -> Tensor:
     if "feature_robustness" in batch.reference:  # that of the training data
         return batch.reference["feature_robustness"]
     sample = batch.shared(_sample)
-    radii = natural_delta(*batch.features.shape) * torch.linalg.vector_norm(sample.features, dim=-1)
-    moves = _on_spheres(sample.moved(), sample.weight, radii)
+    radii = natural_delta(*batch.features.shape) * sample.lengths
+    moves = (
+        (radii / length)[:, None] * move
+        for length, move in zip(sample.noise, sample.moves, strict=True)
+    )
     return _mean_rise(sample.logits, sample.labels, moves).mean()
 
 
@@ -272,7 +285,7 @@ def _kernel_robustness(batch: Batch) -> Tensor:
     if "kernel_robustness" in batch.reference:
         return batch.reference["kernel_robustness"]
     sample = batch.shared(_sample)
-    moves = (KDE_BANDWIDTH * (moved @ sample.weight.mT) for moved in sample.moved())
+    moves = (KDE_BANDWIDTH * move for move in sample.moves)
     return _mean_rise(sample.logits, sample.labels, moves).mean()
 
 
