@@ -279,8 +279,8 @@ def _span(batch: Batch) -> _Span:
     centred = (rows * scale).to(means.device)
     scale = scale.masked_fill(scale <= _rounding(host), math.inf).to(means.device)
     basis = directions.mT.to(means.device)
-    seen = means.new_empty(len(batch.features), len(scale))
-    for part, deviation in deviations(batch.features, batch.moments.mean, batch.labels):
+    seen = means.new_empty(len(batch.labels), len(scale))
+    for part, deviation in deviations(batch.parts, batch.moments.mean, batch.labels):
         torch.mm(deviation, basis, out=seen[part])
     return _Span(seen, scale, centred)
 
@@ -296,7 +296,7 @@ def _collapse(batch: Batch) -> dict[str, Tensor]:
 def _nc1_pinv(batch: Batch) -> Tensor:
     if batch.moments.scatter is not None:
         return batch.shared(_collapse)["nc1_pinv"]
-    if is_differentiated(batch.features):  # the span has no derivative where its lengths are equal
+    if is_differentiated(batch.parts[0]):  # the span has no derivative where its lengths are equal
         return nc1_of(batch.features, batch.labels, batch.moments, batch.present[0])
     span = batch.shared(_span)
     # Means that all coincide span nothing: NaN, as for the pseudo-inverse.
@@ -305,7 +305,7 @@ def _nc1_pinv(batch: Batch) -> Tensor:
 
 
 def _nc4_agreement(batch: Batch) -> Tensor:
-    if batch.training is not None or is_differentiated(batch.features):
+    if batch.training is not None or is_differentiated(batch.parts[0]):
         return agreement_of(batch.features, batch.logits, *(batch.training or batch.present))
     means, index = batch.shared(_span).means, batch.present[1]
     gram = means @ means.mT

@@ -241,7 +241,7 @@ def _temperature(batch: Batch) -> Tensor:
 def _matched(batch: Batch) -> Tensor:
     temperature = _temperature(batch)
     weight = batch.weight.double() / temperature
-    square = lengths_of(batch.features).square()
+    square = torch.cat([lengths_of(part) for part in batch.parts]).square()
     return (square * row_variance(batch.logits.double() / temperature, weight)).mean()
 
 

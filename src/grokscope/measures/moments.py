@@ -22,10 +22,10 @@ from grokscope.measures.checks import (
     is_differentiated,
     values_are_readable,
 )
-from grokscope.measures.pieces import deviations
+from grokscope.measures.pieces import Parts, deviations, parts_of, rows_of
 
-# On a GPU, sums over the examples of up to so many classes are products with a one-hot matrix, which
-# give the same each time: additions that race do not.
+# On a GPU, sums over the examples of up to so many classes are products with a one-hot matrix,
+# which give the same each time: additions that race do not.
 PRODUCT_CLASSES = 256
 
 
@@ -88,22 +88,24 @@ class ClassMoments:
 
     @classmethod
     def of(
-        cls, features: Tensor, labels: Tensor, num_classes: int, scatter: bool = False
+        cls, features: Parts, labels: Tensor, num_classes: int, scatter: bool = False
     ) -> ClassMoments:
-        """`from_batch` without checks, for arguments that were checked: never waits for a GPU."""
+        """`from_batch` without checks, for arguments that were checked.
+
+        Features in one tensor never wait for a GPU.
+        """
         labels = labels.long()
-        examples, width = features.shape
         # Deviations from an example of the same class, exact in float64, carry both moments in
         # one pass: turned over to deviations from the mean they lose at most a factor n_c.
-        first = torch.arange(examples, device=labels.device)
+        first = torch.arange(len(labels), device=labels.device)
         first = first.new_zeros(num_classes).scatter_reduce(
             0, labels, first, "amin", include_self=False
         )
-        origin = features.detach().index_select(0, first).double()
+        origin = rows_of(features, first).detach().double()
         count, square = origin.new_zeros(num_classes), origin.new_zeros(num_classes)
         total = torch.zeros_like(origin)
-        outer = origin.new_zeros(width, width) if scatter else None
-        watched = is_differentiated(features)
+        outer = origin.new_zeros(2 * [origin.shape[1]]) if scatter else None
+        watched = is_differentiated(parts_of(features)[0])
         for part, deviation in deviations(features, origin, labels):
             if watched:
                 squares = deviation.square().sum(dim=-1)

@@ -7,15 +7,17 @@ a page fault for every 4 KiB of it. Axes: ``examples`` (n), ``classes`` (C), ``w
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from grokscope.measures.checks import is_differentiated
 
-# Elements of one float64 temporary: 4 MiB on a CPU, two of which stay in its last cache. Smaller ones
-# would be faster on one thread, but several have to wait for each other at each operation.
+# Features ``[examples, width]``, in one tensor or in consecutive ones.
+Parts = Tensor | Sequence[Tensor]
+# Elements of one float64 temporary: 4 MiB on a CPU, two of which stay in its last cache. Smaller
+# ones suit one thread as well, but several wait for each other at each operation.
 CHUNK_ELEMENTS = 2**19
 # The same on a GPU, 128 MiB: there a kernel is cheap only if it has much to do.
 GPU_CHUNK_ELEMENTS = 2**24
@@ -46,36 +48,61 @@ _workspace = _Workspace()
 
 
 def deviations(
-    features: Tensor, origin: Tensor, index: Tensor | None = None
+    features: Parts, origin: Tensor | None, index: Tensor | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
     """Consecutive examples, and how far they deviate from an origin, exact in float64.
 
     Args:
         features: ``[examples, width]``, any floating dtype.
-        origin: One origin ``[width]``, or several ``[classes, width]``; float64.
+        origin: One origin ``[width]``, or several ``[classes, width]``; float64. None: zero.
         index: Which of several origins each example has, ``[examples]``.
 
     Yields:
         The examples as a slice, and their deviations ``[some, width]``. Where nothing is
         differentiated these lie in memory that is reused: they hold until the next are asked for.
     """
-    examples, width = features.shape
-    elements = GPU_CHUNK_ELEMENTS if features.is_cuda else CHUNK_ELEMENTS
-    rows = max(1, elements // width)
-    watched = is_differentiated(features)
-    reused = 0 if watched else min(rows, examples)
-    deviation, origins = _workspace.pair(reused, width, features.device)
-    for start in range(0, examples, rows):
-        part = slice(start, min(start + rows, examples))
+    parts = parts_of(features)
+    width, device = parts[0].shape[1], parts[0].device
+    rows = max(1, (GPU_CHUNK_ELEMENTS if device.type == "cuda" else CHUNK_ELEMENTS) // width)
+    watched = is_differentiated(parts[0])
+    reused = 0 if watched else min(rows, max(map(len, parts)))
+    deviation, origins = _workspace.pair(reused, width, device)
+    start = 0
+    for some in (some for part in parts for some in part.split(rows)):
+        here, examples = origin, slice(start, start + len(some))
+        start = examples.stop
         if watched:  # autograd keeps every temporary
-            here = origin if index is None else origin.index_select(0, index[part])
-            yield part, features[part].double() - here
-            continue
-        count = part.stop - start
-        here, wide = origin, deviation[:count]
-        if index is not None:
-            here = torch.index_select(origin, 0, index[part], out=origins[:count])
-        yield part, wide.copy_(features[part]).sub_(here)
+            if origin is not None and index is not None:
+                here = origin.index_select(0, index[examples])
+            wide = some.double()
+            yield examples, wide if here is None else wide - here
+        else:
+            wide = deviation[: len(some)].copy_(some)
+            if origin is not None and index is not None:
+                here = torch.index_select(origin, 0, index[examples], out=origins[: len(wide)])
+            yield examples, wide if here is None else wide.sub_(here)
+
+
+def parts_of(features: Parts) -> Sequence[Tensor]:
+    """Features in consecutive parts."""
+    return [features] if isinstance(features, Tensor) else features
+
+
+def rows_of(features: Parts, index: Tensor) -> Tensor:
+    """Some examples, by their places in all of the parts, ``[chosen, width]``.
+
+    Several parts wait for the device.
+    """
+    parts = parts_of(features)
+    if len(parts) == 1:
+        return parts[0].index_select(0, index)
+    rows = parts[0].new_empty(len(index), parts[0].shape[1])
+    start = 0
+    for part in parts:
+        here = ((index >= start) & (index < start + len(part))).nonzero().squeeze(-1)
+        rows[here] = part[index[here] - start]
+        start += len(part)
+    return rows
 
 
 def lengths_of(features: Tensor) -> Tensor:
@@ -87,7 +114,6 @@ def lengths_of(features: Tensor) -> Tensor:
     if features.dtype == torch.float64:
         torch.linalg.vector_norm(flat, dim=-1, out=lengths)
     else:
-        zero = lengths.new_zeros(())
-        for part, wide in deviations(flat, zero):
+        for part, wide in deviations(flat, origin=None):
             torch.linalg.vector_norm(wide, dim=-1, out=lengths[part])
     return lengths.view(features.shape[:-1])

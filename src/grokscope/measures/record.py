@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from types import MappingProxyType
@@ -84,12 +84,17 @@ class Batch:
             self._shared[function] = function(self)
         return cast(Value, self._shared[function])
 
+    @property
+    def parts(self) -> Sequence[Tensor]:
+        """The features in consecutive parts: how a probe holds them, which need no copy."""
+        return [self.features]
+
     @cached_property
     def moments(self) -> ClassMoments:
         """Class moments of the features."""
         if self.known_moments is not None:
             return self.known_moments
-        return ClassMoments.of(self.features, self.labels, len(self.weight))
+        return ClassMoments.of(self.parts, self.labels, len(self.weight))
 
     @cached_property
     def present(self) -> tuple[ClassMoments, Tensor]:

@@ -39,6 +39,7 @@ from grokscope.measures.checks import (
     reduce_examples,
 )
 from grokscope.measures.confidence import cross_entropy_of
+from grokscope.measures.pieces import rows_of
 from grokscope.measures.record import Batch, Measure
 
 KDE_BANDWIDTH = 1.0  # of the paper, appendix D
@@ -247,12 +248,13 @@ class _Sample(NamedTuple):
 
 
 def _sample(batch: Batch) -> _Sample:
-    features, logits, labels = batch.features, batch.logits, batch.labels
+    logits, labels = batch.logits, batch.labels
     index = _frozen_examples(len(labels), labels.device)
-    if index is not None:
-        features, logits, labels = (
-            tensor.index_select(0, index) for tensor in (features, logits, labels)
-        )
+    if index is None:
+        features = batch.features
+    else:
+        features = rows_of(batch.parts, index)
+        logits, labels = logits.index_select(0, index), labels.index_select(0, index)
     features, logits = common_dtype(features, logits)
     examples, width = features.shape
     rows = min(examples, max(LEAST_NOISE, NOISE // (DIRECTIONS * width)))
@@ -273,7 +275,7 @@ def _feature_robustness(batch: Batch) -> Tensor:
     if "feature_robustness" in batch.reference:  # that of the training data
         return batch.reference["feature_robustness"]
     sample = batch.shared(_sample)
-    radii = natural_delta(*batch.features.shape) * sample.lengths
+    radii = natural_delta(len(batch.labels), batch.weight.shape[1]) * sample.lengths
     moves = (
         (radii / length)[:, None] * move
         for length, move in zip(sample.noise, sample.moves, strict=True)
