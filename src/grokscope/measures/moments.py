@@ -187,9 +187,13 @@ class ClassMoments:
         )
 
 
+def _by_product(device: torch.device, num_classes: int) -> bool:
+    return device.type == "cuda" and num_classes <= PRODUCT_CLASSES
+
+
 def _adder(labels: Tensor, num_classes: int) -> Callable[[Tensor, Tensor], Tensor]:
     """Adds examples ``[some, ...]`` to the sums of their classes, ``[classes, ...]``, in place."""
-    if not (labels.is_cuda and num_classes <= PRODUCT_CLASSES):
+    if not _by_product(labels.device, num_classes):
         return lambda sums, values: sums.index_add_(0, labels, values)
     classes = torch.arange(num_classes, device=labels.device)
     one_hot = (labels == classes[:, None]).double()

@@ -200,8 +200,8 @@ class Probe:
         # Checked where they come from, usually the host: no wait for the device.
         check_labels(kept, logits.shape[-1])
         device = logits.device
-        counted = counted.to(device) if len(kept) < len(counted) else None
-        chosen = [_taken(tensor, counted) for tensor in rows[:2]]
+        some = counted.to(device) if len(kept) < len(counted) else None
+        chosen = [_taken(tensor, some) for tensor in rows[:2]]
         check_all_finite(features=chosen[0], logits=chosen[1])
         block = Block(chosen[0][None], chosen[1][None], kept.to(device)[None])
         if logits.dim() == 2:
