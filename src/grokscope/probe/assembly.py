@@ -109,8 +109,8 @@ class Assembly:
 
     def _sum(self, measures: Sequence[Measure], block: Block, share: float = 1.0) -> None:
         """Add up means over examples, each of which counts as ``share`` examples."""
-        ours = [record for record in measures if records().get(record.name) is record]
-        theirs = [record for record in measures if records().get(record.name) is not record]
+        built_in = [record for record in measures if records().get(record.name) is record]
+        extra = [record for record in measures if records().get(record.name) is not record]
 
         def sums(tensors: Tensors) -> Tensors:
             features, lengths = tensors["features"], tensors["known_lengths"]
@@ -118,10 +118,10 @@ class Assembly:
             of_features = features if features.dtype == torch.float64 else lengths
             finite = of_features.sum() + tensors["logits"].sum()
             batch = self._batch(tensors)
-            values = {record.name: _value(record, batch) for record in ours}
-            if theirs:
+            values = {record.name: _value(record, batch) for record in built_in}
+            if extra:
                 batch = self._batch(tensors | {"features": features.double()})
-                values |= {record.name: _value(record, batch) for record in theirs}
+                values |= {record.name: _value(record, batch) for record in extra}
             examples = len(batch.labels)
             return {FINITE: finite} | {
                 name: share * (value.sum() if value.dim() else value * examples)

@@ -106,8 +106,9 @@ class Probe:
                 features or logits hold NaN or infinity. With a group, every process raises that of
                 the lowest rank that failed, and names it (RuntimeError if it was no ValueError).
 
-        Cost: one forward pass per batch, and O(n * c * (c + d)) for the measures; with a group,
-        every process holds the features of all if they fit into ``memory``.
+        Cost: one forward pass per batch, and O(n * c * (c + d)) for the measures; robustness moves
+        a sample of 8,192 examples at most. With a group, every process holds the features of all
+        if they fit into ``memory``.
         """
         if self.group is None:
             warn_of_one_share(batches)
