@@ -301,9 +301,9 @@ FEATURE_ROBUSTNESS = Measure(
     formula="mean E_A ℓ(φ + δ A φ) − ℓ(φ), δ = n^(−1 / (4 + d))",
     cost="O(m C d), m = min(n, 8,192)",
     source="Petzka et al., NeurIPS 2021",
-    note="Of the training data, also on held-out data. About δ² κ / (2 d) for small δ. Of more than "
-    "8,192 examples a fixed sample of that size is moved, always in the same directions; the "
-    "standard error of its mean is a 90th of the standard deviation between examples.",
+    note="Of the training data, also on held-out data. About δ² κ / (2 d) for small δ. Of more "
+    "than 8,192 examples a fixed sample of that size is moved, in directions that are always the "
+    "same; the standard error of its mean is a 90th of the standard deviation between examples.",
     needs=("training memory",),
     evaluate=_feature_robustness,
 )
