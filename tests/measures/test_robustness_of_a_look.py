@@ -10,8 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from grokscope.measures import robustness as module
+from grokscope.measures.checks import values_are_readable
 from grokscope.measures.robustness import feature_robustness, kernel_robustness, natural_delta
 from grokscope.probe import measure_tensors
+from grokscope.probe.assembly import Assembly
+from grokscope.probe.choice import choose
+from grokscope.probe.trees import Block, Heads
 
 CPU = torch.device("cpu")
 
@@ -159,3 +163,17 @@ def test_the_sphere_around_a_sample_is_that_of_all_examples(monkeypatch):
     expected = (losses[0] + losses[1]) / 2 - losses[2]
     assert both(features, logits, labels, head)[0] == pytest.approx(expected, rel=1e-10)
     module._frozen_examples.cache_clear()
+
+
+def test_noise_that_many_networks_drew_first_serves_one():
+    features, logits, labels, head = classified(60)
+    expected = both(features, logits, labels, head)
+    module._frozen_noise.cache_clear()
+    alike = (tensor[None].expand(3, *tensor.shape) for tensor in (head.weight, head.bias))
+    assembly = Assembly(Heads(*alike), choose(["feature_robustness"], {}))
+    assembly.add(Block(*(t[None].repeat(3, *t.dim() * [1]) for t in (features, logits, labels))))
+    together = [found["feature_robustness"] for found in assembly.finish()]
+    assert together == pytest.approx(3 * [expected[0]], rel=1e-9)
+    (noise, _) = module._frozen_noise(60, 6, torch.float64, CPU)
+    assert values_are_readable(noise)
+    assert both(features, logits, labels, head) == expected

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from grokscope.measures.checks import (
     is_differentiated,
     reduce_examples,
 )
+from grokscope.measures.mean_span import inverse_of_means, span_of
 from grokscope.measures.moments import ClassMoments
 from grokscope.measures.pieces import CHUNK_ELEMENTS, deviations
 from grokscope.measures.record import Batch, Measure
@@ -104,7 +104,7 @@ def collapse_of(
     values = {}
     if present.scatter is not None:
         spread = present.scatter / present.count.sum()
-        inverse = _inverse_of_means(present.mean)
+        inverse = inverse_of_means(present.mean)
         values["nc1_pinv"] = (inverse * (spread @ inverse)).sum()
     values |= {
         "nc1_quotient": present.within.sum() / present.count.sum() * classes / norms.square().sum(),
@@ -156,7 +156,7 @@ def nc1_of(
     features: Tensor, labels: Tensor, moments: ClassMoments, present: ClassMoments
 ) -> Tensor:
     """`nc1_pinv`, unchecked; ``present`` are the moments of the classes that there are."""
-    inverse = _inverse_of_means(present.mean)
+    inverse = inverse_of_means(present.mean)
     total = inverse.new_zeros(())
     for _, deviation in deviations(features, moments.mean, labels.long()):
         total = total + (deviation @ inverse).square().sum()
@@ -237,54 +237,6 @@ def simplex_angle(num_classes: int) -> float:
     return math.degrees(math.acos(-1 / (num_classes - 1)))
 
 
-def _inverse_of_means(means: Tensor) -> Tensor:
-    r"""Pseudo-inverse of the centred means, ``[width, classes]``.
-
-    With M the centred means :math:`\Sigma_B^+ / C = M^+ (M^+)^T`, so that NC1 is
-    :math:`\operatorname{Tr}((M^+)^T \Sigma_W M^+)`.
-    """
-    # In float64 this is slow on a GPU, and small.
-    host = means.cpu() if means.is_cuda else means
-    inverse = torch.linalg.pinv(
-        host - host.mean(dim=0), atol=_rounding(host), rtol=torch.zeros_like(_rounding(host))
-    ).to(means.device)
-    # Means that all coincide span nothing: NaN, where the pseudo-inverse would say "collapsed".
-    return torch.where(inverse.any(), inverse, math.nan)
-
-
-def _rounding(means: Tensor) -> Tensor:
-    """What centring leaves in directions that do not exist: errors the size of the means."""
-    return max(means.shape) * torch.finfo(means.dtype).eps * _norm(means.detach())
-
-
-class _Span(NamedTuple):
-    """Examples in the span of the centred class means, for NC1 and NC4 in one product.
-
-    Attributes:
-        deviations: From the class mean of the example, ``[examples, directions]``.
-        scale: Singular values of the centred means, ``[directions]``; those of rounding errors
-            are infinite.
-        means: Centred means, ``[classes, directions]``.
-    """
-
-    deviations: Tensor
-    scale: Tensor
-    means: Tensor
-
-
-def _span(batch: Batch) -> _Span:
-    means = batch.present[0].mean
-    host = means.cpu()
-    rows, scale, directions = torch.linalg.svd(host - host.mean(dim=0), full_matrices=False)
-    centred = (rows * scale).to(means.device)
-    scale = scale.masked_fill(scale <= _rounding(host), math.inf).to(means.device)
-    basis = directions.mT.to(means.device)
-    seen = means.new_empty(len(batch.labels), len(scale))
-    for part, deviation in deviations(batch.parts, batch.moments.mean, batch.labels):
-        torch.mm(deviation, basis, out=seen[part])
-    return _Span(seen, scale, centred)
-
-
 def _norm(matrix: Tensor) -> Tensor:
     return torch.linalg.matrix_norm(matrix)
 
@@ -298,7 +250,7 @@ def _nc1_pinv(batch: Batch) -> Tensor:
         return batch.shared(_collapse)["nc1_pinv"]
     if is_differentiated(batch.parts[0]):  # the span has no derivative where its lengths are equal
         return nc1_of(batch.features, batch.labels, batch.moments, batch.present[0])
-    span = batch.shared(_span)
+    span = batch.shared(span_of)
     # Means that all coincide span nothing: NaN, as for the pseudo-inverse.
     ratio = span.deviations / torch.where(span.scale.isinf().all(), math.nan, span.scale)
     return ratio.square_().sum() / len(ratio)
@@ -307,7 +259,7 @@ def _nc1_pinv(batch: Batch) -> Tensor:
 def _nc4_agreement(batch: Batch) -> Tensor:
     if batch.training is not None or is_differentiated(batch.parts[0]):
         return agreement_of(batch.features, batch.logits, *(batch.training or batch.present))
-    means, index = batch.shared(_span).means, batch.present[1]
+    means, index = batch.shared(span_of).means, batch.present[1]
     gram = means @ means.mT
     # argmin |phi - mu|^2 as in `agreement_of`, with phi the mean of its class and a deviation.
     half = 0.5 * gram.diagonal() - gram
@@ -316,7 +268,7 @@ def _nc4_agreement(batch: Batch) -> Tensor:
     nearest = [
         (half[here] - seen @ means.mT).argmin(dim=-1)
         for seen, here in zip(
-            batch.shared(_span).deviations.split(rows), place.split(rows), strict=True
+            batch.shared(span_of).deviations.split(rows), place.split(rows), strict=True
         )
     ]
     return (index[torch.cat(nearest)] == batch.logits.argmax(dim=-1)).double()

@@ -27,7 +27,6 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -210,8 +209,9 @@ def _frozen_examples(examples: int, device: torch.device) -> Tensor | None:
     if examples <= EXAMPLES:
         return None
     # Drawn: examples at equal distances may all be of one class.
-    chosen = np.random.default_rng(0).choice(examples, EXAMPLES, replace=False)
-    return torch.from_numpy(np.sort(chosen)).to(device)
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randperm(examples, generator=generator)[:EXAMPLES]
+    return chosen.sort().values.to(device)
 
 
 @lru_cache(maxsize=4)
@@ -220,12 +220,12 @@ def _frozen_noise(
 ) -> tuple[Tensor, ...]:
     """Pairs of opposite displacements of a look, ``[rows, width]`` each.
 
-    Drawn on the host and in float32 for every device and dtype. By numpy: vmap lets no operation
-    of torch draw.
+    Drawn on the host and in float32 for every device and dtype.
     """
-    noise = np.random.default_rng(0).standard_normal((DIRECTIONS, rows, width), np.float32)
+    generator = torch.Generator().manual_seed(0)
     with torch.inference_mode(False):
-        return tuple(torch.from_numpy(noise).to(device, dtype))
+        noise = torch.randn(DIRECTIONS, rows, width, generator=generator, dtype=torch.float32)
+        return tuple(noise.to(device, dtype))
 
 
 class _Sample(NamedTuple):
