@@ -31,9 +31,9 @@ from grokscope.probe.measurement import Circumstances, Measurement
 from grokscope.probe.trees import Block, Heads, Tensors, at, local, map_tensors, over_networks
 
 MEMORY = 2**30  # bytes of features and logits that are kept
-# Elements of one float64 temporary of a mean over examples: 2 MiB, several of which stay in a
-# cache; 32 MiB on a GPU, where a kernel is cheap only if it has much to do.
-ELEMENTS, GPU_ELEMENTS = 2**18, 2**22
+# Elements of one float64 temporary of a mean over examples: 32 MiB, or 2 MiB for one network on a
+# CPU, so that several stay in a cache. On a GPU and under vmap an operation has to be worth it.
+ELEMENTS, CACHED_ELEMENTS = 2**22, 2**18
 TOGETHER = 2**25  # of one float64 temporary over all examples of networks: 256 MiB
 FINITE = "finite"  # among the sums: a number that is finite if features and logits are
 KNOWN = ("count", "mean", "within")  # of the moments of networks
@@ -130,9 +130,10 @@ class Assembly:
                 for name, value in values.items()
             }
 
-        largest = max(block, key=Tensor.numel) if extra else block.logits
-        elements = GPU_ELEMENTS if largest.is_cuda else ELEMENTS
-        rows = max(1, elements // largest[:, 0].numel())
+        alone = self.networks == 1 and not block.logits.is_cuda
+        # Features of one network are widened piece by piece where they are used.
+        largest = block.logits if alone and not extra else max(block, key=Tensor.numel)
+        rows = max(1, (CACHED_ELEMENTS if alone else ELEMENTS) // largest[:, 0].numel())
         whole = block._asdict() | {"known_lengths": lengths_of(block.features)}
         pieces = zip(*(tensor.split(rows, dim=1) for tensor in whole.values()), strict=True)
         heads = self.heads.named()
