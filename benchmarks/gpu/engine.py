@@ -1,0 +1,85 @@
+"""The engine as the stages use it: trainings of small and real runs, made and advanced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from grokscope.engine.loop import Training
+from grokscope.engine.replicas import Replicas
+from grokscope.engine.state import MODEL, OPTIMIZER, State
+from grokscope.spec import Run, Segment
+from grokscope.tasks import Task, build_task
+
+
+def last_segment(run: Run, seed: int = 1) -> Segment:
+    """The last segment of a run."""
+    return run.segments(seed)[-1]
+
+
+def task_of(segment: Segment, device: torch.device, dtype: torch.dtype = torch.float32) -> Task:
+    """The task of a segment, with its model in a floating-point type."""
+    task = build_task(segment.run.task, segment.run.seeds).to(device)
+    task.model.to(dtype)
+    return task
+
+
+def training_of(
+    run: Run,
+    device: torch.device,
+    *,
+    seed: int = 1,
+    dtype: torch.dtype = torch.float32,
+    capture: bool = True,
+    state: State | None = None,
+) -> Training:
+    """The training of a run of one phase."""
+    segment = last_segment(run, seed)
+    return Training(task_of(segment, device, dtype), segment, state, capture=capture)
+
+
+def replicas_of(
+    run: Run,
+    device: torch.device,
+    seeds: Sequence[int],
+    *,
+    dtype: torch.dtype = torch.float32,
+    capture: bool = True,
+) -> Replicas:
+    """A run with several seeds, in one forward and backward pass."""
+    segments = [last_segment(run, seed) for seed in seeds]
+    tasks = [task_of(segment, device, dtype) for segment in segments]
+    return Replicas(tasks, segments, [None] * len(segments), capture=capture)
+
+
+def numbers(state: State) -> dict[str, Tensor]:
+    """Weights, buffers and the optimiser's buffers of a state, without random generators."""
+    kept = (MODEL, OPTIMIZER)
+    return {name: tensor for name, tensor in state.tensors.items() if name.startswith(kept)}
+
+
+def unequal(one: State, other: State) -> list[str]:
+    """Names of tensors of two states that are not equal to the bit."""
+    names = one.tensors.keys() | other.tensors.keys()
+    return sorted(
+        name
+        for name in names
+        if name not in one.tensors
+        or name not in other.tensors
+        or not torch.equal(one.tensors[name], other.tensors[name])
+    )
+
+
+def difference(one: State, other: State) -> float:
+    """Norm of the difference of two models, as a share of the norm; infinite for NaN."""
+    pairs = [
+        (tensor.double(), other.tensors[name].double())
+        for name, tensor in one.tensors.items()
+        if name.startswith(MODEL)
+    ]
+    apart = sum(float((left - right).square().sum()) for left, right in pairs)
+    whole = sum(float(right.square().sum()) for _, right in pairs)
+    share = (apart / whole) ** 0.5
+    return share if share == share else float("inf")
