@@ -22,7 +22,13 @@ from grokscope.runs.plan import Plan
 from grokscope.runs.store import Store
 
 SIZES = {"grokking": grokking_sizes, "flatness": flatness_sizes}
-GROKSCOPE = "import sys; from grokscope.cli import main; main()"
+# Who is started from a background shell inherits that interrupts are ignored; this one needs them.
+GROKSCOPE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from grokscope.cli import main
+main()
+"""
 STOPPING = 12.0  # seconds before the deadline at which the command is interrupted, at most
 CHECKPOINTS = 60.0  # seconds between them: what is lost if even the interrupt fails
 INTERRUPTED = 130  # exit status of the command after Ctrl-C

@@ -57,10 +57,13 @@ def run_items(
             except Exception as error:
                 traceback.print_exc()
                 entry = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        works = not session.on_gpu or answers()
+        if not works and entry["status"] == "passed":
+            entry |= {"status": "failed", "reason": "the GPU did not answer any more"}
         entry["seconds"] = round(time.monotonic() - begin, 2)
         items.put(name, entry)
         print(f"  {entry['status']}: {name} {describe(entry)}".rstrip(), flush=True)
-        if session.on_gpu and not answers():
+        if not works:
             return AGAIN
     late = any(entry.get("reason") == "no time was left" for entry in items.entries.values())
     return 1 if late or items.with_status("failed") else 0
