@@ -119,6 +119,13 @@ class Execution:
             "many as fit into memory on a GPU.",
         ),
     ] = None
+    together: Annotated[
+        Literal["auto", "streams", "vmap"],
+        how(
+            help="How one worker trains several runs: side by side (streams, any runs), or as one "
+            "program (vmap, runs that differ in seeds and strengths); auto uses streams on a GPU."
+        ),
+    ] = "auto"
     on: Annotated[
         Literal["local", "ray"],
         cluster(

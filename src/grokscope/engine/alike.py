@@ -34,7 +34,7 @@ def shape_of(segment: Segment) -> str | None:
     run, phase = segment.run, segment.phase
     if phase.sharpness_aware is not None or any(penalty.memory for penalty in phase.penalties):
         return None
-    if phase.precision != "float32":
+    if phase.precision == "bfloat16":
         return None
     settings = phase.model_dump(mode="json", exclude=MAY_DIFFER)
     for penalty in settings["penalties"]:

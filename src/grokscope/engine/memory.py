@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from grokscope.engine.loop import Training
+from grokscope.probe.trees import take
 
 BUFFERS = {"adamw": 2, "sgd": 1}  # of the optimiser, in multiples of the parameters
+WORKSPACE_ON_GPU = 2**25  # of cuBLAS on one stream, as CUBLAS_WORKSPACE_CONFIG=:4096:8 sets it
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -20,8 +22,9 @@ def bytes_of(training: Training) -> int:
     """Bytes that one more run of this kind takes: an estimate, good to a factor of two.
 
     Parameters, gradients and the optimiser's buffers are counted; what autograd saves of one batch
-    is taken four times, for its gradients and the workspace of batched convolutions. Data count as
-    if every run held its own.
+    is taken four times, for its gradients and the workspace of batched convolutions; on a GPU also
+    the workspace of its stream. Graphs of one run share the memory of one step. Data count as if
+    every run held its own.
 
     Cost: one forward pass.
     """
@@ -30,15 +33,17 @@ def bytes_of(training: Training) -> int:
     weights = sum(tensor.nbytes for tensor in held)
     trained = sum(tensor.nbytes for tensor in update.parameters)
     data = training.task.train.nbytes + training.task.validation.nbytes
-    batch = torch.arange(min(training.batch_size, len(training.task.train)))
+    batch = torch.arange(training.order.batch_size)
     buffers = [buffer.clone() for buffer in model.buffers()]
-    examples = update.examples(1, batch)
+    train = training.task.train
+    examples = take(train.inputs, batch), train.labels[batch]
     saved = saved_bytes(lambda: update.outcome(*examples), besides=held)
     with torch.no_grad():
         for buffer, before in zip(model.buffers(), buffers, strict=True):
             buffer.copy_(before)
     kept = BUFFERS[training.segment.phase.optimizer.name]
-    return weights + (1 + kept) * trained + 4 * saved + data
+    workspace = WORKSPACE_ON_GPU if training.on_gpu else 0
+    return weights + (1 + kept) * trained + 4 * saved + data + workspace
 
 
 def saved_bytes(forward: Callable[[], object], besides: Iterable[Tensor] = ()) -> int:

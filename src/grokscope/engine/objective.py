@@ -6,7 +6,7 @@ A module, so that `torch.func.functional_call` can give it other parameters: of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from inspect import signature
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from grokscope.interventions.penalties import penalty_value
-from grokscope.measures.checks import values_are_readable
+from grokscope.measures.checks import values_are_checked, values_are_readable
 from grokscope.measures.curvature import as_arguments
 from grokscope.measures.record import Batch
 from grokscope.probe.rows import IGNORED
@@ -93,7 +93,7 @@ class Objective(nn.Module):
             for head in self.heads:
                 watch = head.register_forward_pre_hook(lambda _, taken: seen.append(taken[0]))
                 hooks.callback(watch.remove)
-            with torch.autocast(labels.device.type, torch.bfloat16, enabled=self.lowered):
+            with self._autocast(labels.device.type):
                 logits = self.model(*positional, **keywords)
         logits = logits.float() if self.lowered else logits
         cooled = logits if phase.temperature == 1 else logits / phase.temperature
@@ -114,10 +114,13 @@ class Objective(nn.Module):
             total = total + weights[place].to(value.dtype) * value
             values[penalty.name] = value.detach()
         finite = None
-        if active and not values_are_readable(logits):
+        if active and not values_are_checked(logits):
             tensors = (batch.features, batch.logits, batch.weight)
             finite = torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
         return Outcome(total, values, (batch.features.detach(), batch.labels), finite)
+
+    def _autocast(self, device: str) -> AbstractContextManager[object]:
+        return torch.autocast(device, torch.bfloat16) if self.lowered else nullcontext()
 
     def _batch(self, features: Tensor, logits: Tensor, labels: Tensor) -> Batch:
         """The rows that count, at the head."""

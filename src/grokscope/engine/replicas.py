@@ -10,6 +10,7 @@ model needs no second form here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,13 +18,17 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from grokscope.engine.alike import TOLERANCE, UnlikeError, check_alike, check_equal
-from grokscope.engine.loop import STEPS_PER_TICK, Tick, Training
+from grokscope.engine.feed import Feed, Given
+from grokscope.engine.graphs import Launcher
+from grokscope.engine.loop import Tick, Training
 from grokscope.engine.objective import Outcome
 from grokscope.engine.observe import Observer
+from grokscope.engine.precision import products_in
 from grokscope.engine.stacked import StackedOptimizer
 from grokscope.engine.state import State, generators
-from grokscope.measures.checks import NotFiniteError
-from grokscope.probe.trees import stacked
+from grokscope.engine.update import Kind, note_end
+from grokscope.measures.checks import NotFiniteError, unchecked_values
+from grokscope.probe.trees import stacked, take
 from grokscope.spec import Segment
 from grokscope.tasks.task import Task
 
@@ -35,6 +40,7 @@ class Replicas:
         tasks: Model (trained in place) and data of each.
         segments: Which phase each runs.
         states: Where each resumes; None starts from the task's initial model. All at one step.
+        graphs: Whether steps are captured as CUDA graphs where that is possible.
 
     Raises:
         UnlikeError: If the runs differ in more than replicas may, or their model cannot be
@@ -42,7 +48,12 @@ class Replicas:
     """
 
     def __init__(
-        self, tasks: Sequence[Task], segments: Sequence[Segment], states: Sequence[State | None]
+        self,
+        tasks: Sequence[Task],
+        segments: Sequence[Segment],
+        states: Sequence[State | None],
+        *,
+        graphs: bool = True,
     ) -> None:
         check_alike(tasks, segments, states)
         self.trainings: list[Training] = []
@@ -51,18 +62,31 @@ class Replicas:
             self.trainings.append(Training(task, segment, state))
             self.generators.append(generators(task.model))
         self.alive = list(range(len(tasks)))
+        self.step = self.trainings[0].step  # of all that have not ended
         models = [task.model for task in tasks]
         self.parameters, self.constants = stack(models)
         # [replicas, penalties]
         self.weights = torch.stack([training.update.weights for training in self.trainings])
-        updates = [training.update for training in self.trainings]
-        # [2, names, replicas]: what training itself saw; each update has a view.
-        self.sums = torch.stack([update.sums for update in updates], dim=-1)
-        for update, view in zip(updates, self.sums.unbind(dim=-1), strict=True):
-            update.sums = view
-        self._batches = [training.batches() for training in self.trainings]
+        self.updates = [training.update for training in self.trainings]
+        # What training itself saw, [2, names, replicas], and which have ended at which step,
+        # [replicas]; each update has a view.
+        self.sums = torch.stack([update.sums for update in self.updates], dim=-1)
+        self.ended = torch.stack([update.ended for update in self.updates])
+        self.ended_at = torch.stack([update.ended_at for update in self.updates])
+        for place, update in enumerate(self.updates):
+            update.sums = self.sums[..., place]
+            update.ended, update.ended_at = self.ended[place], self.ended_at[place]
         self._try()
-        self.optimizer = StackedOptimizer(updates, list(self.parameters.values()))
+        self.optimizer = StackedOptimizer(self.updates, list(self.parameters.values()))
+        first = self.trainings[0]
+        self.feed = Feed(
+            [training.order for training in self.trainings],
+            [self.trainings[group.first].rate for group in self.optimizer.groups],
+            (first.step, first.until),
+            self.weights.device,
+            augmentation=tasks[0].augmentation,
+        )
+        self.launcher = Launcher(self.weights.device, graphs)
         self.observer = Observer(
             tasks,
             segments[0].run.observation,
@@ -70,15 +94,19 @@ class Replicas:
             tolerance=TOLERANCE["cuda" if self.weights.is_cuda else "cpu"],
         )
 
-    @property
-    def measured_alone(self) -> str:
-        """Why replicas are measured one after the other; empty if they are measured at once."""
-        return self.observer.alone
+    def facts(self, _place: int) -> dict[str, object]:
+        """How steps were launched and runs measured, for ``environment.json``."""
+        alone = self.observer.alone
+        return self.launcher.facts() | ({"measured_alone": alone} if alone else {})
 
     def state(self, place: int) -> State:
         """A copy of one replica's state, as `Training.state`."""
-        self.optimizer.hand_out(place)
-        state = self.trainings[place].state()
+        training = self.trainings[place]
+        with self.launcher.here():
+            # A step that is not finite is counted by the run, but not by the optimiser.
+            ahead = self.step - training.step + (int(training.update.ended_at) > 0)
+            self.optimizer.hand_out(place, ahead)
+            state = training.state()
         # Generators are global: a solo run would have found them as it left them, at its start.
         state.tensors.update(
             {key: tensor.clone() for key, tensor in self.generators[place].items()}
@@ -90,114 +118,144 @@ class Replicas:
 
         A replica that is no longer finite ends with a tick that says so; the others continue.
         """
-        ticks = self._look([place for place in self.alive if self.trainings[place].fresh])
-        for training in self.trainings:
-            training.task.model.train()
-        self._drop_diverged(ticks)
-        if ticks:
-            yield ticks
-        while self.alive and self._step() < self.trainings[0].until:
-            ticks = self.advance()
-            step = self._step()
-            if step in self.trainings[0].points:
+        first = self.trainings[0]
+        if first.fresh:
+            yield self._without_diverged(self._look())
+        while self.alive and self.step < first.until:
+            leader = self.trainings[self.alive[0]]
+            self.advance(leader.next_stop() - leader.step)
+            ticks = {} if first.on_gpu and not leader.at_point else self._ends()
+            if leader.at_point:
                 ticks |= self._look([place for place in self.alive if place not in ticks])
-            if step % STEPS_PER_TICK == 0:
-                ticks |= {place: Tick(step) for place in self.alive if place not in ticks}
-            self._drop_diverged(ticks)
-            if ticks:
-                yield ticks
+            else:
+                ticks |= {place: Tick(leader.step) for place in self.alive if place not in ticks}
+            yield self._without_diverged(ticks)
 
-    def _step(self) -> int:
-        return self.trainings[0].step
+    def _without_diverged(self, ticks: dict[int, Tick]) -> dict[int, Tick]:
+        """These ticks; runs that have ended with theirs are no longer among the living."""
+        self.alive = [place for place in self.alive if not ticks[place].diverged]
+        return ticks
 
-    def _drop_diverged(self, ticks: Mapping[int, Tick]) -> None:
-        self.alive = [
-            place for place in self.alive if not (place in ticks and ticks[place].diverged)
-        ]
+    def _ends(self) -> dict[int, Tick]:
+        """The last ticks of replicas that a penalty found not finite."""
+        with self.launcher.here():
+            ended_at = self.ended_at.tolist()
+        ticks = {}
+        for place in self.alive:
+            if ended_at[place]:
+                self.trainings[place].step = ended_at[place]
+                ticks[place] = self.trainings[place].diverged()
+        return ticks
 
-    def _look(self, places: Sequence[int]) -> dict[int, Tick]:
-        """Measure some replicas, which are at one step."""
+    def _look(self, places: Sequence[int] | None = None) -> dict[int, Tick]:
+        """Measure some replicas, which are at one step; None: all that are running."""
+        places = self.alive if places is None else places
         if not places:
             return {}
-        first = self.trainings[0]
-        last = first.step == first.until
-        measured = self.observer.rows(first.step, first.epoch, places=places, last=last)
-        sums = self.sums.permute(2, 0, 1).tolist()  # [replicas, 2, names]
+        first = self.trainings[places[0]]
+        with self.launcher.here():
+            last = first.step == first.until
+            measured = self.observer.rows(first.step, first.epoch, places=places, last=last)
+            sums = self.sums.permute(2, 0, 1).tolist()  # [replicas, 2, names]
         ticks = {}
         for place, rows in measured.items():
             training = self.trainings[place]
             if isinstance(rows, NotFiniteError):
                 ticks[place] = training.diverged()
             else:
-                ticks[place] = Tick(training.step, training.with_running(rows, sums[place]))
+                with self.launcher.here():
+                    ticks[place] = Tick(training.step, training.with_running(rows, sums[place]))
         return ticks
 
-    def advance(self) -> dict[int, Tick]:
-        """One step of all; returns the last ticks of those that a penalty found not finite."""
-        drawn = [next(batches) for batches in self._batches]  # before the step counts
-        for training in self.trainings:
-            training.step += 1
-        step = self._step()
-        examples = [
-            training.update.examples(step, batch)
-            for training, batch in zip(self.trainings, drawn, strict=True)
-        ]
-        inputs, labels = stacked(examples)
-        wanted = set(self.trainings[0].update.active(labels, step))
-        if len(wanted) > 1:  # a batch of one class has no ncc: then each alone
-            gradients, rows, counted, ended = self._apart(step, examples)
-        else:
-            outcome, gradients = self._gradients(inputs, labels, *wanted)
-            rows = list(zip(*outcome.rows, strict=True)) or [()] * len(labels)
-            counted = self.trainings[0].update.counted(outcome.values)
-            ended = set()
-            if outcome.finite is not None:  # alone, penalties check what they are given
-                fine = outcome.finite.tolist()
-                ended = {place for place in self.alive if not fine[place]}
-        kept = [(view, view.clone()) for place in ended for view in self._views(place)]
-        for place in ended:
-            self.optimizer.leave(place)
-        self.sums += counted
-        self.optimizer.step(step, gradients)
-        for view, before in kept:
-            view.copy_(before)
+    def advance(self, steps: int = 1) -> None:
+        """Make so many steps of all, or those that are left; nothing waits for a GPU."""
+        with self.launcher.here():
+            for _ in range(min(steps, self.trainings[0].until - self.step)):
+                batches = self.feed.prepare(self.step + 1)
+                self.step += 1
+                kinds = tuple(
+                    update.kind(self.step, batch)
+                    for update, batch in zip(self.updates, batches, strict=True)
+                )
+                self.launcher(kinds, partial(self._make_step, kinds))
         for place in self.alive:
-            if rows[place] and place not in ended:
-                self.trainings[place].update.after(step, *rows[place])
-        return {place: self.trainings[place].diverged() for place in ended}
+            self.trainings[place].step = self.step
 
-    def _views(self, place: int) -> list[Tensor]:
-        """All that a step changes of a replica."""
-        return [stack.detach()[place] for stack in self.parameters.values()] + [
-            self.sums[..., place]
-        ]
+    def _make_step(self, kinds: Sequence[Kind]) -> None:
+        """One step of kinds that differ in caps, or in which penalties their batches have."""
+        given = self.feed.next(kinds[0].size)
+        precision = self.trainings[0].segment.phase.precision
+        with unchecked_values(), products_in(precision, self.weights.device):
+            examples = [
+                update.examples(
+                    Given(
+                        given.index[place],
+                        given.rate,
+                        given.step,
+                        None if given.drawn is None else given.drawn[place],
+                    )
+                )
+                for place, update in enumerate(self.updates)
+            ]
+            wanted = {kind.active for kind in kinds}
+            if len(wanted) > 1:  # a batch of one class has no ncc: then each alone
+                parts = self._apart(kinds, examples)
+            else:
+                inputs, labels = stacked(examples)
+                outcome, gradients = self._gradients(inputs, labels, *wanted)
+                rows = list(zip(*outcome.rows, strict=True)) or [()] * len(labels)
+                counted = self.updates[0].counted(outcome.values)
+                parts = gradients, rows, counted, outcome.finite
+            self._apply(kinds, given, *parts)
+
+    def _apply(
+        self,
+        kinds: Sequence[Kind],
+        given: Given,
+        gradients: Sequence[Tensor | None],
+        rows: Sequence[tuple[Tensor, ...]],
+        counted: Tensor,
+        finite: Tensor | None,
+    ) -> None:
+        """Finish a step as `Update` does it, of all."""
+        stopped = None
+        if finite is not None:
+            note_end(finite, given.step, self.ended, self.ended_at)
+            stopped = self.ended > 0
+            counted = torch.where(stopped, 0.0, counted)
+        self.sums.add_(counted)
+        self.optimizer.step(given.rate, gradients, stopped)
+        for place, update in enumerate(self.updates):
+            if rows[place]:
+                of_place = None if stopped is None else stopped[place]
+                update.after(kinds[place], *rows[place], stopped=of_place)
 
     def _apart(
-        self, step: int, examples: Sequence[tuple[Any, Tensor]]
-    ) -> tuple[list[Tensor | None], list[tuple[Tensor, ...]], Tensor, set[int]]:
-        """Gradients, rows that count, and what is counted, of each replica by itself."""
-        ended, counted = set(), torch.zeros_like(self.sums)
+        self, kinds: Sequence[Kind], examples: Sequence[tuple[Any, Tensor]]
+    ) -> tuple[list[Tensor | None], list[tuple[Tensor, ...]], Tensor, Tensor | None]:
+        """Gradients, rows that count, what is counted and what is finite, each by itself."""
         found: list[list[Tensor | None]] = []
-        rows: list[tuple[Tensor, ...]] = []
-        for place, training in enumerate(self.trainings):
-            update, outcome = training.update, None
-            update.optimizer.zero_grad()
-            if place in self.alive:
-                try:
-                    outcome = update.backward(step, *examples[place])
-                except NotFiniteError:
-                    ended.add(place)
-            if outcome is not None:
-                counted[..., place] = update.counted(outcome.values)
+        outcomes = []
+        for kind, update, batch in zip(kinds, self.updates, examples, strict=True):
+            outcomes.append(update.backward(kind.active, *batch))
             found.append([parameter.grad for parameter in update.parameters])
-            rows.append(() if outcome is None else outcome.rows)
         gradients: list[Tensor | None] = []
         for stack, column in zip(self.parameters.values(), zip(*found, strict=True), strict=True):
             used = any(gradient is not None for gradient in column)
             zero = torch.zeros_like(stack[0])
             filled = [zero if gradient is None else gradient for gradient in column]
             gradients.append(torch.stack(filled) if used else None)
-        return gradients, rows, counted, ended
+        counted = [
+            update.counted(outcome.values)
+            for update, outcome in zip(self.updates, outcomes, strict=True)
+        ]
+        fine = torch.ones_like(self.ended, dtype=torch.bool)
+        finite = [
+            fine[place] if outcome.finite is None else outcome.finite
+            for place, outcome in enumerate(outcomes)
+        ]
+        rows = [outcome.rows for outcome in outcomes]
+        return gradients, rows, torch.stack(counted, dim=-1), torch.stack(finite)
 
     def _gradients(
         self, inputs: Any, labels: Tensor, active: Sequence[int]
@@ -206,7 +264,7 @@ class Replicas:
 
         Gradients are those of the stacks; None for a parameter that was not used.
         """
-        objective = self.trainings[0].update.objective
+        objective = self.updates[0].objective
 
         def one(
             tensors: Mapping[str, Tensor], weights: Tensor, examples: tuple[Any, Tensor]
@@ -230,20 +288,21 @@ class Replicas:
 
         In evaluation mode, where BatchNorm does not amplify rounding; training mode must only run.
         """
-        batch = torch.arange(min(self.trainings[0].batch_size, len(self.trainings[0].task.train)))
-        examples = [training.update.examples(1, batch) for training in self.trainings]
-        update = self.trainings[0].update
+        batch = torch.arange(self.trainings[0].order.batch_size)
+        examples = [
+            (take(training.task.train.inputs, batch), training.task.train.labels[batch])
+            for training in self.trainings
+        ]
         name = type(self.trainings[0].task.model).__name__
         kept = {key: tensor.clone() for key, tensor in self.constants.items()}
         try:
             inputs, labels = stacked(examples)
-            active = min(update.active(labels), key=len)  # those that all have
+            active = min((update.possible(batch) for update in self.updates), key=len)
             self._modes(training=True)
             self._gradients(inputs, labels, active)
             self._modes(training=False)
             together, gradients = self._gradients(inputs, labels, active)
-            for place, training in enumerate(self.trainings):
-                update = training.update
+            for place, update in enumerate(self.updates):
                 total = update.outcome(*examples[place], active).total
                 alone = torch.autograd.grad(total, update.parameters, allow_unused=True)
                 parts = [None if stack is None else stack[place] for stack in gradients]
@@ -261,23 +320,6 @@ class Replicas:
     def _modes(self, training: bool) -> None:
         for replica in self.trainings:
             replica.task.model.train(training)
-
-
-class Solo:
-    """One run with the interface of `Replicas`."""
-
-    def __init__(self, training: Training) -> None:
-        self.training = training
-
-    def state(self, place: int) -> State:
-        """A copy of the state; ``place`` is 0."""
-        assert place == 0
-        return self.training.state()
-
-    def run(self) -> Iterator[dict[int, Tick]]:
-        """Train to the end of the phase."""
-        for tick in self.training.run():
-            yield {0: tick}
 
 
 def stack(models: Sequence[nn.Module]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

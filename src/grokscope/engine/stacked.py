@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grokscope.engine.update import Update, build_optimizer
+from grokscope.engine.update import Update, build_optimizer, rate_of
 from grokscope.spec import Optimizer
 
 STEP = "step"  # the buffer that replicas have in common
@@ -29,6 +29,10 @@ class _Group:
     parameters: list[Tensor]
     optimizer: torch.optim.Optimizer
 
+    @property
+    def slice(self) -> slice:
+        return slice(self.first, self.until)
+
 
 class StackedOptimizer:
     """Steps all replicas.
@@ -41,7 +45,6 @@ class StackedOptimizer:
     def __init__(self, updates: Sequence[Update], stacks: Sequence[Tensor]) -> None:
         self.updates, self.stacks = updates, [stack.detach() for stack in stacks]
         self.groups: list[_Group] = []
-        self.left: set[int] = set()
         keys = [_key(update) for update in updates]
         first = 0
         for until in range(1, len(updates) + 1):
@@ -49,35 +52,53 @@ class StackedOptimizer:
                 self.groups.append(self._group(first, until))
                 first = until
 
-    def step(self, step: int, gradients: Sequence[Tensor | None]) -> None:
-        """Update all replicas by the gradients of the stacks, contiguous; None where not used."""
-        for group in self.groups:
-            phase, start = self.updates[group.first].phase, self.updates[group.first].start
-            for settings in group.optimizer.param_groups:
-                settings["lr"] = group.settings.rate(step, start, phase.until)
-            for parameter, gradient in zip(group.parameters, gradients, strict=True):
-                parameter.grad = None if gradient is None else gradient[group.first : group.until]
-            group.optimizer.step()
+    def step(
+        self, rates: Tensor, gradients: Sequence[Tensor | None], stopped: Tensor | None = None
+    ) -> None:
+        """Update all replicas.
 
-    def hand_out(self, place: int) -> None:
-        """Give the optimiser of a replica its present buffers; valid until the next step."""
-        if place in self.left:
+        Args:
+            rates: Learning rate of each group, ``[groups]``.
+            gradients: Of the stacks, contiguous; None where a parameter was not used.
+            stopped: Which replicas to leave as they are, ``[replicas]``; None: none.
+        """
+        kept = [] if stopped is None else [(tensor, tensor.clone()) for tensor in self._changed()]
+        for group, rate in zip(self.groups, rates.unbind(), strict=True):
+            rate_of(group.optimizer).copy_(rate)
+            for parameter, gradient in zip(group.parameters, gradients, strict=True):
+                parameter.grad = None if gradient is None else gradient[group.slice]
+            group.optimizer.step()
+        if stopped is None:
             return
+        parts = [stopped[group.slice] for group in self.groups for _ in self._of(group)]
+        for (tensor, before), part in zip(kept, parts, strict=True):
+            tensor.copy_(torch.where(part.view(-1, *([1] * (tensor.dim() - 1))), before, tensor))
+
+    def hand_out(self, place: int, ahead: int = 0) -> None:
+        """Give the optimiser of a replica its present buffers; valid until the next step.
+
+        ``ahead`` is how many steps the others have made since the replica's last one.
+        """
         update = self.updates[place]
         group = next(group for group in self.groups if group.first <= place < group.until)
         for parameter, stacked in zip(update.parameters, group.parameters, strict=True):
             update.optimizer.state[parameter] = {
-                name: buffer if name == STEP else buffer[place - group.first]
+                name: buffer - ahead if name == STEP else buffer[place - group.first]
                 for name, buffer in _buffers(group.optimizer, stacked).items()
             }
 
-    def leave(self, place: int) -> None:
-        """Hand out copies, for good: later steps are not this replica's."""
-        self.hand_out(place)
-        self.left.add(place)
-        state = self.updates[place].optimizer.state
-        for parameter, buffers in state.items():
-            state[parameter] = {name: buffer.clone() for name, buffer in buffers.items()}
+    def _changed(self) -> list[Tensor]:
+        """All tensors that a step changes, with a first axis of the replicas of a group."""
+        return [tensor for group in self.groups for tensor in self._of(group)]
+
+    def _of(self, group: _Group) -> list[Tensor]:
+        buffers = [
+            buffer
+            for parameter in group.parameters
+            for name, buffer in _buffers(group.optimizer, parameter).items()
+            if name != STEP
+        ]
+        return [*group.parameters, *buffers]
 
     def _group(self, first: int, until: int) -> _Group:
         settings = self.updates[first].phase.optimizer

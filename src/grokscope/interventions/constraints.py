@@ -11,7 +11,11 @@ from grokscope.measures import logit_scale
 
 @torch.no_grad()
 def constrain(
-    constraint: FrobeniusCap | SpectralCap | LogitScaleCap, head: nn.Linear, features: Tensor
+    constraint: FrobeniusCap | SpectralCap | LogitScaleCap,
+    head: nn.Linear,
+    features: Tensor,
+    *,
+    stopped: Tensor | None = None,
 ) -> None:
     """Scale the head down to meet a constraint, if it does not; nothing waits for the device.
 
@@ -22,6 +26,7 @@ def constrain(
         constraint: The quantity to cap, and its cap.
         head: The head, changed in place.
         features: Inputs of the head in this step, ``[examples, width]``.
+        stopped: Whether to leave the head as it is, a scalar on its device.
 
     Cost: O(classes * width); the spectral norm O(classes * width * min(classes, width)).
     """
@@ -34,6 +39,8 @@ def constrain(
         size = logit_scale(nn.functional.linear(features, weight, head.bias))
     # A guard against 0 / 0 for a head of zeros, which meets every cap.
     factor = (constraint.cap / size.clamp(min=torch.finfo(size.dtype).tiny)).clamp(max=1.0)
+    if stopped is not None:
+        factor = torch.where(stopped, 1.0, factor)
     weight.mul_(factor)
     if isinstance(constraint, LogitScaleCap) and head.bias is not None:
         head.bias.mul_(factor)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from grokscope import measures
 from grokscope.interventions.settings import Penalty
-from grokscope.measures.checks import check_head, common_dtype
+from grokscope.measures.checks import check_head, common_dtype, in_full_precision
 from grokscope.measures.moments import ClassMoments
 from grokscope.measures.record import Batch, records
 from grokscope.reference import is_reference, load
@@ -25,7 +25,8 @@ def penalty_value(penalty: Penalty, batch: Batch, memory: Tensor | None = None) 
     Args:
         penalty: The measure and its settings.
         batch: Features, logits and labels of the rows that count, and the head.
-        memory: Result of `remember_means` after the steps before, for an ``ncc`` with memory.
+        memory: Result of `remember_means` after the steps before, or an `empty_memory`, for an
+            ``ncc`` with memory.
 
     Raises:
         ValueError: As the measure; or if a function of your own returns no scalar tensor.
@@ -57,8 +58,7 @@ def penalty_value(penalty: Penalty, batch: Batch, memory: Tensor | None = None) 
     evaluate = records()[penalty.measure].evaluate
     assert evaluate is not None  # a penalty's settings see to it
     features, logits, weight = common_dtype(features, logits, weight)
-    # Autocast would run products in half precision and lose the small probabilities.
-    with torch.autocast(features.device.type, enabled=False):
+    with in_full_precision(features):
         return evaluate(replace(batch, features=features, logits=logits, weight=weight)).mean()
 
 
@@ -68,16 +68,22 @@ def needs_classes(penalty: Penalty) -> bool:
     return record is not None and bool(record.needs)
 
 
-def remember_means(memory: Tensor | None, moments: ClassMoments, kept: float) -> Tensor:
+def empty_memory(weight: Tensor) -> Tensor:
+    """The memory of class means at first, for a head with rows ``[classes, width]``: no class seen.
+
+    A memory is ``[classes, width + 1]``, float64; its last column says whether a class was seen.
+    """
+    classes, width = weight.shape
+    return torch.zeros(classes, width + 1, dtype=torch.float64, device=weight.device)
+
+
+def remember_means(memory: Tensor, moments: ClassMoments, kept: float) -> Tensor:
     """Class means over many batches: an exponential average, updated after each step.
 
     A class that a batch lacks keeps its mean; one seen for the first time starts with the batch's.
-    A memory is ``[classes, width + 1]``, None at first; its last column says whether a class has
-    been seen. ``kept`` is the share of the old mean that stays. No gradients flow through it.
+    ``kept`` is the share of the old mean that stays. No gradients flow through it.
     """
     present, mean = moments.count > 0, moments.mean.detach()
-    if memory is None:
-        memory = mean.new_zeros(len(mean), mean.shape[1] + 1)
     seen = memory[:, -1:] > 0
     share = torch.where(seen, 1 - kept, 1.0) * present[:, None]
     means = memory[:, :-1] + share * (mean - memory[:, :-1])

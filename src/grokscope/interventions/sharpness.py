@@ -18,20 +18,17 @@ def moved_up(parameters: Sequence[Tensor], radius: float) -> Iterator[None]:
         radius: Euclidean length of the move over all parameters together.
     """
     moving = [parameter for parameter in parameters if parameter.grad is not None]
-    gradients = [parameter.grad.clone() for parameter in moving if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in moving if parameter.grad is not None]
     before = [parameter.detach().clone() for parameter in moving]
-    lengths: list[Tensor] = torch._foreach_norm(gradients)  # type: ignore[assignment]
-    length = torch.linalg.vector_norm(torch.stack(lengths))
-    scale = radius / length.clamp(min=1e-12)
     with torch.no_grad():
-        for parameter, gradient in zip(moving, gradients, strict=True):
-            parameter.add_(gradient * scale)
+        length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        scale = radius / length.clamp(min=1e-12)
+        torch._foreach_add_(moving, torch._foreach_mul(gradients, scale))
     try:
         yield
     finally:
         with torch.no_grad():
-            for parameter, saved in zip(moving, before, strict=True):
-                parameter.copy_(saved)
+            torch._foreach_copy_(moving, before)
 
 
 @contextmanager

@@ -5,12 +5,16 @@ Every check raises a ValueError that names the argument, what was wrong and the 
 Shapes and dtypes are always checked: they cost nothing. Values (NaN, infinity, labels out of
 range) are checked where they can be read: not inside ``torch.func`` transforms or
 ``torch.compile``, where a tensor has no value that Python could look at. On CUDA one check of
-values is one synchronisation with the host.
+values is one synchronisation with the host; training steps leave them out (`unchecked_values`).
 
 Axes used throughout the measures: ``examples`` (n), ``classes`` (C), ``width`` (d).
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -31,6 +35,34 @@ def values_are_readable(*tensors: Tensor) -> bool:
         tensor.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
         for tensor in tensors
     )
+
+
+_unchecked = ContextVar("unchecked", default=False)
+
+
+@contextmanager
+def unchecked_values() -> Iterator[None]:
+    """Within it no value is looked at for a check, or to choose between two ways of computing.
+
+    What uses it finds NaN and infinity in its own way: a training step notes them on the device.
+    """
+    token = _unchecked.set(True)
+    try:
+        yield
+    finally:
+        _unchecked.reset(token)
+
+
+def values_are_checked(*tensors: Tensor) -> bool:
+    """Whether values may be looked at: Python can read them, and nobody asked not to."""
+    return not _unchecked.get() and values_are_readable(*tensors)
+
+
+def in_full_precision(tensor: Tensor) -> AbstractContextManager[object]:
+    """Autocast off for the tensor's device: it would lose small probabilities."""
+    kind = tensor.device.type
+    known = torch.amp.autocast_mode.is_autocast_available(kind)
+    return torch.autocast(kind, enabled=False) if known else nullcontext()
 
 
 def is_differentiated(tensor: Tensor) -> bool:
@@ -77,7 +109,7 @@ def check_finite(name: str, tensor: Tensor) -> None:
     Raises:
         NotFiniteError: If an entry is NaN or infinite.
     """
-    if not values_are_readable(tensor):
+    if not values_are_checked(tensor):
         return
     plain = tensor.detach()
     if bool(plain.sum().isfinite()):
@@ -97,7 +129,7 @@ def check_all_finite(**tensors: Tensor) -> None:
     Raises:
         NotFiniteError: If an entry of one of them is NaN or infinite; names the first such tensor.
     """
-    if not values_are_readable(*tensors.values()):
+    if not values_are_checked(*tensors.values()):
         return
     sums = [tensor.detach().sum().float() for tensor in tensors.values()]
     if not bool(torch.stack(sums).sum().isfinite()):
@@ -158,7 +190,7 @@ def check_labels(labels: Tensor, num_classes: int, examples: int | None = None) 
             f"labels has {labels.shape[0]} entries for {examples} examples; "
             "pass one label per example."
         )
-    if values_are_readable(labels):
+    if values_are_checked(labels):
         low, high = (int(bound) for bound in labels.aminmax())
         if low < 0 or high >= num_classes:
             raise ValueError(

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from grokscope.measures.checks import check_reduction, values_are_readable
+from grokscope.measures.checks import check_reduction, values_are_checked
 from grokscope.measures.moments import ClassMoments
 from grokscope.measures.record import Batch, Measure
 from grokscope.measures.row_variance import squared_distances
@@ -74,7 +74,7 @@ def ncc(moments: ClassMoments, reduction: str = "mean", unbiased: bool = False) 
         )
     least = 2 if unbiased else 1
     counted = moments.count >= least
-    if values_are_readable(moments.count) and int(counted.sum()) < 2:
+    if values_are_checked(moments.count) and int(counted.sum()) < 2:
         raise ValueError(
             f"ncc needs at least two classes with {least} or more examples each, but there are "
             f"{int(counted.sum())}; pass more examples, or moments of several batches added up."
@@ -138,7 +138,7 @@ def _ratios(
 
 def _distances_of_means(means: Tensor, pairs: Tensor) -> Tensor:
     """Squared distances; from inner products where that costs no digits, else from differences."""
-    if len(means) <= PAIRWISE_CLASSES and not values_are_readable(means):
+    if len(means) <= PAIRWISE_CLASSES and not values_are_checked(means):
         return squared_distances(means)
     centred = means - means.mean(dim=0)
     square = centred.square().sum(dim=-1)

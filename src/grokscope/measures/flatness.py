@@ -24,6 +24,7 @@ from grokscope.measures.checks import (
     check_same_examples,
     checked_head,
     common_dtype,
+    in_full_precision,
     reduce_examples,
 )
 from grokscope.measures.record import Batch, Measure
@@ -69,8 +70,7 @@ def relative_flatness(
         0.3932
     """
     features, logits, weight = checked_head(features, logits, weight)
-    # Autocast would run the products in half precision and lose the small probabilities.
-    with torch.autocast(device_type=features.device.type, enabled=False):
+    with in_full_precision(features):
         length = features.square().sum(dim=-1)
         return reduce_examples(length * row_variance(logits, weight), reduction)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from grokscope.runs.options import RunOptions
 from grokscope.spec import Segment
 
 PAUSE = 0.2  # seconds between two steps of one segment that are passed on
@@ -80,8 +81,8 @@ class Executor(Protocol):
         """How many more jobs can be submitted now."""
 
     @property
-    def replicas_per_job(self) -> int:
-        """The most segments of one shape that may make one job."""
+    def options(self) -> RunOptions:
+        """How jobs are run: how many segments one may have, and whether of different shapes."""
 
     def submit(self, job: Job) -> None:
         """Start a job; the parents of its segments are finished."""

@@ -43,7 +43,7 @@ def launch(
         return True
     executor = _executor(store, options, len(missing))
     try:
-        run_all(Scheduler(missing, store, executor.replicas_per_job), executor, on_progress, notify)
+        run_all(Scheduler(missing, store, executor.options), executor, on_progress, notify)
     finally:
         with ignoring_interrupts():  # checkpoints are left, however often Ctrl-C comes
             executor.shutdown()

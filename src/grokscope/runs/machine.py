@@ -10,8 +10,13 @@ from typing import Any
 
 import torch
 
+from grokscope.engine.precision import set_tf32
 from grokscope.spec import Segment
 from grokscope.version import __version__
+
+
+# A fixed workspace makes cuBLAS repeat itself; more queues let streams run side by side.
+CUDA_ENVIRONMENT = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "CUDA_DEVICE_MAX_CONNECTIONS": "32"}
 
 
 def find_device(name: str) -> torch.device:
@@ -24,14 +29,44 @@ def find_device(name: str) -> torch.device:
         ValueError: If there is no such device.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type == "cuda":
+            prepare_cuda()
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"--device {name} can't be used here ({reason}); try cpu") from error
     return device
+
+
+def prepare_cuda() -> None:
+    """Make what is computed on a GPU a function of its inputs; before CUDA starts.
+
+    Operations without a deterministic form warn and run. Uninitialised memory is not filled, which
+    would cost a kernel for each buffer. Products are in full precision, but where a phase asks for
+    TF32.
+    """
+    for name, value in CUDA_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    set_tf32(False)
+
+
+def _cuda_settings() -> dict[str, Any]:
+    """What `prepare_cuda` has set, as it is now."""
+    return {
+        **{name: os.environ.get(name) for name in CUDA_ENVIRONMENT},
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+    }
 
 
 def count_gpus(name: str) -> int:
@@ -67,6 +102,7 @@ def environment(
         "platform": platform.platform(),
         "processor": _processor(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        **({"cuda_settings": _cuda_settings()} if device.type == "cuda" else {}),
         "threads": torch.get_num_threads(),
         "seeds": segment.run.seeds.model_dump(),
         "started": started,

@@ -33,14 +33,18 @@ class RunOptions:
         threads: CPU threads of each worker.
         checkpoint_seconds: Seconds of work that a killed worker loses at most.
         device: Where models and data are kept; ``auto`` is CUDA where there is a GPU.
-        replicas: The most segments of one shape that one worker trains together, memory
-            permitting. None means 1 on a CPU, where separate processes are faster
-            (docs/benchmarks.md), and `REPLICAS_ON_GPU` on a GPU.
+        replicas: The most segments that one worker trains together, memory permitting. None means
+            1 on a CPU, where separate processes are faster (docs/benchmarks.md), and
+            `REPLICAS_ON_GPU` on a GPU.
+        together: How one worker trains several segments: ``streams`` side by side, whatever they
+            are, on a GPU with a CUDA stream and captured graphs for each; ``vmap`` as one program,
+            which only segments of one shape can be; ``auto`` is streams on a GPU, else vmap.
         on: ``local`` for this machine, ``ray`` for a Ray cluster.
         address: Address of the Ray cluster, as Ray writes it; None starts one on this machine.
 
     Raises:
-        ValueError: If ``on`` is something else, or there is an address without ``on="ray"``.
+        ValueError: If ``on`` or ``together`` is something else, or there is an address without
+            ``on="ray"``.
     """
 
     workers: int | None = None
@@ -48,18 +52,30 @@ class RunOptions:
     checkpoint_seconds: float = 30.0
     device: str = "auto"
     replicas: int | None = None
+    together: Literal["auto", "streams", "vmap"] = "auto"
     on: Literal["local", "ray"] = "local"
     address: str | None = None
 
     def __post_init__(self) -> None:
         if self.on not in ("local", "ray"):
             raise ValueError(f"--on {self.on}: write local or ray")
+        if self.together not in ("auto", "streams", "vmap"):
+            raise ValueError(f"--together {self.together}: write auto, streams or vmap")
         if self.address is not None and self.on != "ray":
             raise ValueError(f"--address {self.address} names a Ray cluster: add --on ray")
 
+    def uses_streams(self, device_type: str) -> bool:
+        """Whether several segments on a device (``cpu``, ``cuda``) are trained side by side."""
+        return self.together == "streams" or (self.together == "auto" and device_type == "cuda")
+
+    @property
+    def mixes_shapes(self) -> bool:
+        """Whether the segments of one job may be of different shapes."""
+        return self.uses_streams("cuda" if count_gpus(self.device) else "cpu")
+
     @property
     def replicas_per_job(self) -> int:
-        """The most segments of one shape that may make one job."""
+        """The most segments that may make one job."""
         if self.replicas is not None:
             return self.replicas
         return REPLICAS_ON_GPU if count_gpus(self.device) else 1

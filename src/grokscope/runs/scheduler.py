@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from grokscope.runs.jobs import Executor, Job, Progress, RunFailedError
+from grokscope.runs.options import RunOptions
 from grokscope.runs.store import Store
 from grokscope.spec import Segment
 
+OPTIONS = RunOptions()
 POLL = 0.5  # seconds between two looks at a segment that another process holds
 
 
@@ -23,15 +25,17 @@ class Scheduler:
     Args:
         segments: What is missing, parents before children.
         store: Where results are.
-        replicas: The most segments of one shape that may make one job.
+        options: How many segments may make one job, and whether of different shapes.
     """
 
-    def __init__(self, segments: Iterable[Segment], store: Store, replicas: int = 1) -> None:
+    def __init__(
+        self, segments: Iterable[Segment], store: Store, options: RunOptions = OPTIONS
+    ) -> None:
         self.segments = {segment.id: segment for segment in segments}
         self.waiting = dict(self.segments)
         self.running: dict[str, Job] = {}
         self.cut_off: set[str] = set()  # diverged, or after one that did: never to be waited for
-        self.store, self.replicas = store, replicas
+        self.store, self.options = store, options
         self.checked: dict[str, float] = {}  # when a segment was last seen with another process
 
     @property
@@ -47,7 +51,7 @@ class Scheduler:
         """Jobs to start now, and the ends of segments that other processes have finished."""
         ready: list[Segment] = []
         news: list[Progress] = []
-        room = free_slots * max(self.replicas, 1)
+        room = free_slots * self.options.replicas_per_job
         for segment in list(self.waiting.values()):
             parent = segment.parent
             if parent is not None and (parent.id in self.waiting or parent.id in self.running):
@@ -103,21 +107,28 @@ class Scheduler:
         return False
 
     def _jobs(self, ready: list[Segment], free_slots: int) -> list[Job]:
-        """Segments of one shape together, but rather one in every free slot than all in one."""
-        if self.replicas <= 1 or not ready:
+        """Segments that can be trained together, but rather one in every slot than all in one."""
+        size = self.options.replicas_per_job
+        if size <= 1 or not ready:
             return [(segment,) for segment in ready[:free_slots]]
-        from grokscope.engine.alike import shape_of
-
+        size = min(size, -(-len(ready) // free_slots)) if free_slots else 1
         shapes: dict[str, list[Segment]] = {}
         for segment in ready:
-            shapes.setdefault(shape_of(segment) or segment.id, []).append(segment)
-        size = min(self.replicas, -(-len(ready) // free_slots)) if free_slots else 1
+            shapes.setdefault(self._shape(segment), []).append(segment)
         jobs = [
             tuple(alike[first : first + size])
             for alike in shapes.values()
             for first in range(0, len(alike), size)
         ]
         return jobs[:free_slots]
+
+    def _shape(self, segment: Segment) -> str:
+        """What segments of one job have in common."""
+        if self.options.mixes_shapes:
+            return ""
+        from grokscope.engine.alike import shape_of
+
+        return shape_of(segment) or segment.id
 
 
 @contextmanager

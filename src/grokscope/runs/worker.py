@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,17 +17,19 @@ from grokscope.engine.alike import UnlikeError
 from grokscope.engine.loop import Training
 from grokscope.engine.memory import bytes_of, free_bytes
 from grokscope.engine.observe import Row
-from grokscope.engine.replicas import Replicas, Solo
+from grokscope.engine.replicas import Replicas
 from grokscope.engine.state import State
+from grokscope.engine.streams import Streams
 from grokscope.runs.jobs import Progress
 from grokscope.runs.lease import LeaseLostError, SegmentBusyError
 from grokscope.runs.machine import environment, find_device
 from grokscope.runs.options import Place, RunOptions
 from grokscope.runs.store import Store
 from grokscope.spec import Segment
-from grokscope.tasks import Task, build_task
+from grokscope.tasks import Split, Task, build_task
 
 OPTIONS, PLACE = RunOptions(), Place()
+CONFIRM_SECONDS = 1.0  # between two looks at a lease
 PACKAGE = Path(__file__).parents[1]
 
 
@@ -40,10 +42,10 @@ def run_job(
     options: RunOptions = OPTIONS,
     place: Place = PLACE,
 ) -> None:
-    """Run what is missing of segments of one shape, together as far as possible.
+    """Run what is missing of some segments, together as far as possible.
 
-    Each resumes from its last checkpoint, else from the end of its parent, else starts anew.
-    Those at different steps, or whose model cannot be batched, run one after another.
+    Each resumes from its last checkpoint, else from the end of its parent, else starts anew. As
+    replicas, those at different steps, or whose model cannot be batched, run one after another.
 
     Args:
         store: Where states and results are kept.
@@ -79,13 +81,9 @@ def run_job(
             options=options,
             place=place,
             device=device,
+            data=SharedData(),
         )
-        groups: dict[tuple[int, int], list[_Resumed]] = {}
-        for item in resumed:
-            groups.setdefault((item.step, item.threads), []).append(item)
-        for group in groups.values():
-            if not worker.run_group(group):
-                return
+        worker.run(resumed)
 
 
 class _Resumed:
@@ -107,13 +105,38 @@ class _Resumed:
             self.state = store.state(segment.parent)
         self.step = 0 if self.state is None else self.state.step
 
-    def task(self, device: torch.device) -> Task:
-        return build_task(self.segment.run.task, self.segment.run.seeds).to(device)
+    def task(self) -> Task:
+        return build_task(self.segment.run.task, self.segment.run.seeds)
+
+
+class SharedData:
+    """The data of tasks on a device: runs on equal data share one copy."""
+
+    def __init__(self) -> None:
+        self._splits: dict[tuple[str, str], list[tuple[Split, Split]]] = {}
+
+    def shared(self, task: Task, segment: Segment, device: torch.device) -> Task:
+        """The task on a device, with the splits of an earlier one where these are equal."""
+        kind = segment.run.task.model_dump_json()
+        splits = {
+            name: self._placed((kind, name), split, device)
+            for name in ("train", "validation", "test")
+            if (split := getattr(task, name)) is not None
+        }
+        return replace(task, model=task.model.to(device), **splits)
+
+    def _placed(self, key: tuple[str, str], split: Split, device: torch.device) -> Split:
+        known = self._splits.setdefault(key, [])
+        for here, there in known:
+            if split.equals(here):
+                return there
+        known.append((split, split.to(device)))
+        return known[-1][1]
 
 
 @dataclass(frozen=True)
 class _Worker:
-    """Trains groups of segments that are at one step."""
+    """Trains segments of one job."""
 
     store: Store
     on_progress: Callable[[Progress], None]
@@ -121,43 +144,61 @@ class _Worker:
     options: RunOptions
     place: Place
     device: torch.device
+    data: SharedData
 
-    def run_group(self, group: Sequence[_Resumed]) -> bool:
-        """Run segments at one step; false if asked to stop."""
-        torch.set_num_threads(group[0].threads)
-        size = self._size(group)
-        starts = range(0, len(group), size)
-        return all(self._run_together(group[first : first + size]) for first in starts)
+    def run(self, resumed: Sequence[_Resumed]) -> None:
+        """Run segments, as many at once as can be."""
+        groups: dict[tuple[int, ...], list[_Resumed]] = {}
+        for item in resumed:
+            key = (item.threads,) if self.uses_streams else (item.threads, item.step)
+            groups.setdefault(key, []).append(item)
+        for group in groups.values():
+            torch.set_num_threads(group[0].threads)
+            size = self._size(group)
+            for first in range(0, len(group), size):
+                if not self._run_together(group[first : first + size]):
+                    return
+
+    @property
+    def uses_streams(self) -> bool:
+        return self.options.uses_streams(self.device.type)
 
     def _run_together(self, group: Sequence[_Resumed]) -> bool:
+        """Run segments at once; false if asked to stop."""
+        if self.uses_streams or len(group) == 1:
+            return self._train(self._streams(group), group)
+        tasks, segments, states = self._parts(group)
         try:
-            trainer = self._trainer(group)
+            replicas = Replicas(tasks, segments, states)
         except UnlikeError as error:
             for item in group:
                 item.alone = str(error)
-            return all(self._train(self._trainer([item]), [item]) for item in group)
-        return self._train(trainer, group)
+            return all(self._train(self._streams([item]), [item]) for item in group)
+        return self._train(replicas, group)
+
+    def _streams(self, group: Sequence[_Resumed]) -> Streams:
+        return Streams(*self._parts(group))
+
+    def _parts(
+        self, group: Sequence[_Resumed]
+    ) -> tuple[list[Task], list[Segment], list[State | None]]:
+        tasks = [self.data.shared(item.task(), item.segment, self.device) for item in group]
+        return tasks, [item.segment for item in group], [item.state for item in group]
 
     def _size(self, group: Sequence[_Resumed]) -> int:
         """How many segments of a group memory has room for at once."""
         if len(group) == 1:
             return 1
-        first = group[0]
-        needed = bytes_of(Training(first.task(self.device), first.segment, first.state))
+        kinds = {(item.segment.run.task, item.segment.run.batch_size): item for item in group}
+        parts = zip(*self._parts(list(kinds.values())), strict=True)
+        needed = max(bytes_of(Training(*of_item)) for of_item in parts)
         free = free_bytes(self.device)
         share = self.place.memory_share
         return len(group) if free is None else max(1, int(share * free / needed))
 
-    def _trainer(self, group: Sequence[_Resumed]) -> Replicas | Solo:
-        tasks = [item.task(self.device) for item in group]
-        if len(group) == 1:
-            return Solo(Training(tasks[0], group[0].segment, group[0].state))
-        segments, states = [item.segment for item in group], [item.state for item in group]
-        return Replicas(tasks, segments, states)
-
-    def _train(self, trainer: Replicas | Solo, group: Sequence[_Resumed]) -> bool:
+    def _train(self, trainer: Replicas | Streams, group: Sequence[_Resumed]) -> bool:
         """Train to the end of the phase; false if asked to stop."""
-        begin = saved = time.monotonic()
+        begin = saved = confirmed = time.monotonic()
         active = set(range(len(group)))
 
         def seconds(index: int) -> float:
@@ -177,9 +218,8 @@ class _Worker:
             item = group[index]
             state = trainer.state(index)
             facts = environment(item.segment, item.started, seconds(index), self.device)
-            facts |= {"replicas": len(group)} | ({"alone": item.alone} if item.alone else {})
-            if isinstance(trainer, Replicas) and trainer.measured_alone:
-                facts["measured_alone"] = trainer.measured_alone
+            facts |= {"replicas": len(group)} | trainer.facts(index)
+            facts |= {"alone": item.alone} if item.alone else {}
             self.store.finish(
                 item.segment,
                 state,
@@ -194,16 +234,23 @@ class _Worker:
             )
 
         for ticks in trainer.run():
+            confirms = time.monotonic() - confirmed >= CONFIRM_SECONDS
+            confirmed = time.monotonic() if confirms else confirmed
             for index in sorted(active & ticks.keys()):
                 tick, item = ticks[index], group[index]
                 name, diverged = item.segment.id, tick.diverged
                 with lease_may_be_lost(index):
-                    self.store.confirm(item.segment)
+                    if confirms:
+                        self.store.confirm(item.segment)
                     item.rows += tick.rows
                     values = {f"{row.split}/{row.measure}": row.value for row in tick.rows}
                     self.on_progress(Progress(name, tick.step, values, diverged=diverged))
                     if diverged:
                         finish(index, diverged=True)
+            for index in sorted(active & ticks.keys()):
+                if ticks[index].step == group[index].segment.phase.until:
+                    with lease_may_be_lost(index):
+                        finish(index)
             stopping = self.should_stop()
             if stopping or time.monotonic() - saved >= self.options.checkpoint_seconds:
                 for index in sorted(active):
@@ -213,7 +260,7 @@ class _Worker:
                 saved = time.monotonic()
             if stopping or not active:
                 return not stopping
-        for index in sorted(active):
+        for index in sorted(active):  # at their end already when they were resumed
             with lease_may_be_lost(index):
                 finish(index)
         return True

@@ -57,8 +57,10 @@ class Phase(Settings):
     sharpness_aware: SharpnessAware | None = Field(None, description="SAM")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     temperature: float = Field(1.0, gt=0, description="divides the logits in the training loss")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="bfloat16: autocast in training steps; measuring is in float32"
+    precision: Literal["float32", "tf32", "bfloat16"] = Field(
+        "float32",
+        description="of products in training steps: tf32 rounds those of a GPU, bfloat16 is "
+        "autocast; measuring is in float32",
     )
 
 

@@ -58,24 +58,28 @@ class CropAndFlip:
     def __init__(self, padding: int, flip: bool) -> None:
         self.padding, self.flip = padding, flip
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Augmented images; offsets come from ``generator``, which lives on the CPU.
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Whether to mirror, rows and columns to shift by: ``[count, 3]``, integers."""
+        drawn = torch.zeros(3, count, dtype=torch.int64)
+        if self.flip:
+            drawn[0] = torch.rand(count, generator=generator) < 0.5
+        if self.padding:
+            size = (2, count, 1)
+            drawn[1:] = torch.randint(2 * self.padding + 1, size, generator=generator)[..., 0]
+        return drawn.T
 
-        Cost: one gather of the batch, on its device.
-        """
+    def __call__(self, images: Tensor, drawn: Tensor) -> Tensor:
+        """Augmented images. Cost: one gather of the batch, on its device."""
         count, channels, height, width = images.shape
         device, pad = images.device, self.padding
-        columns = torch.arange(width).expand(count, width)
-        rows = torch.arange(height).expand(count, height)
-        if self.flip:
-            mirrored = torch.rand(count, generator=generator) < 0.5
-            columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
+        mirrored, down, right = drawn.unsqueeze(-1).unbind(1)  # [count, 1] each
+        columns = torch.arange(width, device=device)
+        columns = torch.where(mirrored > 0, width - 1 - columns, columns) + right
+        rows = torch.arange(height, device=device) + down
         if pad:
-            shift = torch.randint(2 * pad + 1, (2, count, 1), generator=generator)
-            rows, columns = rows + shift[0], columns + shift[1]
             images = functional.pad(images, (pad, pad, pad, pad))
         places = rows[:, :, None] * images.shape[-1] + columns[:, None, :]
-        index = places.view(count, 1, -1).expand(-1, channels, -1).to(device)
+        index = places.view(count, 1, -1).expand(-1, channels, -1)
         return images.flatten(2).gather(2, index).view(count, channels, height, width)
 
 

@@ -53,6 +53,13 @@ class Split:
         inputs = map_tensors(lambda tensor: tensor.to(device), self.inputs)
         return Split(inputs, self.labels.to(device))
 
+    def equals(self, other: Split) -> bool:
+        """Whether another split on the same device holds the same examples in the same order."""
+        if not torch.equal(self.labels, other.labels):
+            return False
+        ours, theirs = list(tensors_of(self.inputs)), list(tensors_of(other.inputs))
+        return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
+
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
@@ -70,6 +77,32 @@ def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) 
     return functional.cross_entropy(
         logits.flatten(0, -2), labels.flatten(), label_smoothing=label_smoothing
     )
+
+
+class Augmentation(Protocol):
+    """Changes a batch of training inputs at random.
+
+    Drawing is apart from applying, so that a step which is captured in a CUDA graph can apply.
+    """
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """What is random for ``count`` examples, ``[count, ...]``, drawn on the CPU."""
+
+    def __call__(self, inputs: Any, drawn: Tensor) -> Any:
+        """The changed inputs; a function of its arguments, on their device."""
+
+
+class _ByGenerator:
+    """A function of inputs and a generator as an `Augmentation`: what it draws is a seed."""
+
+    def __init__(self, function: Callable[[Any, torch.Generator], Any]) -> None:
+        self.function = function
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        return torch.full((count,), generator.initial_seed())
+
+    def __call__(self, inputs: Any, drawn: Tensor) -> Any:
+        return self.function(inputs, torch.Generator().manual_seed(int(drawn[0])))
 
 
 @dataclass(frozen=True)
@@ -101,7 +134,8 @@ class Task:
         look: Head, rows that count and measures of your own; penalties, constraints and all
             measurements go by it.
         test: Examples that decide nothing: measured only at the end of each phase.
-        augment: Changes a batch of training inputs; called with it and a generator on the CPU.
+        augment: Changes a batch of training inputs: an `Augmentation`, or a function of the inputs
+            and a generator on the CPU, whose steps can't be captured in a CUDA graph.
         measure: Deprecated: a `Look`, or a function of model, split and reference.
     """
 
@@ -111,7 +145,7 @@ class Task:
     loss: Loss = cross_entropy
     look: Look = field(default_factory=Look)
     test: Split | None = None
-    augment: Callable[[Any, torch.Generator], Any] | None = None
+    augment: Augmentation | Callable[[Any, torch.Generator], Any] | None = None
     measure: InitVar[Look | OwnLook | None] = None
 
     def __post_init__(self, measure: Look | OwnLook | None) -> None:
@@ -126,6 +160,13 @@ class Task:
         if not isinstance(look, Look):
             look = _FunctionLook(function=look)
         object.__setattr__(self, "look", look)
+
+    @property
+    def augmentation(self) -> Augmentation | None:
+        """``augment`` as drawing and applying."""
+        if self.augment is None or hasattr(self.augment, "draw"):
+            return self.augment
+        return _ByGenerator(self.augment)
 
     def to(self, device: torch.device) -> Task:
         """The task with its model and all of its data on a device."""

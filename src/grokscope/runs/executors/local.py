@@ -56,10 +56,6 @@ class LocalExecutor:
     def free_slots(self) -> int:
         return self.size - sum(worker.job is not None for worker in self.workers)
 
-    @property
-    def replicas_per_job(self) -> int:
-        return self.options.replicas_per_job
-
     def submit(self, job: Job) -> None:
         idle = (
             worker for worker in self.workers if worker.job is None and worker.process.is_alive()

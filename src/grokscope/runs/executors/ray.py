@@ -92,10 +92,6 @@ class RayExecutor:
             slots = min(slots, int(resources.get("GPU", 0)))
         return max(0, (self.options.workers or slots) - len(self.jobs))
 
-    @property
-    def replicas_per_job(self) -> int:
-        return self.options.replicas_per_job
-
     def submit(self, job: Job) -> None:
         self.jobs[self.task.remote(self.context, job, self.board)] = job
 
@@ -295,7 +291,8 @@ def _resolve(options: RunOptions, resources: dict[str, float]) -> RunOptions:
         raise ValueError("--device cuda can't be used here (the cluster has no GPU); try cpu")
     device = "cuda" if has_gpu and options.device != "cpu" else "cpu"
     replicas = options.replicas or (REPLICAS_ON_GPU if device == "cuda" else 1)
-    return replace(options, device=device, replicas=replicas)
+    together = "streams" if options.uses_streams(device) else "vmap"
+    return replace(options, device=device, replicas=replicas, together=together)
 
 
 def _cause(error: Exception) -> str:
