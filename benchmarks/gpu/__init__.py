@@ -4,5 +4,3 @@
 found after each of them; docs/gpu.md says what each file holds. A *stage* is one subprocess, an
 *item* one check or one timing within it, a *size* an experiment with the seeds that time allows.
 """
-
-import benchmarks.gpu._until_merged  # noqa: F401

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 
 from benchmarks.gpu.clock import seconds_of
+from grokscope.engine.precision import products_in
 
-KINDS = {  # name -> type of the operands, and whether products of float32 may use TF32
-    "float32": (torch.float32, False),
-    "TF32": (torch.float32, True),
-    "bfloat16": (torch.bfloat16, False),
-    "float64": (torch.float64, False),
+KINDS = {  # name -> type of the operands, and the precision of their products
+    "float32": (torch.float32, "float32"),
+    "TF32": (torch.float32, "tf32"),
+    "bfloat16": (torch.bfloat16, "bfloat16"),
+    "float64": (torch.float64, "float64"),
 }
 
 
@@ -26,17 +24,7 @@ def copy_bytes(device: torch.device, size: int) -> float:
 
 def product_flops(device: torch.device, kind: str, size: int) -> float:
     """Operations a second of a square matrix product on random data."""
-    dtype, tf32 = KINDS[kind]
+    dtype, precision = KINDS[kind]
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    with _tf32(tf32):
+    with products_in(precision, device):
         return 2 * size**3 / seconds_of(lambda: left @ right, device)
-
-
-@contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

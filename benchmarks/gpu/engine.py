@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
 
 from grokscope.engine.loop import Training
 from grokscope.engine.replicas import Replicas
-from grokscope.engine.state import MODEL, OPTIMIZER, State
+from grokscope.engine.state import MODEL, State
+from grokscope.engine.streams import Streams
 from grokscope.spec import Run, Segment
 from grokscope.tasks import Task, build_task
 
@@ -32,12 +32,12 @@ def training_of(
     *,
     seed: int = 1,
     dtype: torch.dtype = torch.float32,
-    capture: bool = True,
+    graphs: bool = True,
     state: State | None = None,
 ) -> Training:
     """The training of a run of one phase."""
     segment = last_segment(run, seed)
-    return Training(task_of(segment, device, dtype), segment, state, capture=capture)
+    return Training(task_of(segment, device, dtype), segment, state, graphs=graphs)
 
 
 def replicas_of(
@@ -46,18 +46,18 @@ def replicas_of(
     seeds: Sequence[int],
     *,
     dtype: torch.dtype = torch.float32,
-    capture: bool = True,
 ) -> Replicas:
     """A run with several seeds, in one forward and backward pass."""
     segments = [last_segment(run, seed) for seed in seeds]
     tasks = [task_of(segment, device, dtype) for segment in segments]
-    return Replicas(tasks, segments, [None] * len(segments), capture=capture)
+    return Replicas(tasks, segments, [None] * len(segments))
 
 
-def numbers(state: State) -> dict[str, Tensor]:
-    """Weights, buffers and the optimiser's buffers of a state, without random generators."""
-    kept = (MODEL, OPTIMIZER)
-    return {name: tensor for name, tensor in state.tensors.items() if name.startswith(kept)}
+def streams_of(runs: Iterable[Run], device: torch.device) -> Streams:
+    """Runs side by side."""
+    segments = [last_segment(run) for run in runs]
+    tasks = [task_of(segment, device) for segment in segments]
+    return Streams(tasks, segments, [None] * len(segments))
 
 
 def unequal(one: State, other: State) -> list[str]:

@@ -101,8 +101,18 @@ def flags() -> dict[str, Any]:
         "fill uninitialised memory": torch.utils.deterministic.fill_uninitialized_memory,
         "cuDNN deterministic": torch.backends.cudnn.deterministic,
         "cuDNN benchmark": torch.backends.cudnn.benchmark,
-        "TF32 in convolutions": torch.backends.cudnn.allow_tf32,
-        "precision of matrix products": torch.get_float32_matmul_precision(),
+        **precisions(),
+    }
+
+
+def precisions() -> dict[str, Any]:
+    """How products of float32 are rounded; asked for in the way in which it was set."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    if not hasattr(matmul, "fp32_precision"):  # PyTorch before 2.9
+        return {"TF32 in products": matmul.allow_tf32, "TF32 in convolutions": cudnn.allow_tf32}
+    return {
+        "precision of products": matmul.fp32_precision,
+        "precision of convolutions": cudnn.conv.fp32_precision,
     }
 
 

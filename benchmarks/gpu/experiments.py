@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,23 @@ from grokscope.cli import main
 main()
 """
 STOPPING = 12.0  # seconds before the deadline at which the command is interrupted, at most
-CHECKPOINTS = 60.0  # seconds between them: what is lost if even the interrupt fails
-INTERRUPTED = 130  # exit status of the command after Ctrl-C
-from grokscope.runs.options import RunOptions  # until merged
-
-TOGETHER = hasattr(RunOptions(), "together")
+CHECKPOINTS = 100.0  # seconds between them (a gigabyte for 12 runs); an interrupt leaves the last
 TAIL = 25  # lines of its output that are kept, and shown if it fails
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the command ended.
+
+    Attributes:
+        code: Its exit status.
+        interrupted: Whether that was at our request.
+        seconds: From its start.
+    """
+
+    code: int
+    interrupted: bool
+    seconds: float
 
 
 def main() -> int:
@@ -49,14 +61,14 @@ def main() -> int:
     way = rates.best(size.most_at_once)[0] if rates else "auto"
     command = command_of(size, session, way)
     print(f"  {size.about}: {shlex.join(['grokscope', *command])}", flush=True)
-    code, seconds = run(command, session)
-    facts = outcome(session.out / session.only, size, code, expected)
-    facts |= {"command": shlex.join(["grokscope", *command]), "seconds": round(seconds, 1)}
+    ended = run(command, session)
+    facts = outcome(session.out / session.only, size, ended, expected)
+    facts["command"] = shlex.join(["grokscope", *command])
     facts["end of the output"] = log_of(session).read_text(errors="replace").splitlines()[-TAIL:]
     path = session.out / "runs.json"
     write_json(path, read_json(path) | {session.only: facts})
     print(f"  {facts['summary']}", flush=True)
-    if code not in (0, INTERRUPTED):
+    if ended.code and not ended.interrupted:
         print("\n".join(facts["end of the output"]), flush=True)
     return 0 if facts["as planned"] else 1
 
@@ -73,17 +85,18 @@ def command_of(size: Size, session: Session, way: str) -> list[str]:
         "--preset", size.preset,
         "--seeds", ",".join(map(str, size.seeds)),
         "--device", session.device.type,
-        *(["--together", way] if TOGETHER else []),
+        "--together", way,
         "--replicas", str(size.most_at_once if session.on_gpu else 1),
         "--checkpoint-seconds", f"{CHECKPOINTS:g}",
         "--out", str(session.out / session.only),
     ]  # fmt: skip
 
 
-def run(arguments: Sequence[str], session: Session) -> tuple[int, float]:
-    """Run a command until it ends, or until the deadline is near; exit status and seconds."""
+def run(arguments: Sequence[str], session: Session) -> Ended:
+    """Run a command until it ends, or until the deadline is near."""
     begin = time.monotonic()
-    with log_of(session).open("ab") as log:
+    interrupted = False
+    with log_of(session).open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", GROKSCOPE, *arguments], stdout=log, stderr=subprocess.STDOUT
         )
@@ -91,10 +104,11 @@ def run(arguments: Sequence[str], session: Session) -> tuple[int, float]:
             process.wait(timeout=max(session.seconds_left - stopping(session), 0.1))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
+            interrupted = True
         except KeyboardInterrupt:  # it has had one, too
-            pass
+            interrupted = True
         code = process.wait()  # the runner ends both if that takes too long
-    return code, time.monotonic() - begin
+    return Ended(code, interrupted, round(time.monotonic() - begin, 1))
 
 
 def log_of(session: Session) -> Path:
@@ -102,36 +116,33 @@ def log_of(session: Session) -> Path:
     return session.out / f"{session.only}.log"
 
 
-def outcome(folder: Path, size: Size, code: int, expected: float | None) -> dict[str, Any]:
+def outcome(folder: Path, size: Size, ended: Ended, expected: float | None) -> dict[str, Any]:
     """What has come of it.
 
-    It went as planned if the command ended well, or was interrupted after what was planned for
-    had finished; or if nothing was known of the rate and there are at least checkpoints.
+    It went as planned if all that was planned for has finished, whether the command was
+    interrupted after that or ended by itself.
     """
-    facts: dict[str, Any] = {
-        "size": size.about,
-        "expected seconds": expected,
-        "exit status": code,
-        "interrupted": code == INTERRUPTED,
-    }
+    facts = {"size": size.about, "expected seconds": expected, **asdict(ended)}
     if not (folder / "experiment.yaml").is_file():
-        return facts | {"summary": f"nothing was run (exit status {code})", "as planned": False}
+        return facts | {
+            "summary": f"nothing was run, exit status {ended.code}",
+            "as planned": False,
+        }
     store = Store(folder)
     plan = Plan(store.experiment(), store)
     planned = [
         entry
         for entry in plan.entries.values()
-        if len(entry.segment.run.phases) <= size.levels or code == 0
+        if len(entry.segment.run.phases) <= size.levels or not ended.interrupted
     ]
     finished = [entry for entry in planned if not entry.is_missing]
     steps = sum(entry.step - entry.segment.start for entry in plan.entries.values())
-    done = len(finished) == len(planned)
     return facts | {
         "steps": steps,
         "segments": plan.summary(),
         "summary": f"{plan.summary()}; {len(finished)} of {len(planned)} that were planned for, "
         f"{steps:,} steps in all",
-        "as planned": code in (0, INTERRUPTED) and done,
+        "as planned": (ended.interrupted or ended.code == 0) and len(finished) == len(planned),
     }
 
 

@@ -11,7 +11,8 @@ from benchmarks.gpu.files import read_json
 from grokscope.experiments import find_experiment
 from grokscope.spec import Experiment, Segment
 
-WAYS = ("streams", "vmap")  # values of --together
+# Values of --together; one program can't serve the arms of suppress-flatness, which are unlike.
+WAYS = {"grokking": ("streams", "vmap"), "flatness": ("streams",)}
 STARTING = 15.0  # seconds until the first step: a process, its worker, graphs, data
 SAFETY = 0.85  # of the time is planned for
 
@@ -37,13 +38,13 @@ class Rates:
             kind: ``grokking`` or ``flatness``.
         """
         steps: dict[str, dict[int, float]] = {}
-        look = 0.0
+        look, wanted = 0.0, ("passed", kind, "float32")
         for entry in read_json(path).get("items", {}).values():
-            if entry["status"] != "passed" or entry.get("kind") != kind:
+            if (entry["status"], entry.get("kind"), entry.get("precision")) != wanted:
                 continue
             if entry["way"] == "look":
                 look = entry["seconds of a step"]
-            elif entry["way"] in WAYS:
+            elif entry["way"] in WAYS[kind]:
                 steps.setdefault(entry["way"], {})[entry["runs"]] = entry["seconds of a step"]
         return cls(steps, look) if steps else None
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 from benchmarks.gpu.files import write_json
 
+ROOT = Path(__file__).resolve().parents[2]  # where `benchmarks` is found
 AGAIN = 75  # exit status of a stage that must go on in a fresh process (EX_TEMPFAIL)
 ATTEMPTS = 12  # processes of one stage, at most
 MARGIN = 2.0  # seconds before its limit at which a stage should have ended by itself
@@ -70,7 +71,7 @@ def run_stages(
     ended: list[Ended] = []
     for place, stage in enumerate(stages):
         left = deadline - reserve - time.monotonic()
-        limit = share(left, [later.limit for later in stages[place:]])
+        limit = round(share(left, [later.limit for later in stages[place:]]), 1)
         if limit < LEAST:
             ended.append(Ended(stage.name, "not begun", 0.0, limit, "the time was up"))
             say(f"{stage.name}: not begun, the time is up")
@@ -118,7 +119,7 @@ def _run(stage: Stage, limit: float) -> int | None:
     own_time = max(limit - MARGIN, limit / 2)
     command = [*stage.command, "--seconds", f"{own_time:.1f}"]
     # A group, not a session: it ends with whatever ended us.
-    process = subprocess.Popen(command, process_group=0)
+    process = subprocess.Popen(command, process_group=0, cwd=ROOT)
     try:
         return process.wait(timeout=limit)
     except subprocess.TimeoutExpired:

@@ -13,7 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.gpu.__main__ import FLATNESS, FULL, ROOT
+from benchmarks.gpu.__main__ import FLATNESS, FULL
+from benchmarks.gpu.runner import ROOT
 
 CARRIED = ".gpu"
 DATA, WHEELS = f"{CARRIED}/data/cifar10", f"{CARRIED}/wheels"

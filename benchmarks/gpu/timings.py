@@ -10,12 +10,11 @@ import copy
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from itertools import cycle, islice
 from typing import Any, Literal
 
 import torch
-from grokscope.engine.streams import Streams
 from torch import nn
 
 from benchmarks.gpu.clock import elapsed, seconds_of
@@ -25,8 +24,9 @@ from benchmarks.gpu.session import Session, parse
 from benchmarks.gpu.work import Entry, run_items
 from grokscope.engine.loop import Training
 from grokscope.engine.replicas import Replicas
+from grokscope.engine.streams import Streams
 from grokscope.experiments import find_experiment
-from grokscope.spec import Run
+from grokscope.spec import Run, Segment
 from grokscope.tasks import Task
 
 LIMIT = 40.0  # seconds of one timing
@@ -59,7 +59,6 @@ class Timing:
         return f"{self.kind}, {self.way}, {self.runs}{precision}"
 
 
-@dataclass(frozen=True)
 class Bench:
     """Makes what is timed.
 
@@ -67,7 +66,9 @@ class Bench:
         session: The device, and whether sizes are tiny.
     """
 
-    session: Session
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.tasks: dict[Kind, Task] = {}  # made when first asked for; all runs share its data
 
     def runs_of(self, kind: Kind, precision: Precision = "float32") -> list[Run]:
         """The runs of a kind: their first phases, without an end."""
@@ -82,11 +83,6 @@ class Bench:
         observation = run.observation.model_copy(update={"max_gap": ENDLESS})
         return run.model_copy(update={"phases": (phase,), "observation": observation})
 
-    @cached_property
-    def tasks(self) -> dict[Kind, Task]:
-        """A task of each kind, made when it is first asked for; all runs share its data."""
-        return {}
-
     def task(self, kind: Kind) -> Task:
         """A task with a model of its own."""
         if kind not in self.tasks:
@@ -95,12 +91,15 @@ class Bench:
         shared = self.tasks[kind]
         return replace(shared, model=copy.deepcopy(shared.model))
 
-    def trainings(self, timing: Timing, capture: bool = True) -> Iterator[Training]:
-        """The runs of a timing, one after the other."""
+    def segments(self, timing: Timing, *, alike: bool = False) -> list[Segment]:
+        """The segments of a timing: all its kinds of runs in turn, or the first one alone."""
         runs = self.runs_of(timing.kind, timing.precision)
-        for seed, run in enumerate(islice(cycle(runs), timing.runs)):
-            segment = last_segment(run, seed)
-            yield Training(self.task(timing.kind), segment, capture=capture)
+        runs = cycle(runs[:1] if alike else runs)
+        return [last_segment(run, seed) for seed, run in enumerate(islice(runs, timing.runs))]
+
+    def training(self, timing: Timing, *, graphs: bool = True) -> Training:
+        """The first run of a timing."""
+        return Training(self.task(timing.kind), self.segments(timing)[0], graphs=graphs)
 
     def entry(self, timing: Timing) -> Entry:
         """Time one thing."""
@@ -112,7 +111,7 @@ class Bench:
             "precision": timing.precision,
         }
         if timing.way == "look":
-            (training,) = self.trainings(timing)
+            training = self.training(timing)
             training.advance(2)
             seconds = seconds_of(training.look, device, windows=3)
         elif timing.way in SVD:
@@ -127,18 +126,16 @@ class Bench:
         """What makes so many steps of all runs; and why they are not captured, if they are not."""
         if timing.way == "plain loop":
             return plain_loop(self.task(timing.kind), self.runs_of(timing.kind)[0]), "plain loop"
-        trainings = list(self.trainings(timing, capture=timing.way != "eager"))
-        first = trainings[0]
-        if timing.way == "streams":
-            return Streams(trainings).advance, first.eager
-        if timing.way == "vmap":
-            alike = [last_segment(self.runs_of(timing.kind, timing.precision)[0], seed)
-                     for seed in range(timing.runs)]  # fmt: skip
-            tasks = [self.task(timing.kind) for _ in alike]
-            return Replicas(tasks, alike, [None] * len(alike)).advance, ""
+        if timing.way in ("streams", "vmap"):
+            kind = {"streams": Streams, "vmap": Replicas}[timing.way]
+            segments = self.segments(timing, alike=timing.way == "vmap")
+            tasks = [self.task(timing.kind) for _ in segments]
+            runs = kind(tasks, segments, [None] * len(segments))
+            return runs.advance, str(runs.facts(0).get("eager", ""))
+        training = self.training(timing, graphs=timing.way != "eager")
         if timing.way == "channels last":
-            first.task.model.to(memory_format=torch.channels_last)
-        return first.advance, first.eager
+            training.task.model.to(memory_format=torch.channels_last)
+        return training.advance, training.launcher.eager
 
 
 def seconds_of_step(advance: Callable[[int], object], device: torch.device, *, tiny: bool) -> float:

@@ -21,6 +21,7 @@ CHECKS = (  # what all else rests on comes first
     together.replicas_in_one_pass_equal_each_run_alone,
     looks.a_look_in_float32_equals_one_in_float64_on_the_cpu,
     looks.a_look_in_float64_equals_one_on_the_cpu,
+    looks.tf32_is_used_where_a_phase_asks_for_it_and_nowhere_else,
     steps.nothing_waits_for_the_device_between_looks,
     memory.estimated_memory_is_within_a_factor_of_two_of_the_peak,
     processes.two_spawned_workers_leave_what_one_process_leaves,

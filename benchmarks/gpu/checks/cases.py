@@ -22,8 +22,9 @@ MODULAR = ModularArithmetic(modulus=23, width=32, heads=4, train_fraction=0.6)
 # Behind the 7x7 stem the last stage of a 32x32 image has one position, as in the paper.
 DIGITS = Images(source="digits", size=32, train_examples=56, validation_examples=60, width=4)
 AUGMENTED = DIGITS.model_copy(update={"crop_padding": 4, "flip": True})
-ADAMW = Optimizer(lr=3e-3, weight_decay=0.5, warmup_steps=5)
-SGD = Optimizer(name="sgd", lr=0.02, momentum=0.9)
+# Rates that float32 holds exactly, as a GPU's optimisers take them; also while they warm up.
+ADAMW = Optimizer(lr=2**-8, weight_decay=0.5, warmup_steps=4)
+SGD = Optimizer(name="sgd", lr=2**-6, momentum=0.9)
 COSINE = {"schedule": "cosine", "final_lr": 1e-4, "weight_decay": 2e-4}
 OBSERVATION = Observation(per_decade=3, max_gap=30, train_examples=56, validation_examples=60)
 PUBLISHED = Penalty(

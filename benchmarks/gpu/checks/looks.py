@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 import torch
 
 from benchmarks.gpu.checks import cases
-from benchmarks.gpu.checks.check import Found, check, worst
+from benchmarks.gpu.checks.check import Found, check, count, worst
 from benchmarks.gpu.checks.steps import CPU
-from benchmarks.gpu.engine import training_of
+from benchmarks.gpu.engine import training_of, unequal
 from benchmarks.gpu.session import Session
+from grokscope.engine.loop import Training
 from grokscope.engine.state import State
 from grokscope.spec import Run
 
@@ -34,6 +35,26 @@ def a_look_in_float64_equals_one_on_the_cpu(session: Session) -> Found:
     return apart(session.device, torch.float64, 1e-7)
 
 
+@check(needs_gpu=True)
+def tf32_is_used_where_a_phase_asks_for_it_and_nowhere_else(session: Session) -> Found:
+    """The setting has no effect on training, or it leaks into looks and into other runs."""
+    wrong = {}
+    for name, make in RUNS.items():
+        full, rounded = make(TRAINED), make(TRAINED, precision="tf32")
+        first, second, other = (training_of(run, session.device) for run in (full, full, rounded))
+        first.advance(10)
+        before = measured_now(first)
+        other.advance(10)
+        second.advance(10)
+        found = {
+            "TF32 changes nothing": not unequal(first.state(), other.state()),
+            "a run beside it changes": bool(unequal(first.state(), second.state())),
+            "a look after it changes": measured_now(first) != before,
+        }
+        wrong[name] = [what for what, is_wrong in found.items() if is_wrong]
+    return count(wrong, "things that are wrong")
+
+
 def apart(
     device: torch.device, dtype: torch.dtype, limit: float, *, without: Sequence[str] = ()
 ) -> Found:
@@ -51,17 +72,21 @@ def apart(
 
 
 def measured(
-    make: Callable[[int], Run],
+    make: Callable[..., Run],
     state: State,
     device: torch.device,
     dtype: torch.dtype = torch.float64,
 ) -> dict[str, float]:
     """What a look finds of given weights, by ``split/measure``."""
-    training = training_of(make(TRAINED + 1), device, dtype=dtype, state=state)
+    return measured_now(training_of(make(TRAINED + 1), device, dtype=dtype, state=state))
+
+
+def measured_now(training: Training) -> dict[str, float]:
+    """What a look finds, by ``split/measure``; without what training itself saw."""
     return {
         f"{row.split}/{row.measure}": row.value
         for row in training.look()
-        if not row.measure.startswith(("batch_", "penalty_"))  # of training, not of the look
+        if not row.measure.startswith(("batch_", "penalty_"))
     }
 
 

@@ -13,6 +13,7 @@ from benchmarks.gpu.session import Session
 
 EXACT = 1e-9  # of float64 numbers that differ by rounding alone
 EAGER = 50  # steps over which captured and eager ones are compared
+WAITED = "called a synchronizing CUDA operation"  # PyTorch's warning
 CPU = torch.device("cpu")
 
 
@@ -25,13 +26,13 @@ def a_captured_step_equals_an_eager_one_to_the_bit(session: Session) -> Found:
     wrong, reasons = {}, {}
     for name, run in cases.what_hinders_capture(EAGER).items():
         captured, eager = (
-            training_of(run, session.device, capture=capture) for capture in (True, False)
+            training_of(run, session.device, graphs=graphs) for graphs in (True, False)
         )
         for training in (captured, eager):
             training.advance(EAGER)
         wrong[name] = unequal(captured.state(), eager.state())
-        if captured.eager:
-            reasons[name] = captured.eager
+        if why := captured.launcher.eager:
+            reasons[name] = why
     found = count(wrong)
     return Found(found.measured, 0, found.unit, found.details | {"not captured": reasons})
 
@@ -43,7 +44,7 @@ def twenty_steps_in_float64_equal_those_of_the_cpu(session: Session) -> Found:
     for name, run in cases.every_intervention().items():
         states = []
         for device in (session.device, CPU):
-            training = training_of(run, device, dtype=torch.float64, capture=False)
+            training = training_of(run, device, dtype=torch.float64, graphs=False)
             training.advance(cases.STEPS)
             states.append(training.state())
         apart[name] = difference(*states)
@@ -54,7 +55,7 @@ def twenty_steps_in_float64_equal_those_of_the_cpu(session: Session) -> Found:
 def nothing_waits_for_the_device_between_looks(session: Session) -> Found:
     """Some operation makes the host wait, so that the device idles at every step."""
     waits = {}
-    for name, run in cases.what_hinders_capture(200).items():
+    for name, run in cases.what_hinders_capture(400).items():
         training = training_of(run, session.device)
         training.advance(40)  # captures
         torch.cuda.synchronize()
@@ -62,9 +63,11 @@ def nothing_waits_for_the_device_between_looks(session: Session) -> Found:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
             try:
-                training.advance(40)
+                training.advance(300)  # and fills the tables of coming steps once
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-        if not training.eager:
-            waits[name] = sorted({f"{one.filename}:{one.lineno}" for one in caught})
+        if not training.launcher.eager:
+            waits[name] = sorted(
+                {f"{one.filename}:{one.lineno}" for one in caught if WAITED in str(one.message)}
+            )
     return count(waits, "places that wait")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-from grokscope.engine.streams import Streams
 
 from benchmarks.gpu.checks import cases
 from benchmarks.gpu.checks.check import Found, check, count, worst
 from benchmarks.gpu.checks.steps import EXACT
-from benchmarks.gpu.engine import difference, replicas_of, training_of, unequal
+from benchmarks.gpu.engine import difference, replicas_of, streams_of, training_of, unequal
 from benchmarks.gpu.session import Session
 
 STEPS = 60
@@ -19,7 +18,7 @@ SEEDS = (1, 2, 3)
 def four_unlike_runs_side_by_side_equal_each_alone(session: Session) -> Found:
     """Runs on neighbouring streams share memory or workspace that one of them still needs."""
     runs = cases.four_unlike(STEPS)
-    streams = Streams([training_of(run, session.device) for run in runs.values()])
+    streams = streams_of(runs.values(), session.device)
     streams.advance(STEPS)
     wrong = {}
     for place, (name, run) in enumerate(runs.items()):
