@@ -69,7 +69,6 @@ def _experiments(stores: dict[str, Store]) -> Iterator[str]:
 def _section(name: str, store: Store) -> Iterator[str]:
     experiment = store.experiment()
     results = Results.read(store)
-    facts = common(store.environments(experiment))
     yield f"## {name}"
     yield ""
     stop = "" if experiment.title.endswith("?") else "."
@@ -78,8 +77,7 @@ def _section(name: str, store: Store) -> Iterator[str]:
     seeds = len(experiment.seeds)
     yield (
         f"Preset `{experiment.preset}`, {seeds} seed{'s' if seeds > 1 else ''}; "
-        f"{Plan(experiment, store).summary()}. {facts['processor']}, torch {facts['torch']}, "
-        f"{facts['seconds of training and measuring'] / 3600:.2f} core hours. "
+        f"{Plan(experiment, store).summary()}. {_computed_on(store, experiment)}"
         f"{_changes(experiment)}"
     )
     yield ""
@@ -103,6 +101,17 @@ def _section(name: str, store: Store) -> Iterator[str]:
         for row in experiment.paper:
             here = number(value_here(row, results))
             yield f"| {row.what} | {row.value} | {here} |"
+
+
+def _computed_on(store: Store, experiment: Experiment) -> str:
+    """Machine and hours of the segments that have finished; empty while none has."""
+    facts = common(store.environments(experiment))
+    if not facts:
+        return ""
+    on_cpu = facts["device"] == "cpu"
+    where, hours = (facts["processor"], "core hours") if on_cpu else (facts["device"], "GPU hours")
+    seconds = facts["seconds of training and measuring"]
+    return f"{where}, torch {facts['torch']}, {seconds / 3600:.2f} {hours}. "
 
 
 def _changes(experiment: Experiment) -> str:

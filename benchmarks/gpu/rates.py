@@ -13,8 +13,8 @@ from grokscope.spec import Experiment, Segment
 
 # Values of --together; one program can't serve the arms of suppress-flatness, which are unlike.
 WAYS = {"grokking": ("streams", "vmap"), "flatness": ("streams",)}
-STARTING = 15.0  # seconds until the first step: a process, its worker, graphs, data
-SAFETY = 0.85  # of the time is planned for
+STARTING = 12.0  # seconds until the first step: a process, its worker, graphs, data
+SAFETY = 0.9  # of the time is planned for: runs side by side all finish, or none does
 
 
 @dataclass(frozen=True)
