@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from grokscope.engine.loop import Training, epoch_order
+from grokscope.engine.feed import epoch_order
+from grokscope.engine.loop import Training
 from grokscope.engine.observe import Row
 from grokscope.spec import CustomTask, Observation, Optimizer, Phase, Run, Segment
 from grokscope.tasks import Split, Task

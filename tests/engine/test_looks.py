@@ -112,7 +112,7 @@ def test_replicas_are_measured_at_once_with_the_values_of_each_alone(monkeypatch
 
     monkeypatch.setattr(Probe, "measure", not_asked)
     replicas, ticks = together(segments, make)
-    assert replicas.measured_alone == ""
+    assert replicas.observer.alone == ""
     for place, rows in enumerate(expected):
         assert_same_rows(rows_of(ticks[place]), rows, rtol=1e-6, atol=1e-8)
     splits = {row.split for row in expected[0]}
@@ -201,7 +201,7 @@ MEASURED_ALONE = {
 def test_what_cannot_be_measured_at_once_is_measured_alone_and_says_why(why, make):
     segments = [of(SHORT, seed=seed) for seed in (1, 2)]
     replicas, ticks = together(segments, make)
-    assert why in replicas.measured_alone
+    assert why in replicas.observer.alone
     for place, each in enumerate(segments):
         rows = rows_of(alone(each, make)[1])
         assert_same_rows(rows_of(ticks[place]), rows, rtol=1e-6, atol=1e-8)
@@ -217,7 +217,7 @@ def test_a_replica_that_is_not_finite_at_its_first_look_ends_there_alone():
 
     segments = [of(SHORT, seed=seed) for seed in (1, 2, 3)]
     replicas, ticks = together(segments, made)
-    assert replicas.measured_alone == ""
+    assert replicas.observer.alone == ""
     assert [(tick.step, tick.diverged) for tick in ticks[1]] == [(0, True)]
     for place in (0, 2):
         rows = rows_of(alone(segments[place], made)[1])

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis.strategies import integers
 
-from grokscope.engine.loop import Training, epoch_order
+from grokscope.engine.feed import epoch_order
+from grokscope.engine.loop import Training
 from grokscope.spec import Observation, Optimizer, Phase, Segment
 from grokscope.tasks import build_task
 from small_runs import run, segment
@@ -154,7 +155,8 @@ def test_another_optimiser_starts_without_the_old_one_s_momentum():
     sgd = Phase(until=20, optimizer=Optimizer(name="sgd", lr=1e-2))
     of = segment(10, phases=(*run(10).phases, sgd))
     made = training(of, first.state())
-    assert not made.update.optimizer.state_dict()["state"]
+    buffers = made.update.optimizer.state_dict()["state"].values()
+    assert all(not bool(held["momentum_buffer"].any()) for held in buffers)
     for _ in made.run():
         pass
     assert made.step == 20
@@ -178,5 +180,5 @@ def test_a_run_whose_weights_overflow_ends_there_and_says_so():
 
 def test_a_batch_is_at_most_half_of_the_training_data():
     made = training(segment(4, batch_size=10_000))
-    assert made.batch_size == -(-len(made.task.train) // 2)
-    assert made.steps_per_epoch == 2
+    assert made.order.batch_size == -(-len(made.task.train) // 2)
+    assert made.order.steps_per_epoch == 2

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from grokscope.engine.loop import Training
-from grokscope.engine.update import Update
+from grokscope.engine.update import Kind, Update
 from grokscope.interventions import FrobeniusCap, LogitScaleCap, Penalty
 from grokscope.measures import ClassMoments, gini, ncc, relative_flatness
 from grokscope.spec import Phase, Segment
 from grokscope.tasks import Look, Split, Task
 from made_clusters import clusters, of
+from single_steps import given
 from small_runs import TASK
 
 
@@ -54,9 +55,9 @@ def test_a_penalty_acts_on_the_head_that_is_measured(measure):
     """The gradient of loss and penalty, by hand, with the head that the look names."""
     task = two_heads()
     penalty = Penalty(measure=measure, weight=0.3)
-    update = Update(task, Phase(until=5, optimizer=SGD, penalties=(penalty,)), 0, 1)
+    update = Update(task, Phase(until=5, optimizer=SGD, penalties=(penalty,)))
     batch = torch.arange(12)
-    update.backward(1, *update.examples(1, batch))
+    update.backward((0,), *update.examples(given(update, 1, batch)))
     found = [parameter.grad.clone() for parameter in task.model.answer.parameters()]
     assert all(parameter.grad is None for parameter in task.model.classifier.parameters())
 
@@ -99,9 +100,8 @@ def test_a_head_that_the_model_lacks_is_refused_before_the_first_step():
 def two_tokens(interventions: dict[str, object]) -> tuple[Update, Tensor, Tensor]:
     own = segment(phase_of(**interventions))
     task = double(own)
-    update = Update(task, own.phase, 0, 1)
-    batch = torch.arange(16)
-    return update, *update.examples(1, batch)
+    update = Update(task, own.phase)
+    return update, *update.examples(given(update, 1, torch.arange(16)))
 
 
 @pytest.mark.parametrize("measure", ["gini", "ncc", "relative_flatness"])
@@ -131,7 +131,7 @@ def test_a_cap_on_the_logit_scale_is_that_of_the_answers():
     update, inputs, labels = two_tokens({"constraints": (LogitScaleCap(cap=0.05),)})
     outcome = update.outcome(inputs, labels)
     features, _ = outcome.rows
-    update.after(1, features, labels[:, 0])
+    update.after(Kind(16, capped=(0,)), features, labels[:, 0])
     logits = update.task.model.head(features)
     assert float(logits.std(-1, correction=0).mean()) == pytest.approx(0.05)
 
@@ -153,11 +153,12 @@ def test_two_tokens_under_interventions_are_the_same_alone_and_in_replicas(inter
 
 def test_a_batch_whose_answers_are_all_of_one_class_has_no_ncc():
     """Its second tokens are of another: they are not measured, so they do not count."""
-    update, _, labels = two_tokens({"penalties": (Penalty(measure="ncc", weight=0.01),)})
-    one = labels.clone()
-    one[:, 0] = 3
-    assert update.active(torch.stack([labels, one]), step=1) == [(0,), ()]
-    assert update.several(torch.stack([labels, one])) == [True, False]
+    update, _, _ = two_tokens({"penalties": (Penalty(measure="ncc", weight=0.01),)})
+    answers = update.task.train.labels[:, 0]
+    of_one = (answers == answers[0]).nonzero().squeeze(-1)
+    assert len(of_one) > 1
+    assert update.kind(1, torch.arange(16)).active == (0,)
+    assert update.kind(1, of_one).active == ()
 
 
 class EachPosition(nn.Module):
@@ -182,8 +183,8 @@ def ignoring(_: Segment) -> Task:
 def test_labels_of_minus_100_count_for_no_penalty():
     task = ignoring(of(Phase(until=3, optimizer=SGD)))
     penalties = tuple(Penalty(measure=name, weight=0.1) for name in ("ncc", "gini"))
-    update = Update(task, Phase(until=3, optimizer=SGD, penalties=penalties), 0, 1)
-    inputs, labels = update.examples(1, torch.arange(20))
+    update = Update(task, Phase(until=3, optimizer=SGD, penalties=penalties))
+    inputs, labels = update.examples(given(update, 1, torch.arange(20)))
     outcome = update.outcome(inputs, labels, active=(0, 1))
     counted = labels != -100
     assert not bool(counted.all())
@@ -194,10 +195,13 @@ def test_labels_of_minus_100_count_for_no_penalty():
     torch.testing.assert_close(outcome.values["penalty_gini"], entropy)
     _, labels = outcome.rows
     assert bool((labels >= 0).all())
-    hidden = torch.full((2, 8), -100)
-    hidden[0, :2] = torch.tensor([1, 2])
-    hidden[1, :2] = 1
-    assert update.several(hidden) == [True, False]
+    # A position without a label makes no second class.
+    answers = [set(row.tolist()) - {-100} for row in task.train.labels]
+    for number in (1, 0):  # the class of an example by itself
+        single = [place for place, row in enumerate(answers) if row == {number}]
+        holey = [place for place in single if -100 in task.train.labels[place]]
+        assert holey and update.kind(1, torch.tensor(holey)).active == (1,)
+    assert update.kind(1, torch.arange(20)).active == (0, 1)
 
 
 def test_a_look_may_choose_rows_and_count_fewer_than_the_loss():

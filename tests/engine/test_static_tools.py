@@ -131,9 +131,9 @@ def test_tensors_that_are_replaced_are_named():
 
 def test_buffers_are_all_that_lasts():
     training = Training(CASES["images, plain"].task(), CASES["images, plain"].segment)
-    assert training.batch_size == 8
+    assert training.order.batch_size == 8
     training.task.model.train()
-    training.update(1, next(training.batches()))
+    training.advance(1)
     found = buffers(training)
     assert "1.bn1.running_mean" in found and "1.fc.weight" in found and "sums" in found
     momenta = [name for name in found if name.endswith("momentum_buffer")]
@@ -207,5 +207,5 @@ def test_fused_optimisers_step_on_meta_where_that_is_asked_for(kind, settings, i
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_every_case_ends_an_epoch_with_a_shorter_batch(case):
     training = Training(case.task(), case.segment)
-    assert len(training.task.train) % training.batch_size
-    assert 2 * training.steps_per_epoch < STEPS == training.until
+    assert len(training.task.train) % training.order.batch_size
+    assert 2 * training.order.steps_per_epoch < STEPS == training.until

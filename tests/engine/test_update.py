@@ -37,6 +37,7 @@ from made_clusters import (
     smoothed,
     trained,
 )
+from single_steps import make_step
 from small_runs import segment
 
 FLATTENED = Penalty(
@@ -111,8 +112,7 @@ def test_running_statistics_count_the_first_pass_of_sam_alone():
         torch.manual_seed(2)
         layers = [nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 4)]
         task = clusters(nn.Sequential(*layers).double())
-        update = Update(task, Phase(until=9, **interventions), start=0, seed=1)
-        update(1, torch.arange(16))
+        make_step(Update(task, Phase(until=9, **interventions)), 1, torch.arange(16))
         return {name: each.clone() for name, each in task.model.named_buffers()}
 
     plain, twice = after_one_step(), after_one_step(sharpness_aware=SAM)
@@ -244,9 +244,9 @@ def drawn(seed: int, steps: range) -> list[float]:
         numbers.append(float(torch.rand((), generator=generator)))
         return inputs
 
-    update = Update(clusters(augment=augment), Phase(until=50), start=0, seed=seed)
+    update = Update(clusters(augment=augment), Phase(until=50))
     for step in steps:
-        update(step, torch.arange(8))
+        make_step(update, step, torch.arange(8), seed)
     return numbers
 
 
@@ -345,10 +345,10 @@ def test_a_head_that_is_not_called_is_refused_where_it_would_be_changed():
             return inputs @ self.head.weight.T
 
     task = clusters(Aside())
-    Update(task, Phase(until=3), 0, seed=1)(1, torch.arange(8))
+    make_step(Update(task, Phase(until=3)), 1, torch.arange(8))
     capped = Phase(until=3, constraints=(FrobeniusCap(cap=0.1),))
     with pytest.raises(ValueError, match="Aside did not call its head .* would have no effect"):
-        Update(task, capped, 0, seed=1)(1, torch.arange(8))
+        make_step(Update(task, capped), 1, torch.arange(8))
 
 
 def test_the_test_split_is_measured_at_the_end_of_a_phase_alone():
@@ -371,4 +371,4 @@ def test_the_test_split_is_measured_at_the_end_of_a_phase_alone():
 def test_label_smoothing_needs_a_loss_that_takes_it():
     task = replace(clusters(), loss=lambda logits, labels: logits.square().mean())
     with pytest.raises(ValueError, match="label_smoothing"):
-        Update(task, Phase(until=3, label_smoothing=0.1), 0, 0)
+        Update(task, Phase(until=3, label_smoothing=0.1))

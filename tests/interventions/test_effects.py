@@ -26,6 +26,7 @@ from grokscope.interventions import (
 from grokscope.spec import CustomTask, Observation, Optimizer, Phase, Run
 from grokscope.tasks import Split, Task
 from grokscope.tasks.image_data import read_images
+from single_steps import make_step
 
 SGD = Optimizer(name="sgd", lr=0.1, momentum=0.9)
 STEPS = 300
@@ -171,13 +172,13 @@ CAPS = {
 def test_a_cap_holds_after_every_step(cap, size):
     def sizes(**interventions: object) -> list[float]:
         task = digits()
-        update = Update(task, Phase(until=60, optimizer=SGD, **interventions), start=0, seed=1)
+        update = Update(task, Phase(until=60, optimizer=SGD, **interventions))
         body, head, found = task.model[:-1], task.model[-1], []
         for step in range(1, 61):
             batch = torch.arange(64 * step, 64 * step + 64) % len(task.train)
             with torch.no_grad():
                 features = body(task.train.inputs[batch])  # what the head is about to learn from
-            update(step, batch)
+            make_step(update, step, batch)
             logits = head(features).detach().numpy()
             found.append(float(size(head.weight.detach().double().numpy(), logits)))
         return found

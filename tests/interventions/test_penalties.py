@@ -10,7 +10,12 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from grokscope.interventions import Penalty
-from grokscope.interventions.penalties import penalty_value, remember_means, with_memory
+from grokscope.interventions.penalties import (
+    empty_memory,
+    penalty_value,
+    remember_means,
+    with_memory,
+)
 from grokscope.measures import Batch, ClassMoments, ncc, records
 
 OF_THE_PAPER = Penalty(
@@ -113,10 +118,9 @@ def test_a_memory_is_an_exponential_average_of_the_classes_seen():
     for seed in range(6):
         features, _, labels = batch(seed, examples=5, classes=4)
         batches.append((features, (labels + seed) % 4))
-    memory = None
+    memory = empty_memory(torch.zeros(5, batches[0][0].shape[1]))
     for features, labels in batches:
         memory = remember_means(memory, moments_of(features, labels, 5), kept=0.7)
-    assert memory is not None
     expected = naive_memory(batches, 5, 0.7)
     for label in range(5):
         assert bool(memory[label, -1]) == (label in expected)
@@ -127,7 +131,7 @@ def test_a_memory_is_an_exponential_average_of_the_classes_seen():
 def test_ncc_with_a_memory_is_ncc_about_the_means_remembered():
     earlier, _, labels = batch(1)
     features, weight, _ = batch(2)
-    memory = remember_means(None, moments_of(earlier, labels, 3), kept=0.9)
+    memory = remember_means(empty_memory(weight), moments_of(earlier, labels, 3), kept=0.9)
     penalty = Penalty(measure="ncc", weight=-1.0, memory=0.9)
     value = penalty_value(penalty, Batch(features, features @ weight.T, labels, weight), memory)
     old = naive_memory([(earlier, labels)], 3, 0.9)
@@ -149,7 +153,8 @@ def test_ncc_with_a_memory_is_ncc_about_the_means_remembered():
 def test_gradients_flow_through_the_batch_and_not_through_the_memory():
     earlier, _, labels = batch(1)
     features, weight, _ = batch(2)
-    memory = remember_means(None, moments_of(earlier.requires_grad_(), labels, 3), kept=0.9)
+    moments = moments_of(earlier.requires_grad_(), labels, 3)
+    memory = remember_means(empty_memory(weight), moments, kept=0.9)
     assert not memory.requires_grad
     penalty = Penalty(measure="ncc", weight=-1.0, memory=0.9)
 
@@ -171,11 +176,11 @@ def test_a_memory_takes_most_of_the_bias_out_of_small_batches():
         noise = torch.randn(64, width, generator=generator, dtype=torch.float64)
         return means[labels] + spread * noise, labels
 
-    memory, plain, remembered = None, [], []
+    memory, plain, remembered = empty_memory(means), [], []
     for step in range(300):
         features, labels = draw()
         moments = ClassMoments.from_batch(features, labels, classes)
-        if step >= 100 and memory is not None:
+        if step >= 100:
             plain.append(float(ncc(moments)))
             remembered.append(float(ncc(with_memory(moments, memory, 0.95))))
         memory = remember_means(memory, moments, kept=0.95)

@@ -157,7 +157,7 @@ def test_a_segment_that_turns_out_to_be_busy_is_tried_again(tmp_path):
 def test_a_segment_that_a_later_job_runs_is_not_forgotten_with_an_earlier_one(tmp_path):
     """It was busy when the first job came to it; its second job is under way when that ends."""
     first, second = (run(10).segments(seed)[0] for seed in (1, 2))
-    scheduler = Scheduler([first, second], Store(tmp_path), replicas=2)
+    scheduler = Scheduler([first, second], Store(tmp_path), RunOptions(replicas=2))
     (together,), _ = scheduler.next(1)
     assert [each.id for each in together] == [first.id, second.id]
     scheduler.update(Progress(second.id, 0, busy=True))
@@ -196,7 +196,7 @@ def test_jobs_are_of_one_shape_and_leave_no_place_empty(tmp_path):
     others = [run(12).segments(seed)[0] for seed in range(2)]
 
     def sizes(segments, replicas: int, free: int) -> list[int]:
-        jobs, _ = Scheduler(segments, store, replicas).next(free)
+        jobs, _ = Scheduler(segments, store, RunOptions(replicas=replicas)).next(free)
         assert all(len({each.phase.until for each in job}) == 1 for job in jobs)
         return [len(job) for job in jobs]
 

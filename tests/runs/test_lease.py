@@ -142,7 +142,8 @@ def held_by_another_machine(path: Path) -> str:
     return elsewhere
 
 
-def test_who_has_lost_the_lease_notices_at_the_next_tick_and_writes_nothing(tmp_path):
+def test_who_has_lost_the_lease_notices_at_the_next_tick_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("grokscope.runs.worker.CONFIRM_SECONDS", 0)
     of, store = segment(60), Store(tmp_path)
     lease = tmp_path / "segments" / f"{of.id}.lease"
     heard: list[Progress] = []

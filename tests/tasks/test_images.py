@@ -70,6 +70,10 @@ def test_images_of_one_colour_are_normalised_to_zero(tmp_path):
 # Augmentation.
 
 
+def augmented(augment: CropAndFlip, inputs: torch.Tensor, seed: int) -> torch.Tensor:
+    return augment(inputs, augment.draw(len(inputs), torch.Generator().manual_seed(seed)))
+
+
 def one_by_one(inputs: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
     """Pad, crop, mirror: each image by itself, with offsets drawn in the same order."""
     count, _, height, width = inputs.shape
@@ -93,7 +97,7 @@ def one_by_one(inputs: Tensor, padding: int, flip: bool, generator: torch.Genera
 def test_augmentation_is_pad_crop_and_mirror_image_by_image(shape, padding, flip):
     inputs = torch.randint(256, (40, *shape), dtype=torch.uint8)
     before = inputs.clone()
-    made = CropAndFlip(padding, flip)(inputs, torch.Generator().manual_seed(7))
+    made = augmented(CropAndFlip(padding, flip), inputs, seed=7)
     expected = one_by_one(inputs, padding, flip, torch.Generator().manual_seed(7))
     assert (made.dtype, made.shape) == (torch.uint8, inputs.shape)
     assert torch.equal(made, expected)
@@ -102,7 +106,7 @@ def test_augmentation_is_pad_crop_and_mirror_image_by_image(shape, padding, flip
 
 def test_what_was_outside_the_image_is_black():
     white = torch.full((500, 3, 6, 6), 255, dtype=torch.uint8)
-    made = CropAndFlip(2, False)(white, torch.Generator().manual_seed(0))
+    made = augmented(CropAndFlip(2, False), white, seed=0)
     assert made.unique().tolist() == [0, 255]
     rows = (made[:, 0].amax(2) == 0).sum(1)  # black from one side to the other
     columns = (made[:, 0].amax(1) == 0).sum(1)
@@ -113,7 +117,7 @@ def test_what_was_outside_the_image_is_black():
 
 def test_half_of_the_images_are_mirrored_and_none_is_changed_otherwise():
     inputs = torch.randint(256, (400, 1, 6, 6), dtype=torch.uint8)
-    made = CropAndFlip(0, True)(inputs, torch.Generator().manual_seed(0))
+    made = augmented(CropAndFlip(0, True), inputs, seed=0)
     same = (made == inputs).flatten(1).all(1)
     mirrored = (made == inputs.flip(3)).flatten(1).all(1)
     assert bool((same | mirrored).all())
@@ -125,11 +129,11 @@ def test_augmentation_depends_on_its_generator_alone():
     augment = CropAndFlip(2, True)
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    first = augment(inputs, torch.Generator().manual_seed(3))
+    first = augmented(augment, inputs, seed=3)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
-    assert torch.equal(augment(inputs, torch.Generator().manual_seed(3)), first)
-    assert not torch.equal(augment(inputs, torch.Generator().manual_seed(4)), first)
+    assert torch.equal(augmented(augment, inputs, seed=3), first)
+    assert not torch.equal(augmented(augment, inputs, seed=4), first)
 
 
 # Subsets. Every image of this set says which it is: number n has the colour n.

@@ -64,9 +64,7 @@ class Training:
         self.on_gpu = device.type == "cuda"
         self.rate = partial(phase.optimizer.rate, start=segment.start, until=self.until)
         span = self.step, self.until
-        self.feed = Feed(
-            [self.order], [self.rate], span, device, augmentation=task.augmentation
-        )
+        self.feed = Feed([self.order], [self.rate], span, device, augmentation=task.augmentation)
         task.model.train()
         self.launcher = Launcher(device, graphs)
         self._failed = False  # whether code of the user's found NaN or infinity
@@ -175,4 +173,3 @@ class Training:
 def batch_size_of(segment: Segment, task: Task) -> int:
     """The batch size of a run: at most half of the training examples."""
     return min(segment.run.batch_size, -(-len(task.train) // 2))
-

@@ -60,7 +60,8 @@ class Objective(nn.Module):
         self.ignores = False
         if phase.penalties or phase.constraints:
             self.heads = (task.look.find_head(task.model)[1],)
-            self.ignores = bool((task.train.labels == IGNORED).any())
+            labels = task.train.labels
+            self.ignores = not labels.is_meta and bool((labels == IGNORED).any())
         if phase.label_smoothing and "label_smoothing" not in signature(task.loss).parameters:
             raise ValueError(
                 "the phase has label_smoothing, but the task's loss takes no argument of that name"

@@ -8,6 +8,7 @@ interventions' own values are added up under their own names; they are never wha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -68,11 +69,6 @@ class Update:
         self.of_classes = {
             place for place, penalty in enumerate(phase.penalties) if needs_classes(penalty)
         }
-        # Of each example, of the rows that count; on the host, where kinds of steps are decided.
-        self.labels = torch.empty(0)
-        if self.of_classes:
-            labels = task.train.labels
-            self.labels = task.look.labels_of(labels).view(len(labels), -1).cpu()
         self.names = [BATCH_LOSS, *dict.fromkeys(penalty.name for penalty in phase.penalties)]
         # What training itself saw since the last look: sums, and over how many steps.
         device = self.parameters[0].device
@@ -87,6 +83,15 @@ class Update:
         }
         self.ended = torch.zeros((), dtype=torch.float32, device=device)
         self.ended_at = torch.zeros((), dtype=torch.int64, device=device)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Labels of the rows that count of each example, ``[examples, rows]``.
+
+        On the host, where the kinds of steps are decided.
+        """
+        labels = self.task.train.labels
+        return self.task.look.labels_of(labels).view(len(labels), -1).cpu()
 
     def kind(self, step: int, batch: Tensor) -> Kind:
         """The kind of step ``step`` (from 1) on the examples ``batch``, indices on the CPU.
@@ -237,8 +242,11 @@ def build_optimizer(parameters: Sequence[Tensor], settings: Optimizer) -> torch.
     from the start: what a step works on never moves.
     """
     device = parameters[0].device
-    rate = torch.tensor(settings.lr, dtype=rate_dtype(device), device=device)
-    shared: dict[str, Any] = {"lr": rate, "weight_decay": settings.weight_decay, "fused": True}
+    shared: dict[str, Any] = {
+        "lr": settings.lr,
+        "weight_decay": settings.weight_decay,
+        "fused": True,
+    }
     optimizer: torch.optim.Optimizer
     if settings.name == "adamw":
         optimizer = torch.optim.AdamW(
@@ -248,6 +256,8 @@ def build_optimizer(parameters: Sequence[Tensor], settings: Optimizer) -> torch.
     else:
         optimizer = torch.optim.SGD(parameters, momentum=settings.momentum, **shared)
         names = ["momentum_buffer"] if settings.momentum else []
+    rate = torch.tensor(settings.lr, dtype=rate_dtype(device), device=device)
+    optimizer.param_groups[0]["lr"] = rate  # only now: the constructor would look at its value
     for parameter in parameters:
         buffers = {name: torch.zeros_like(parameter, requires_grad=False) for name in names}
         if settings.name == "adamw":
@@ -260,4 +270,3 @@ def rate_of(optimizer: torch.optim.Optimizer) -> Tensor:
     """The tensor from which an optimiser reads its learning rate."""
     rate: Tensor = optimizer.param_groups[0]["lr"]
     return rate
-

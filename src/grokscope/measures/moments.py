@@ -20,7 +20,7 @@ from grokscope.measures.checks import (
     check_labels,
     check_same_device,
     is_differentiated,
-    values_are_readable,
+    values_are_checked,
 )
 
 # Elements of one float64 temporary: 1 MiB, two of which stay in a core's cache.
@@ -104,7 +104,7 @@ class ClassMoments:
         check_same_device(features=features, labels=labels)
         moments = cls.of(features, labels, num_classes, scatter)
         # A feature that is NaN or infinite makes the scatter of its class so: one look at that.
-        if values_are_readable(moments.within) and not bool(moments.within.sum().isfinite()):
+        if values_are_checked(moments.within) and not bool(moments.within.sum().isfinite()):
             check_finite("features", features)
         return moments
 

@@ -14,7 +14,6 @@ from grokscope.engine.precision import set_tf32
 from grokscope.spec import Segment
 from grokscope.version import __version__
 
-
 # A fixed workspace makes cuBLAS repeat itself; more queues let streams run side by side.
 CUDA_ENVIRONMENT = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "CUDA_DEVICE_MAX_CONNECTIONS": "32"}
 

@@ -105,6 +105,11 @@ class _Resumed:
             self.state = store.state(segment.parent)
         self.step = 0 if self.state is None else self.state.step
 
+    @property
+    def task_and_batch(self) -> tuple[str, int]:
+        """What the memory that is needed depends on, above all."""
+        return self.segment.run.task.model_dump_json(), self.segment.run.batch_size
+
     def task(self) -> Task:
         return build_task(self.segment.run.task, self.segment.run.seeds)
 
@@ -189,7 +194,7 @@ class _Worker:
         """How many segments of a group memory has room for at once."""
         if len(group) == 1:
             return 1
-        kinds = {(item.segment.run.task, item.segment.run.batch_size): item for item in group}
+        kinds = {item.task_and_batch: item for item in group}
         parts = zip(*self._parts(list(kinds.values())), strict=True)
         needed = max(bytes_of(Training(*of_item)) for of_item in parts)
         free = free_bytes(self.device)
