@@ -31,7 +31,7 @@ class Stage:
     Attributes:
         name: What it is called in the output and in ``stages.json``.
         limit: Seconds that it may take; more, if earlier stages left some.
-        command: Its command line, to which ``--seconds N`` is added.
+        command: Its command line, to which ``--until TIME`` is added, in seconds since 1970.
     """
 
     name: str
@@ -116,8 +116,8 @@ def run_stage(stage: Stage, limit: float) -> Ended:
 
 def _run(stage: Stage, limit: float) -> int | None:
     """Exit status of one process; None if it was killed at the limit."""
-    own_time = max(limit - MARGIN, limit / 2)
-    command = [*stage.command, "--seconds", f"{own_time:.1f}"]
+    until = time.time() + max(limit - MARGIN, limit / 2)
+    command = [*stage.command, "--until", f"{until:.1f}"]
     # A group, not a session: it ends with whatever ended us.
     process = subprocess.Popen(command, process_group=0, cwd=ROOT)
     try:

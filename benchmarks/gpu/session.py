@@ -12,6 +12,8 @@ import torch
 
 from grokscope.runs.machine import find_device
 
+SECONDS = 600.0  # of a stage that is started by hand
+
 
 @dataclass(frozen=True)
 class Session:
@@ -45,10 +47,15 @@ def parse(stage: str, arguments: Sequence[str] | None = None) -> Session:
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.gpu.{stage}")
     parser.add_argument("only", nargs="?", default="", help="a part of the stage; default: all")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--seconds", type=float, default=600.0, help="time for this stage")
+    parser.add_argument(
+        "--until",
+        type=float,
+        default=time.time() + SECONDS,
+        help="when to have ended, in seconds since 1970: what it took to start counts, too",
+    )
     parser.add_argument("--device", default="auto", help="cuda, cpu or auto")
     parser.add_argument("--tiny", action="store_true", help="sizes for a smoke test on a CPU")
     options = parser.parse_args(arguments)
-    deadline = time.monotonic() + options.seconds
+    deadline = time.monotonic() + options.until - time.time()
     device = find_device(options.device)
     return Session(options.out, deadline, device, options.tiny, options.only)

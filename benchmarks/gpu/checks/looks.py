@@ -49,7 +49,7 @@ def tf32_is_used_where_a_phase_asks_for_it_and_nowhere_else(session: Session) ->
         found = {
             "TF32 changes nothing": not unequal(first.state(), other.state()),
             "a run beside it changes": bool(unequal(first.state(), second.state())),
-            "a look after it changes": measured_now(first) != before,
+            "a look after it changes": not equal(measured_now(first), before),
         }
         wrong[name] = [what for what, is_wrong in found.items() if is_wrong]
     return count(wrong, "things that are wrong")
@@ -88,6 +88,11 @@ def measured_now(training: Training) -> dict[str, float]:
         for row in training.look()
         if not row.measure.startswith(("batch_", "penalty_"))
     }
+
+
+def equal(one: dict[str, float], other: dict[str, float]) -> bool:
+    """Whether two looks found the same, to the bit."""
+    return all(relative(one[name], value) == 0 for name, value in other.items())
 
 
 def relative(here: float, exact: float) -> float:
