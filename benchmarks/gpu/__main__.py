@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks.gpu.files import read_json
+from benchmarks.gpu.files import Items, read_json
 from benchmarks.gpu.pack import pack
 from benchmarks.gpu.runner import ROOT, Ended, Stage, run_stages, say
 
@@ -157,10 +157,8 @@ def summary(ended: Sequence[Ended], out: Path) -> list[str]:
         if stage.status == "passed":
             continue
         lines.append(f"{stage.name}: {stage.status} {stage.reason}".rstrip())
-        facts = read_json(out / f"{stage.name}.json")
-        for name, entry in facts.get("items", {}).items():
-            if entry["status"] not in ("passed", "skipped") or "time" in entry.get("reason", ""):
-                lines.append(f"{stage.name}: {name}: {entry.get('reason', entry['status'])}")
+        items = Items(out / f"{stage.name}.json")
+        lines += [f"{stage.name}: {line}" for line in items.wrong]
         if run := read_json(out / "runs.json").get(stage.name):
             lines.append(f"{stage.name}: {run['summary']}")
     return lines

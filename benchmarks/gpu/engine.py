@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cache
 
 import torch
 
@@ -10,7 +13,7 @@ from grokscope.engine.loop import Training
 from grokscope.engine.replicas import Replicas
 from grokscope.engine.state import MODEL, State
 from grokscope.engine.streams import Streams
-from grokscope.spec import Run, Segment
+from grokscope.spec import Images, ModularArithmetic, Run, Seeds, Segment
 from grokscope.tasks import Task, build_task
 
 
@@ -20,10 +23,15 @@ def last_segment(run: Run, seed: int = 1) -> Segment:
 
 
 def task_of(segment: Segment, device: torch.device, dtype: torch.dtype = torch.float32) -> Task:
-    """The task of a segment, with its model in a floating-point type."""
-    task = build_task(segment.run.task, segment.run.seeds).to(device)
-    task.model.to(dtype)
-    return task
+    """The task of a segment, with a model of its own in a floating-point type."""
+    task = _built(segment.run.task, segment.run.seeds)
+    return replace(task, model=copy.deepcopy(task.model).to(dtype)).to(device)
+
+
+@cache
+def _built(task: ModularArithmetic | Images, seeds: Seeds) -> Task:
+    """A task on the CPU: digits are read once, not for every one of a hundred runs."""
+    return build_task(task, seeds)
 
 
 def training_of(

@@ -9,7 +9,8 @@ from typing import Any
 
 from grokscope.runs.files import write_text
 
-RUNNING = "running"  # of an item that has been started and has not ended
+RUNNING = "running"  # status of an item that has been started and has not ended
+NO_TIME = "no time was left"  # reason of one that was skipped
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -32,12 +33,15 @@ class Items:
         facts: What holds for all items.
     """
 
-    def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
-        self.path, self.facts = path, dict(facts)
+    def __init__(self, path: Path, facts: Mapping[str, Any] | None = None) -> None:
+        self.path, self.facts = path, dict(facts or {})
         self.entries: dict[str, dict[str, Any]] = read_json(path).get("items", {})
+
+    def resume(self) -> None:
+        """Say that what was running when an earlier process ended has failed."""
+        reason = "the process ended, or was ended, while this ran; see the output"
         for name, entry in self.entries.items():
             if entry["status"] == RUNNING:
-                reason = "the process ended, or was ended, while this ran; see the output"
                 self.put(name, entry | {"status": "failed", "reason": reason})
 
     def put(self, name: str, entry: Mapping[str, Any]) -> None:
@@ -49,6 +53,11 @@ class Items:
         """Those of some names that have not been tried."""
         return [name for name in names if name not in self.entries]
 
-    def with_status(self, status: str) -> list[str]:
-        """The names of the items that ended so."""
-        return [name for name, entry in self.entries.items() if entry["status"] == status]
+    @property
+    def wrong(self) -> list[str]:
+        """A line for each item that failed, was not finished, or was left for want of time."""
+        return [
+            f"{name}: {entry.get('reason') or 'not finished'}"
+            for name, entry in self.entries.items()
+            if entry["status"] in ("failed", RUNNING) or entry.get("reason") == NO_TIME
+        ]

@@ -68,10 +68,12 @@ def run_stages(
         reserve: Seconds before the deadline that no stage may use.
     """
     deadline = time.monotonic() + seconds
+    limits = [stage.limit for stage in stages]
+    limits[-1] += max(0.0, seconds - reserve - sum(limits))  # the last one can use it best
     ended: list[Ended] = []
     for place, stage in enumerate(stages):
         left = deadline - reserve - time.monotonic()
-        limit = round(share(left, [later.limit for later in stages[place:]]), 1)
+        limit = round(share(left, limits[place:]), 1)
         if limit < LEAST:
             ended.append(Ended(stage.name, "not begun", 0.0, limit, "the time was up"))
             say(f"{stage.name}: not begun, the time is up")
@@ -87,7 +89,7 @@ def run_stages(
 
 
 def share(left: float, limits: Sequence[float]) -> float:
-    """Seconds for the first of the stages that are left.
+    """Seconds for the first of the stages that are left, by their limits.
 
     What earlier stages did not use comes on top of its limit; where too little is left for all,
     every one gets less.

@@ -136,9 +136,10 @@ def line(options: argparse.Namespace, revision: str) -> str:
     return (
         "python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade "
         f"--target /tmp/site {WHEELS}/*.whl "
-        "&& export PYTHONPATH=/tmp/site:$PWD/src PYTHONUNBUFFERED=1 "
+        "&& set -o pipefail && export PYTHONPATH=/tmp/site:$PWD/src PYTHONUNBUFFERED=1 "
         f"GROKSCOPE_DATA=$PWD/{CARRIED}/data "
-        f"&& python3 -m benchmarks.gpu {what}--out /tmp/gpu --pack-into $OUT --revision {revision}"
+        f"&& python3 -m benchmarks.gpu {what}--out /tmp/gpu --pack-into $OUT --revision {revision} "
+        "2>&1 | tee $OUT/log.txt"
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.files import RUNNING, Items
+from benchmarks.gpu.files import NO_TIME, RUNNING, Items
 from benchmarks.gpu.runner import AGAIN
 from benchmarks.gpu.session import Session
 
@@ -44,10 +44,11 @@ def run_items(
     Returns:
         The exit status of the stage: 0, 1 if an item failed or was left, or `AGAIN`.
     """
+    items.resume()
     for name in items.left(work):
         if session.seconds_left <= 0:
-            items.put(name, {"status": "skipped", "reason": "no time was left"})
-            print(f"  skipped, no time was left: {name}", flush=True)
+            items.put(name, {"status": "skipped", "reason": NO_TIME})
+            print(f"  skipped, {NO_TIME}: {name}", flush=True)
             continue
         items.put(name, {"status": RUNNING})
         begin = time.monotonic()
@@ -65,8 +66,7 @@ def run_items(
         print(f"  {entry['status']}: {name} {describe(entry)}".rstrip(), flush=True)
         if not works:
             return AGAIN
-    late = any(entry.get("reason") == "no time was left" for entry in items.entries.values())
-    return 1 if late or items.with_status("failed") else 0
+    return 1 if items.wrong else 0
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -15,6 +16,7 @@ from benchmarks.gpu.__main__ import FULL, LIMITS, PACKING, main
 from benchmarks.gpu.checks.__main__ import CHECKS
 from benchmarks.gpu.checks.check import NEEDS_GPU
 from benchmarks.gpu.pack import MOST_FILES
+from benchmarks.gpu.rates import flatness_sizes
 from benchmarks.gpu.runner import ROOT
 
 from grokscope.runs.store import Store
@@ -113,3 +115,12 @@ def test_without_a_gpu_the_whole_is_refused(tmp_path, monkeypatch):
 def test_the_limits_of_all_stages_leave_room_before_the_deadline():
     whole = {name: limit for name, limit in LIMITS.items() if name != "streams"}
     assert sum(whole.values()) + PACKING <= FULL
+
+
+def test_the_page_gives_the_limits_and_the_sizes_of_the_code():
+    page = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    limits = dict(re.findall(r"^\| (\w+) \| (\d+) s \|", page, re.MULTILINE))
+    stages = {name: str(limit) for name, limit in LIMITS.items() if name != "streams"}
+    assert limits == stages
+    steps = re.findall(r"^\| .* \| ([\d,]+) \|$", page, re.MULTILINE)
+    assert steps == [f"{size.steps():,}" for size in flatness_sizes(tiny=False)]

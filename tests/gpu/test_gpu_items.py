@@ -48,7 +48,7 @@ def test_every_item_finds_those_before_it_written(tmp_path):
         seen.append({name: entry["status"] for name, entry in read_json(path)["items"].items()})
         return dict(PASSED)
 
-    assert run(tmp_path, Items(path, {}), first=looks, second=looks) == 0
+    assert run(tmp_path, Items(path), first=looks, second=looks) == 0
     assert seen == [{"first": RUNNING}, {"first": "passed", "second": RUNNING}]
 
 
@@ -61,13 +61,13 @@ def test_what_was_running_when_the_process_ended_has_failed_and_is_not_tried_aga
         tried.append(1)
         return dict(PASSED)
 
-    assert run(tmp_path, Items(path, {}), crashed=item, done=item, new=item) == 1
+    assert run(tmp_path, Items(path), crashed=item, done=item, new=item) == 1
     assert len(tried) == 1
     assert read_json(path)["items"]["crashed"]["status"] == "failed"
 
 
 def test_what_is_left_at_the_deadline_is_skipped_and_said(tmp_path, capsys):
-    items = Items(tmp_path / "items.json", {})
+    items = Items(tmp_path / "items.json")
     late = session(tmp_path, seconds=-1)
     code = run_items(late, items, {"late": dict}, limit=60, describe=lambda _: "")
     assert code == 1
@@ -94,7 +94,9 @@ run_items(session(Path({str(tmp_path)!r})), items, work, limit=0.5, describe=str
     assert done.returncode == AGAIN, done.stderr
     assert "hangs, after" in done.stdout
     assert "time.sleep" in done.stderr or "<string>" in done.stderr  # where it hung
-    assert Items(tmp_path / "items.json", {}).entries["hangs"]["status"] == "failed"
+    items = Items(tmp_path / "items.json")
+    assert run(tmp_path, items, hangs=dict) == 1
+    assert items.entries["hangs"]["status"] == "failed"
 
 
 @pytest.mark.parametrize("status", ["passed", "failed"])
@@ -103,7 +105,7 @@ def test_a_gpu_that_no_longer_answers_makes_the_item_fail_and_asks_for_a_process
 ):
     monkeypatch.setattr(Session, "on_gpu", property(lambda _: True))
     monkeypatch.setattr(work, "answers", lambda: False)
-    items = Items(tmp_path / "items.json", {})
+    items = Items(tmp_path / "items.json")
     assert run(tmp_path, items, one=lambda: {"status": status}, two=dict) == AGAIN
     assert items.entries["one"]["status"] == "failed"
     assert items.left(["one", "two"]) == ["two"]

@@ -40,7 +40,9 @@ def test_the_versions_of_the_wheels_are_pinned():
 def test_the_line_is_short_and_the_command_understands_it(flag):
     text = send.line(options(**{flag: True} if flag else {}), "0123456789ab-dirty")
     assert len(text) <= send.MOST_LETTERS
-    words = shlex.split(text.rpartition("&&")[2].replace("$OUT", "/out"))
+    text, _, rest = text.rpartition("&&")[2].replace("$OUT", "/out").partition(" 2>&1 | ")
+    assert rest == "tee /out/log.txt"
+    words = shlex.split(text)
     assert words[:3] == ["python3", "-m", "benchmarks.gpu"]
     parsed = command.parser().parse_args(words[3:])
     assert (parsed.pack_into, parsed.revision) == (Path("/out"), "0123456789ab-dirty")
