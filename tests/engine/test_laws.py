@@ -25,7 +25,7 @@ from static import (
 from tape import NotReplayableError, Tape
 from torch import Tensor
 
-from grokscope.engine.feed import Feed, Given
+from grokscope.engine.feed import Feed, FeedRow
 from grokscope.engine.graphs import WARM_UP, CaptureCheck
 from grokscope.engine.loop import Training
 from grokscope.engine.replicas import Replicas
@@ -224,7 +224,7 @@ def test_a_step_runs_on_the_meta_device(name):
 
 
 def test_a_learning_rate_that_the_host_computes_is_noticed(monkeypatch):
-    def changed(feed: Feed, size: int) -> Given:
+    def changed(feed: Feed, size: int) -> FeedRow:
         rate = feed.rates[0](int(feed.first + len(seen)))
         seen.append(rate)
         given = plain(feed, size)
@@ -271,7 +271,7 @@ def test_a_check_of_values_is_noticed(monkeypatch):
 
 
 def test_a_tensor_of_the_host_is_noticed(monkeypatch):
-    def changed(feed: Feed, size: int) -> Given:
+    def changed(feed: Feed, size: int) -> FeedRow:
         given = plain(feed, size)
         return given._replace(step=torch.tensor(3))
 

@@ -70,7 +70,7 @@ def test_measure_is_a_deprecated_name_of_the_look():
         task = Task(model, split, split, measure=function)
     measured = task.look(task.model, task.train)
     assert measured["seen"] == 8.0
-    assert measured["loss"] == look(model, split)["loss"]
+    assert measured["loss"] == pytest.approx(look(model, split)["loss"])  # in other batches
 
 
 def test_the_former_name_of_the_batch_size_of_a_look_is_understood_with_a_warning():

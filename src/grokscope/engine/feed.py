@@ -19,20 +19,25 @@ from grokscope.tasks.task import Augmentation
 ROWS = 256  # steps in the tables
 
 
-class Given(NamedTuple):
+class FeedRow(NamedTuple):
     """What one step is given, of one run; of several with an axis ``[runs]`` first.
 
     Attributes:
-        index: Which examples, ``[batch]``.
-        rate: Learning rate, a scalar on the device; of several runs one for each optimiser.
+        examples: Which examples, ``[batch]``.
+        rate: Learning rate, a scalar on the device; of several runs ``[optimisers]``.
         step: Number of the step, from 1; a scalar on the device, shared by all runs.
         drawn: What the task's augmentation drew for the batch, ``[batch, ...]``.
     """
 
-    index: Tensor
+    examples: Tensor
     rate: Tensor
     step: Tensor
     drawn: Tensor | None = None
+
+    def of_run(self, place: int) -> FeedRow:
+        """The part of one of several runs; the learning rates stay those of all."""
+        drawn = None if self.drawn is None else self.drawn[place]
+        return self._replace(examples=self.examples[place], drawn=drawn)
 
 
 class Order:
@@ -84,7 +89,7 @@ class Feed:
         self.first = 1  # step of the first row
         batch = orders[0].batch_size
         tables = {
-            "index": torch.zeros(rows, len(orders), batch, dtype=torch.int64),
+            "examples": torch.zeros(rows, len(orders), batch, dtype=torch.int64),
             "rate": torch.zeros(rows, len(rates), dtype=rate_dtype(device)),
             "step": torch.zeros(rows, 1, dtype=torch.int64),
         }
@@ -103,12 +108,12 @@ class Feed:
             self._fill(step)
         return self.batches[step - self.first]
 
-    def next(self, size: int) -> Given:
+    def next(self, size: int) -> FeedRow:
         """The next row, for batches of ``size`` examples; part of the step, on the device."""
         tables = {name: table.index_select(0, self._row)[0] for name, table in self._tables.items()}
         self._row.add_(1)
         drawn = tables["drawn"][:, :size] if "drawn" in tables else None
-        return Given(tables["index"][:, :size], tables["rate"], tables["step"][0], drawn)
+        return FeedRow(tables["examples"][:, :size], tables["rate"], tables["step"][0], drawn)
 
     def _fill(self, first: int) -> None:
         """Write the rows from a step on, to the last one or as many as there are."""
@@ -122,7 +127,7 @@ class Feed:
         for row, step in enumerate(steps):
             self.batches.append([order.batch(step) for order in self.orders])
             for run, batch in enumerate(self.batches[-1]):
-                host["index"][row, run, : len(batch)] = batch
+                host["examples"][row, run, : len(batch)] = batch
                 if self.augmentation is not None:
                     generator = generator_of_step(self.orders[run].seed, step)
                     drawn = self.augmentation.draw(len(batch), generator)

@@ -48,7 +48,7 @@ class Launcher:
         else:
             self.eager = f"on {device.type.upper()}, which has no graphs"
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
-        self._made: Counter[Hashable] = Counter()
+        self._counts: Counter[Hashable] = Counter()
 
     def here(self) -> AbstractContextManager[object]:
         """A context in which work is done on this launcher's stream."""
@@ -70,8 +70,8 @@ class Launcher:
 
     def _run(self, kind: Hashable, step: Callable[[], None]) -> None:
         """An eager step."""
-        self._made[kind] += 1
-        if self.eager or self._made[kind] != WARM_UP:
+        self._counts[kind] += 1
+        if self.eager or self._counts[kind] != WARM_UP:
             step()
             return
         with CaptureCheck() as check:
@@ -80,7 +80,7 @@ class Launcher:
 
     def _captured(self, kind: Hashable, step: Callable[[], None]) -> bool:
         """Capture a kind of step that is warm; whether that succeeded."""
-        if self.eager or self._made[kind] < WARM_UP:
+        if self.eager or self._counts[kind] < WARM_UP:
             return False
         graph = torch.cuda.CUDAGraph()
         try:
@@ -105,7 +105,7 @@ class CaptureCheck(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.obstacles: dict[str, None] = {}
 
     @property

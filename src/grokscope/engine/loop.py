@@ -79,7 +79,7 @@ class Training:
         name = self.segment.phase.optimizer.name
         with self.launcher.here():
             more = self.update.state()
-            return capture(self.step, self.task.model, self.update.optimizer, name, more)
+            return capture(self.step, self.task.model, self.update.optimizer, name, more=more)
 
     def run(self) -> Iterator[Tick]:
         """Train to the end of the phase; yields every few steps and at every measuring point.
@@ -125,10 +125,8 @@ class Training:
 
     def _make_step(self, kind: Kind) -> None:
         """One step of a kind, all of it on the device."""
-        given = self.feed.next(kind.size)
-        drawn = None if given.drawn is None else given.drawn[0]
-        alone = given._replace(index=given.index[0], rate=given.rate[0], drawn=drawn)
-        self.update(kind, alone)
+        row = self.feed.next(kind.size).of_run(0)
+        self.update(kind, row._replace(rate=row.rate[0]))
 
     def arrive(self) -> Tick:
         """What there is to say at the present step: a look at a measuring point, or the end."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -24,8 +25,9 @@ def products_in(precision: str, device: torch.device) -> Iterator[None]:
 def set_tf32(allowed: bool) -> None:
     """Say whether matrix products and convolutions of float32 may be rounded to TF32 on a GPU."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    places: tuple[Any, ...] = (matmul, getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None))
     if not hasattr(matmul, "fp32_precision"):  # PyTorch before 2.9
         matmul.allow_tf32 = cudnn.allow_tf32 = allowed
         return
-    for place in (matmul, cudnn.conv, cudnn.rnn):  # type: ignore[attr-defined]
+    for place in places:
         place.fp32_precision = "tf32" if allowed else "ieee"

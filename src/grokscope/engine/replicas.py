@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from grokscope.engine.alike import TOLERANCE, UnlikeError, check_alike, check_equal
-from grokscope.engine.feed import Feed, Given
+from grokscope.engine.feed import Feed, FeedRow
 from grokscope.engine.graphs import Launcher
 from grokscope.engine.loop import Tick, Training
 from grokscope.engine.objective import Outcome
@@ -31,6 +31,15 @@ from grokscope.measures.checks import NotFiniteError, unchecked_values
 from grokscope.probe.trees import stacked, take
 from grokscope.spec import Segment
 from grokscope.tasks.task import Task
+
+
+class _Pass(NamedTuple):
+    """Forward and backward of all replicas in one step."""
+
+    gradients: Sequence[Tensor | None]  # of the stacks; None where a parameter was not used
+    rows: Sequence[tuple[Tensor, ...]]  # features and labels of the rows that count, of each
+    counted: Tensor  # [2, names, replicas]
+    finite: Tensor | None  # what penalties are given, [replicas]; None without penalties
 
 
 class Replicas:
@@ -183,57 +192,27 @@ class Replicas:
 
     def _make_step(self, kinds: Sequence[Kind]) -> None:
         """One step of kinds that differ in caps, or in which penalties their batches have."""
-        given = self.feed.next(kinds[0].size)
+        row = self.feed.next(kinds[0].size)
         precision = self.trainings[0].segment.phase.precision
         with unchecked_values(), products_in(precision, self.weights.device):
             examples = [
-                update.examples(
-                    Given(
-                        given.index[place],
-                        given.rate,
-                        given.step,
-                        None if given.drawn is None else given.drawn[place],
-                    )
-                )
-                for place, update in enumerate(self.updates)
+                update.examples(row.of_run(place)) for place, update in enumerate(self.updates)
             ]
-            wanted = {kind.active for kind in kinds}
-            if len(wanted) > 1:  # a batch of one class has no ncc: then each alone
-                parts = self._apart(kinds, examples)
+            if len({kind.active for kind in kinds}) > 1:  # a batch of one class has no ncc
+                passed = self._apart(kinds, examples)
             else:
-                inputs, labels = stacked(examples)
-                outcome, gradients = self._gradients(inputs, labels, *wanted)
-                rows = list(zip(*outcome.rows, strict=True)) or [()] * len(labels)
-                counted = self.updates[0].counted(outcome.values)
-                parts = gradients, rows, counted, outcome.finite
-            self._apply(kinds, given, *parts)
+                passed = self._at_once(kinds[0].active, examples)
+            self._apply(kinds, row, passed)
 
-    def _apply(
-        self,
-        kinds: Sequence[Kind],
-        given: Given,
-        gradients: Sequence[Tensor | None],
-        rows: Sequence[tuple[Tensor, ...]],
-        counted: Tensor,
-        finite: Tensor | None,
-    ) -> None:
-        """Finish a step as `Update` does it, of all."""
-        stopped = None
-        if finite is not None:
-            note_end(finite, given.step, self.ended, self.ended_at)
-            stopped = self.ended > 0
-            counted = torch.where(stopped, 0.0, counted)
-        self.sums.add_(counted)
-        self.optimizer.step(given.rate, gradients, stopped)
-        for place, update in enumerate(self.updates):
-            if rows[place]:
-                of_place = None if stopped is None else stopped[place]
-                update.after(kinds[place], *rows[place], stopped=of_place)
+    def _at_once(self, active: Sequence[int], examples: Sequence[tuple[Any, Tensor]]) -> _Pass:
+        """Forward and backward of all in one program."""
+        inputs, labels = stacked(examples)
+        outcome, gradients = self._gradients(inputs, labels, active)
+        rows = list(zip(*outcome.rows, strict=True)) or [()] * len(labels)
+        return _Pass(gradients, rows, self.updates[0].counted(outcome.values), outcome.finite)
 
-    def _apart(
-        self, kinds: Sequence[Kind], examples: Sequence[tuple[Any, Tensor]]
-    ) -> tuple[list[Tensor | None], list[tuple[Tensor, ...]], Tensor, Tensor | None]:
-        """Gradients, rows that count, what is counted and what is finite, each by itself."""
+    def _apart(self, kinds: Sequence[Kind], examples: Sequence[tuple[Any, Tensor]]) -> _Pass:
+        """Forward and backward of each by itself."""
         found: list[list[Tensor | None]] = []
         outcomes = []
         for kind, update, batch in zip(kinds, self.updates, examples, strict=True):
@@ -249,13 +228,24 @@ class Replicas:
             update.counted(outcome.values)
             for update, outcome in zip(self.updates, outcomes, strict=True)
         ]
-        fine = torch.ones_like(self.ended, dtype=torch.bool)
-        finite = [
-            fine[place] if outcome.finite is None else outcome.finite
-            for place, outcome in enumerate(outcomes)
-        ]
+        fine = torch.ones_like(self.ended[0], dtype=torch.bool)
+        finite = [fine if outcome.finite is None else outcome.finite for outcome in outcomes]
         rows = [outcome.rows for outcome in outcomes]
-        return gradients, rows, torch.stack(counted, dim=-1), torch.stack(finite)
+        return _Pass(gradients, rows, torch.stack(counted, dim=-1), torch.stack(finite))
+
+    def _apply(self, kinds: Sequence[Kind], row: FeedRow, passed: _Pass) -> None:
+        """Finish a step as `Update` does it, of all."""
+        stopped, counted = None, passed.counted
+        if passed.finite is not None:
+            note_end(passed.finite, row.step, self.ended, self.ended_at)
+            stopped = self.ended > 0
+            counted = torch.where(stopped, 0.0, counted)
+        self.sums.add_(counted)
+        self.optimizer.step(row.rate, passed.gradients, stopped)
+        for place, update in enumerate(self.updates):
+            if passed.rows[place]:
+                of_place = None if stopped is None else stopped[place]
+                update.after(kinds[place], *passed.rows[place], stopped=of_place)
 
     def _gradients(
         self, inputs: Any, labels: Tensor, active: Sequence[int]

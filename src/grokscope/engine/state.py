@@ -27,6 +27,7 @@ def capture(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     name: str,
+    *,
     more: dict[str, Tensor],
 ) -> State:
     """Copy out the state of a run.

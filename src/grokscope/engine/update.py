@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from grokscope.engine.feed import Given, rate_dtype
+from grokscope.engine.feed import FeedRow, rate_dtype
 from grokscope.engine.objective import BATCH_LOSS, Objective, Outcome
 from grokscope.engine.precision import products_in
 from grokscope.interventions.constraints import constrain
@@ -122,7 +122,7 @@ class Update:
         labels = labels[labels != IGNORED]
         return len(labels) > 0 and bool((labels != labels[0]).any())
 
-    def __call__(self, kind: Kind, given: Given) -> None:
+    def __call__(self, kind: Kind, row: FeedRow) -> None:
         """Make a step of a kind; nothing waits for the device.
 
         A penalty that is given NaN or infinity ends the run: from that step on weights, the
@@ -130,21 +130,21 @@ class Update:
         """
         phase = self.phase
         with unchecked_values(), products_in(phase.precision, self.sums.device):
-            inputs, labels = self.examples(given)
+            inputs, labels = self.examples(row)
             outcome = self.backward(kind.active, inputs, labels)
             if kind.sharpness_aware and phase.sharpness_aware is not None:
                 radius = phase.sharpness_aware.radius
                 with moved_up(self.parameters, radius), batch_norm_frozen(self.task.model):
                     self.backward(kind.active, inputs, labels)
-            self._apply(kind, outcome, given)
+            self._apply(kind, outcome, row)
 
-    def examples(self, given: Given) -> tuple[Any, Tensor]:
+    def examples(self, row: FeedRow) -> tuple[Any, Tensor]:
         """Inputs and labels of a batch, augmented if the task does that."""
         train, augmentation = self.task.train, self.task.augmentation
-        inputs, labels = take(train.inputs, given.index), train.labels[given.index]
-        if augmentation is None or given.drawn is None:
+        inputs, labels = take(train.inputs, row.examples), train.labels[row.examples]
+        if augmentation is None or row.drawn is None:
             return inputs, labels
-        return augmentation(inputs, given.drawn), labels
+        return augmentation(inputs, row.drawn), labels
 
     def backward(self, active: Sequence[int], inputs: Any, labels: Tensor) -> Outcome:
         """Gradients of loss and penalties."""
@@ -160,18 +160,18 @@ class Update:
         )
         return outcome
 
-    def _apply(self, kind: Kind, outcome: Outcome, given: Given) -> None:
+    def _apply(self, kind: Kind, outcome: Outcome, row: FeedRow) -> None:
         """Finish a step whose gradients are there: count, update, remember, constrain."""
         counted = self.counted(outcome.values)
         stopped = None
         if outcome.finite is not None:
-            note_end(outcome.finite, given.step, self.ended, self.ended_at)
+            note_end(outcome.finite, row.step, self.ended, self.ended_at)
             stopped = self.ended > 0
             counted = torch.where(stopped, 0.0, counted)
         # The optimiser's kernels leave everything as it was where this is 1.
         self.optimizer.found_inf = None if stopped is None else self.ended  # type: ignore[attr-defined]
         self.sums.add_(counted)
-        rate_of(self.optimizer).copy_(given.rate)
+        rate_of(self.optimizer).copy_(row.rate)
         self.optimizer.step()
         if outcome.rows:
             self.after(kind, *outcome.rows, stopped=stopped)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -123,7 +124,7 @@ class SharedData:
     def shared(self, task: Task, segment: Segment, device: torch.device) -> Task:
         """The task on a device, with the splits of an earlier one where these are equal."""
         kind = segment.run.task.model_dump_json()
-        splits = {
+        splits: dict[str, Any] = {
             name: self._placed((kind, name), split, device)
             for name in ("train", "validation", "test")
             if (split := getattr(task, name)) is not None

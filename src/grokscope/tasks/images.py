@@ -68,19 +68,19 @@ class CropAndFlip:
             drawn[1:] = torch.randint(2 * self.padding + 1, size, generator=generator)[..., 0]
         return drawn.T
 
-    def __call__(self, images: Tensor, drawn: Tensor) -> Tensor:
+    def __call__(self, inputs: Tensor, drawn: Tensor) -> Tensor:
         """Augmented images. Cost: one gather of the batch, on its device."""
-        count, channels, height, width = images.shape
-        device, pad = images.device, self.padding
+        count, channels, height, width = inputs.shape
+        device, pad = inputs.device, self.padding
         mirrored, down, right = drawn.unsqueeze(-1).unbind(1)  # [count, 1] each
         columns = torch.arange(width, device=device)
         columns = torch.where(mirrored > 0, width - 1 - columns, columns) + right
         rows = torch.arange(height, device=device) + down
         if pad:
-            images = functional.pad(images, (pad, pad, pad, pad))
-        places = rows[:, :, None] * images.shape[-1] + columns[:, None, :]
+            inputs = functional.pad(inputs, (pad, pad, pad, pad))
+        places = rows[:, :, None] * inputs.shape[-1] + columns[:, None, :]
         index = places.view(count, 1, -1).expand(-1, channels, -1)
-        return images.flatten(2).gather(2, index).view(count, channels, height, width)
+        return inputs.flatten(2).gather(2, index).view(count, channels, height, width)
 
 
 def images(settings: Images, split_seed: int) -> Task:

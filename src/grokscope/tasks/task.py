@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field, replace
-from typing import Any, Protocol
+from itertools import zip_longest
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -57,8 +58,8 @@ class Split:
         """Whether another split on the same device holds the same examples in the same order."""
         if not torch.equal(self.labels, other.labels):
             return False
-        ours, theirs = list(tensors_of(self.inputs)), list(tensors_of(other.inputs))
-        return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
+        pairs = list(zip_longest(tensors_of(self.inputs), tensors_of(other.inputs)))
+        return all(a is not None and b is not None and torch.equal(a, b) for a, b in pairs)
 
     @property
     def nbytes(self) -> int:
@@ -79,6 +80,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) 
     )
 
 
+@runtime_checkable
 class Augmentation(Protocol):
     """Changes a batch of training inputs at random.
 
@@ -164,7 +166,7 @@ class Task:
     @property
     def augmentation(self) -> Augmentation | None:
         """``augment`` as drawing and applying."""
-        if self.augment is None or hasattr(self.augment, "draw"):
+        if self.augment is None or isinstance(self.augment, Augmentation):
             return self.augment
         return _ByGenerator(self.augment)
 

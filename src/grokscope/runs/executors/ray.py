@@ -291,8 +291,12 @@ def _resolve(options: RunOptions, resources: dict[str, float]) -> RunOptions:
         raise ValueError("--device cuda can't be used here (the cluster has no GPU); try cpu")
     device = "cuda" if has_gpu and options.device != "cpu" else "cpu"
     replicas = options.replicas or (REPLICAS_ON_GPU if device == "cuda" else 1)
-    together = "streams" if options.uses_streams(device) else "vmap"
-    return replace(options, device=device, replicas=replicas, together=together)
+    return replace(
+        options,
+        device=device,
+        replicas=replicas,
+        together="streams" if options.uses_streams(device) else "vmap",
+    )
 
 
 def _cause(error: Exception) -> str:
