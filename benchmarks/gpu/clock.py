@@ -15,9 +15,9 @@ WINDOWS = 5  # whose median counts
 def elapsed(call: Callable[[], object], device: torch.device) -> float:
     """Seconds from an idle device to an idle device, on whatever streams the call uses."""
     if device.type != "cuda":
-        begin = time.perf_counter()
+        start = time.perf_counter()
         call()
-        return time.perf_counter() - begin
+        return time.perf_counter() - start
     torch.cuda.synchronize(device)
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()

@@ -55,7 +55,7 @@ def run_stages(
     seconds: float,
     folder: Path,
     *,
-    after: Callable[[], None] = lambda: None,
+    after: Callable[[], object] = lambda: None,
     reserve: float = 0.0,
 ) -> list[Ended]:
     """Run stages one after the other; a stage that fails or is cut does not stop the others.

@@ -10,7 +10,7 @@ import argparse
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.gpu.__main__ import FLATNESS, FULL
@@ -111,7 +111,7 @@ def travelling(root: Path) -> dict[str, int]:
     }
 
 
-def total(paths: Sequence[Path]) -> int:
+def total(paths: Iterable[Path]) -> int:
     """Bytes of files; those that are not there count nothing."""
     return sum(path.lstat().st_size for path in paths if path.is_file() or path.is_symlink())
 

@@ -58,4 +58,5 @@ def parse(stage: str, arguments: Sequence[str] | None = None) -> Session:
     options = parser.parse_args(arguments)
     deadline = time.monotonic() + options.until - time.time()
     device = find_device(options.device)
+    torch.set_num_threads(1)  # as a worker has them
     return Session(options.out, deadline, device, options.tiny, options.only)

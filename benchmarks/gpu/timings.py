@@ -95,12 +95,15 @@ class Bench:
     def segments(self, timing: Timing, *, alike: bool = False) -> list[Segment]:
         """The segments of a timing: all its kinds of runs in turn, or the first one alone."""
         runs = self.runs_of(timing.kind, timing.precision)
-        runs = cycle(runs[:1] if alike else runs)
-        return [last_segment(run, seed) for seed, run in enumerate(islice(runs, timing.runs))]
+        chosen = islice(cycle(runs[:1] if alike else runs), timing.runs)
+        return [last_segment(run, seed) for seed, run in enumerate(chosen)]
 
     def training(self, timing: Timing, *, graphs: bool = True) -> Training:
         """The first run of a timing."""
-        return Training(self.task(timing.kind), self.segments(timing)[0], graphs=graphs)
+        task = self.task(timing.kind)
+        if timing.way == "channels last":  # before the optimiser's buffers are made in its image
+            task.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return Training(task, self.segments(timing)[0], graphs=graphs)
 
     def entry(self, timing: Timing) -> Entry:
         """Time one thing."""
@@ -118,25 +121,25 @@ class Bench:
         elif timing.way in SVD:
             seconds = seconds_of(SVD[timing.way](timing, device), device, windows=3)
         else:
-            advance, facts["eager"] = self.advance(timing)
+            advance, why_eager = self.advance(timing)
             seconds = seconds_of_step(advance, device, tiny=self.session.tiny)
+            facts["eager"] = why_eager()  # known when steps have been made
             facts["steps a second, all runs"] = timing.runs / seconds
         return {"status": "passed", "seconds of a step": seconds, **facts}
 
-    def advance(self, timing: Timing) -> tuple[Callable[[int], object], str]:
-        """What makes so many steps of all runs; and why they are not captured, if they are not."""
+    def advance(self, timing: Timing) -> tuple[Callable[[int], object], Callable[[], str]]:
+        """What makes so many steps of all runs, and what then says why they were not captured."""
         if timing.way == "plain loop":
-            return plain_loop(self.task(timing.kind), self.runs_of(timing.kind)[0]), "plain loop"
+            loop = plain_loop(self.task(timing.kind), self.runs_of(timing.kind)[0])
+            return loop, lambda: "a plain loop"
         if timing.way in ("streams", "vmap"):
-            together = {"streams": Streams, "vmap": Replicas}[timing.way]
             segments = self.segments(timing, alike=timing.way == "vmap")
             tasks = [self.task(timing.kind) for _ in segments]
+            together = Streams if timing.way == "streams" else Replicas
             runs = together(tasks, segments, [None] * len(segments))
-            return runs.advance, str(runs.facts(0).get("eager", ""))
+            return runs.advance, lambda: str(runs.facts(0).get("eager", ""))
         training = self.training(timing, graphs=timing.way != "eager")
-        if timing.way == "channels last":
-            training.task.model.to(memory_format=torch.channels_last)
-        return training.advance, training.launcher.eager
+        return training.advance, lambda: training.launcher.eager
 
 
 def seconds_of_step(advance: Callable[[int], object], device: torch.device, *, tiny: bool) -> float:
