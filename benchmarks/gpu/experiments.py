@@ -36,7 +36,7 @@ TAIL = 25  # lines of its output that are kept, and shown if it fails
 
 
 @dataclass(frozen=True)
-class Ended:
+class CommandEnd:
     """How the command ended.
 
     Attributes:
@@ -92,7 +92,7 @@ def command_of(size: Size, session: Session, way: str) -> list[str]:
     ]  # fmt: skip
 
 
-def run(arguments: Sequence[str], session: Session) -> Ended:
+def run(arguments: Sequence[str], session: Session) -> CommandEnd:
     """Run a command until it ends, or until the deadline is near."""
     begin = time.monotonic()
     interrupted = False
@@ -108,7 +108,7 @@ def run(arguments: Sequence[str], session: Session) -> Ended:
         except KeyboardInterrupt:  # it has had one, too
             interrupted = True
         code = process.wait()  # the runner ends both if that takes too long
-    return Ended(code, interrupted, round(time.monotonic() - begin, 1))
+    return CommandEnd(code, interrupted, round(time.monotonic() - begin, 1))
 
 
 def log_of(session: Session) -> Path:
@@ -116,7 +116,7 @@ def log_of(session: Session) -> Path:
     return session.out / f"{session.only}.log"
 
 
-def outcome(folder: Path, size: Size, ended: Ended, expected: float | None) -> dict[str, Any]:
+def outcome(folder: Path, size: Size, ended: CommandEnd, expected: float | None) -> dict[str, Any]:
     """What has come of it.
 
     It went as planned if all that was planned for has finished, whether the command was
