@@ -1,4 +1,4 @@
-"""What one writes without grokscope: definitions transcribed loop by loop, and the paper's loop."""
+"""What one writes without grokscope: definitions loop by loop, the paper's loop, its networks."""
 
 from __future__ import annotations
 
@@ -131,3 +131,46 @@ def paper_step(model: PlainDecoder, optimizer: torch.optim.Optimizer, batch: Ten
         square = features[:, -2:].square().sum((1, 2))
         value = (model.head.weight.square().sum() * (spread * square).mean()).item()
     return loss.item() + accuracy + value
+
+
+class PlainBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        hidden = functional.relu(self.bn1(self.conv1(x)), inplace=True)
+        return functional.relu(self.bn2(self.conv2(hidden)) + shortcut, inplace=True)
+
+
+class PlainResNet(nn.Module):
+    """torchvision's ResNet-18, by its names: every convolution is an `nn.Conv2d`."""
+
+    def __init__(self, classes: int = 10, width: int = 64, channels: int = 3) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 7, 2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        for stage in range(4):
+            outputs = width << stage
+            first = PlainBlock(outputs // 2, outputs, 2) if stage else PlainBlock(width, width, 1)
+            self.add_module(
+                f"layer{stage + 1}", nn.Sequential(first, PlainBlock(outputs, outputs, 1))
+            )
+        self.fc = nn.Linear(8 * width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.maxpool(functional.relu(self.bn1(self.conv1(images)), inplace=True))
+        hidden = self.layer4(self.layer3(self.layer2(self.layer1(hidden))))
+        return self.fc(hidden.mean(dim=(2, 3)))

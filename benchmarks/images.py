@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import astuple
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.baselines import PlainResNet
 from benchmarks.timing import Table, Timed, copy_bandwidth, peak_flops, race
+from grokscope.engine.loop import Training
 from grokscope.engine.memory import saved_bytes
 from grokscope.engine.observe import Observer
-from grokscope.engine.update import Update
+from grokscope.engine.replicas import Replicas
 from grokscope.experiments import find_experiment
 from grokscope.interventions import FrobeniusCap, Penalty
 from grokscope.interventions.penalties import penalty_value
 from grokscope.measures import Batch
-from grokscope.spec import Optimizer, Phase
+from grokscope.spec import Images, Optimizer, Phase, Run, Segment
 from grokscope.tasks import Look, Split, Task
 from grokscope.tasks.images import MEASURED_AT_ONCE, CropAndFlip, Normalise
 from grokscope.tasks.models.resnet import ResNet18
 
 IMAGES, BATCH, PADDING = 4_000, 64, 4
+REPLICAS = 2
 SGD = Optimizer(name="sgd", lr=0.01, momentum=0.9)
 
 
@@ -61,7 +66,7 @@ def data() -> Split:
 
 
 def plain_step(split: Split, augmented: bool):
-    model = ResNet18()
+    model = PlainResNet()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     loader = DataLoader(
         PlainImages(split.inputs, split.labels, augmented), batch_size=BATCH, shuffle=True
@@ -83,10 +88,23 @@ def our_step(split: Split, augmented: bool = False, **phase: object):
     model = nn.Sequential(Normalise((0.5,), (0.5,)), ResNet18())
     augment = CropAndFlip(PADDING, flip=True) if augmented else None
     task = Task(model, train=split, validation=split, augment=augment)
-    update = Update(task, Phase(until=10**9, optimizer=SGD, **phase), start=0, seed=0)
-    batches = forever_indices()
-    count = iter(range(1, 10**9))
-    return lambda: update(next(count), next(batches))
+    return partial(Training(task, segment_of(**phase)).advance, 1)
+
+
+def segment_of(seed: int = 0, **phase: object) -> Segment:
+    """A phase that outlasts the benchmark; the data of its task are those of a split."""
+    phases = (Phase(until=10**5, optimizer=SGD, **phase),)
+    return Run(task=Images(source="digits"), batch_size=BATCH, phases=phases).segments(seed)[0]
+
+
+def replicas_step(split: Split, network: Callable[[], nn.Module]) -> Callable[[], object]:
+    """A step of several runs at once, under vmap."""
+    segments = [segment_of(seed) for seed in range(REPLICAS)]
+    tasks = [
+        Task(nn.Sequential(Normalise((0.5,), (0.5,)), network()), train=split, validation=split)
+        for _ in segments
+    ]
+    return Replicas(tasks, segments, [None] * REPLICAS).advance
 
 
 def forever(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
@@ -94,35 +112,33 @@ def forever(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
         yield from loader
 
 
-def forever_indices() -> Iterator[Tensor]:
-    while True:
-        yield from torch.randperm(IMAGES).split(BATCH)
-
-
 def throughput_table() -> Table:
     split = data()
     table = Table(
         "image step",
-        "one step of ResNet-18 (7x7 stem) on 64 images of 32x32, data included (one thread)",
+        "one step of ResNet-18 (7x7 stem) on 64 images of 32x32, data included; of replicas the "
+        "step of one (one thread)",
         "plain loop, DataLoader",
     )
-    table.times = race(
-        {
-            table.baseline: plain_step(split, augmented=False),
-            "grokscope": our_step(split),
-            "plain loop, crops and flips": plain_step(split, augmented=True),
-            "grokscope, crops and flips": our_step(split, augmented=True),
-        },
-        rounds=5,
-        seconds=1.5,
-    )
+    contenders = {
+        table.baseline: plain_step(split, augmented=False),
+        "grokscope": our_step(split),
+        "plain loop, crops and flips": plain_step(split, augmented=True),
+        "grokscope, crops and flips": our_step(split, augmented=True),
+        f"plain network, {REPLICAS} replicas": replicas_step(split, PlainResNet),
+        f"grokscope, {REPLICAS} replicas": replicas_step(split, ResNet18),
+    }
+    table.times = race(contenders, rounds=5, seconds=1.5)
+    for name, timed in table.times.items():
+        if name.endswith("replicas"):
+            table.times[name] = Timed(*(seconds / REPLICAS for seconds in astuple(timed)))
     rates = {name: BATCH / timed.median for name, timed in table.times.items()}
     work, moved = step_work(split)
     floor, ours = work / peak_flops(), table.times["grokscope"].median
     table.times["floor: FLOPs at peak"] = Timed(floor, floor, floor)
     table.notes.append(
-        f"{work / 1e9:.1f} GFLOP a step (convolutions and the head, forward and backward, counted "
-        f"by PyTorch); at the measured peak they take {floor * 1e3:.0f} ms, ours runs at "
+        f"{work / 1e9:.1f} GFLOP a step of ours (convolutions and products, forward and backward, "
+        f"counted by PyTorch); at the measured peak they take {floor * 1e3:.0f} ms, ours runs at "
         f"{100 * floor / ours:.0f} % of it. At least {moved / 1e6:.0f} MB are moved: "
         f"{moved / copy_bandwidth() * 1e3:.0f} ms at the speed of a copy. More than 100 % can be: "
         "the peak is that of a matrix product, and convolutions save products."

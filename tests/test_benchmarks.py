@@ -22,10 +22,30 @@ def test_the_contenders_of_an_image_step_run():
         images.plain_step(split, augmented=True),
         images.our_step(split, augmented=True),
         images.our_step(split, label_smoothing=0.1),
+        images.replicas_step(split, lambda: images.ResNet18(width=4)),
+        images.replicas_step(split, lambda: baselines.PlainResNet(width=4)),
         images.penalty_alone(images.Penalty(measure="ncc", weight=1.0)),
         images.penalty_alone(None),
     ):
         contender()
+
+
+def test_the_plain_network_of_an_image_step_computes_what_ours_computes():
+    torch.manual_seed(0)
+    ours, plain = images.ResNet18().double(), baselines.PlainResNet().double()
+    plain.load_state_dict(ours.state_dict())
+    batch, labels = torch.randn(8, 3, 32, 32).double(), torch.arange(8)
+    assert {type(each) for each in plain.modules() if isinstance(each, torch.nn.Conv2d)} == {
+        torch.nn.Conv2d
+    }
+    logits, gradients = [], []
+    for model in (ours, plain):
+        logits.append(model(batch))
+        loss = torch.nn.functional.cross_entropy(logits[-1], labels)
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+    torch.testing.assert_close(*logits, rtol=0, atol=1e-9)
+    for mine, other in zip(*gradients, strict=True):
+        assert float((mine - other).norm()) <= 1e-9 * float(other.norm())
 
 
 def test_the_contenders_of_a_grokking_step_run():

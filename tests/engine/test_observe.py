@@ -8,7 +8,7 @@ import torch
 
 from grokscope.engine.observe import Observer, parameter_norm
 from grokscope.spec import Observation
-from grokscope.tasks import build_task
+from grokscope.tasks import Split, Task, build_task
 from small_runs import TASK, resolved
 
 ALWAYS = {
@@ -65,3 +65,56 @@ def test_the_parameter_norm_counts_what_is_trained():
     assert math.isclose(parameter_norm(model), whole, rel_tol=1e-6)
     model.bias.requires_grad_(False)
     assert math.isclose(parameter_norm(model), float(model.weight.norm()), rel_tol=1e-6)
+
+
+def small_images(seed: int, size: int) -> Task:
+    """A network of one convolution, of 3x3 with a stride of 2."""
+    torch.manual_seed(seed)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 3, 3, stride=2, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(3, 2),
+    )
+    data = Split(torch.randn(12, 1, size, size), torch.arange(12) % 2)
+    return Task(model, data, data)
+
+
+def norms(rows) -> dict[str, float]:
+    return {row.measure: row.value for row in rows if row.measure.endswith("parameter_norm")}
+
+
+def test_weights_that_only_multiply_padding_are_left_out_of_the_trained_norm():
+    task = small_images(0, size=2)
+    kernel = task.model[0].weight.detach()
+    found = norms(Observer([task], Observation()).rows(0, 0.0)[0])
+    whole = parameter_norm(task.model)
+    idle = float(kernel.square().sum() - kernel[:, :, 1:, 1:].square().sum())
+    assert math.isclose(found["parameter_norm"], whole, rel_tol=1e-6)
+    assert math.isclose(found["trained_parameter_norm"], math.sqrt(whole**2 - idle), rel_tol=1e-6)
+    task.model(task.train.inputs).square().sum().backward()
+    assert (task.model[0].weight.grad[:, :, 0] == 0).all()
+    assert torch.equal(task.model[0].weight.detach(), kernel)
+
+
+def test_where_a_gradient_reaches_every_weight_there_is_one_norm():
+    task = small_images(0, size=4)
+    assert list(norms(Observer([task], Observation()).rows(0, 0.0)[0])) == ["parameter_norm"]
+
+
+def test_replicas_have_the_norms_that_each_has_alone():
+    tasks = [small_images(seed, size=2) for seed in range(3)]
+    names = dict(tasks[0].model.named_parameters())
+    stacks = {
+        f"model.{name}": torch.stack([task.model.get_parameter(name).detach() for task in tasks])
+        for name in names
+    }
+    together = Observer(tasks, Observation(), stacks=stacks, tolerance=1e-5)
+    assert not together.alone
+    rows = together.rows(0, 0.0, places=(0, 2))
+    for place in (0, 2):
+        alone = norms(Observer([tasks[place]], Observation()).rows(0, 0.0)[0])
+        assert norms(rows[place]).keys() == alone.keys() and len(alone) == 2
+        for name, value in alone.items():
+            assert math.isclose(norms(rows[place])[name], value, rel_tol=1e-6)

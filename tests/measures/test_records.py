@@ -53,7 +53,13 @@ NAMES = [
     "representativeness_kde",
     "weight_norm",
 ]
-LOGGED = ["parameter_norm", "minibatch_loss", "published_flatness", "diverged"]
+LOGGED = [
+    "parameter_norm",
+    "trained_parameter_norm",
+    "minibatch_loss",
+    "published_flatness",
+    "diverged",
+]
 UNITS = {"nats", "degrees", "share", "probability", ""}
 
 

@@ -18,7 +18,7 @@ from grokscope.runs.launch import RunOptions, launch
 from grokscope.runs.options import Place
 from grokscope.runs.plan import Plan
 from grokscope.runs.store import Store
-from grokscope.runs.worker import run_job
+from grokscope.runs.worker import SharedData, run_job
 from grokscope.spec import CustomTask, Images, Optimizer, Phase, Segment
 from grokscope.tasks import build_task
 from one_segment import run_segment
@@ -180,6 +180,34 @@ def test_a_launch_groups_what_can_be_trained_together(tmp_path):
     assert not Plan(study, store).missing()
     together = [facts(store, each)["replicas"] for _, _, chain in study.runs() for each in chain]
     assert max(together) == 2
+
+
+def test_streams_run_unlike_segments_in_one_job_as_each_is_alone(tmp_path):
+    """Arms of other shapes, SAM and other lengths, which are no replicas of each other."""
+    sam = Phase(until=30, sharpness_aware=SharpnessAware(), optimizer=Optimizer(lr=1e-3))
+    study = experiment(
+        seeds=(1, 2), a=run(20, 45), b=run(20, 30, lr=1e-3), c=run(30, phases=(sam,))
+    )
+    store, other = Store(tmp_path / "streams"), Store(tmp_path / "alone")
+    options = RunOptions(workers=1, replicas=6, together="streams")
+    assert launch(study, store, options, lambda _: None)
+    assert launch(study, other, RunOptions(workers=1), lambda _: None)
+    segments = [each for _, _, chain in study.runs() for each in chain]
+    assert max(facts(store, each)["replicas"] for each in segments) == 6
+    for each in segments:
+        pd.testing.assert_frame_equal(metrics(store, each), metrics(other, each))
+        for name, tensor in weights(other, each).items():
+            assert torch.equal(weights(store, each)[name], tensor), name
+
+
+def test_runs_on_equal_data_share_one_copy_of_it():
+    data, cpu = SharedData(), torch.device("cpu")
+    segments = [segment(20, seed=seed) for seed in (1, 2)] + [segment(20, seed=1, lr=1e-3)]
+    tasks = [data.shared(build_task(each.run.task, each.run.seeds), each, cpu) for each in segments]
+    inputs = [task.train.inputs.data_ptr() for task in tasks]
+    assert inputs[0] == inputs[2] != inputs[1]
+    assert torch.equal(tasks[0].train.inputs, tasks[2].train.inputs)
+    assert tasks[0].model is not tasks[2].model
 
 
 # Memory -------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from grokscope.probe.idle import idle_taps
 from grokscope.tasks.models.resnet import ResNet18
 
 
@@ -110,3 +111,57 @@ def test_initialisations_spread_as_the_paper_s_code_and_torchvision_do(initialis
 def test_it_can_be_narrow_and_grey_for_tests():
     ours = ResNet18(4, stem="cifar", width=4, channels=1)
     assert ours(torch.randn(2, 1, 8, 8)).shape == (2, 4)
+
+
+def convolutions(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.weight": module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Conv2d)
+    }
+
+
+def test_6_95_of_11_17_million_weights_never_receive_a_gradient_behind_the_large_stem():
+    torch.manual_seed(0)
+    model = ResNet18(10)
+    weights = convolutions(model)
+    largest = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    for _ in range(4):
+        # Of large patches, so that they differ enough for every unit to be active on some.
+        images = torch.nn.functional.interpolate(torch.randn(64, 3, 4, 4), size=32)
+        labels = torch.randint(10, (64,))
+        loss = torch.nn.functional.cross_entropy(model(images), labels)
+        gradients = torch.autograd.grad(loss, list(weights.values()))
+        for seen, gradient in zip(largest.values(), gradients, strict=True):
+            torch.maximum(seen, gradient.abs(), out=seen)
+    # The last stage sees 2x2 pixels once, with a stride of 2, and then one pixel.
+    untouched = 5 * 512 * 256 + 3 * 8 * 512 * 512
+    assert untouched == 6_946_816
+    assert sum(weight.numel() for weight in weights.values()) == 11_166_912
+    assert sum(int((seen == 0).sum()) for seen in largest.values()) == untouched
+    idle = idle_taps(model, images)
+    filters = {name: len(weights[name].flatten(0, 1)) for name in idle}
+    assert sum(int(taps.sum()) * filters[name] for name, taps in idle.items()) == untouched
+    for name, taps in idle.items():
+        assert float(largest[name][..., taps].max()) == 0
+
+
+def test_every_weight_is_trained_behind_the_small_stem_and_on_larger_images():
+    small = ResNet18(4, stem="cifar", width=4)
+    assert not idle_taps(small, torch.randn(2, 3, 32, 32))
+    assert not idle_taps(ResNet18(4, width=4), torch.randn(2, 3, 64, 64))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_replicas_under_vmap_compute_what_each_computes_alone(training):
+    torch.manual_seed(0)
+    models = [ResNet18(4, width=4).double().train(training) for _ in range(3)]
+    images = torch.randn(3, 6, 3, 32, 32, dtype=torch.float64)
+    alone = torch.stack([model(batch) for model, batch in zip(models, images, strict=True)])
+    parameters, buffers = torch.func.stack_module_state(models)
+
+    def one(parameters, buffers, images):
+        return torch.func.functional_call(models[0], (parameters, buffers), (images,))
+
+    together = torch.func.vmap(one)(parameters, buffers, images)
+    torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-10)

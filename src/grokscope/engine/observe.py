@@ -18,6 +18,7 @@ from grokscope.measures.checks import NotFiniteError
 from grokscope.measures.curvature import as_arguments, modes_kept
 from grokscope.probe import Measurement, Probe
 from grokscope.probe.head import recorded
+from grokscope.probe.idle import idle_taps
 from grokscope.probe.rows import IGNORED
 from grokscope.probe.trees import Heads, at, stacked
 from grokscope.spec import Observation
@@ -49,6 +50,7 @@ class Observer:
 
     Attributes:
         alone: Why runs are measured one after the other; empty if they are measured at once.
+        idle: Taps of the model's convolutions that never meet an image, by the name of the weight.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Observer:
             }
             self.splits.append(splits if task.test is None else splits | {"test": task.test})
         self.stacks = {name.removeprefix(PREFIX): tensor for name, tensor in (stacks or {}).items()}
+        self.idle = idle_taps(self.model, tasks[0].train.first(TRIED).inputs)
         self.alone = "one run"
         if stacks is not None:
             try:
@@ -101,8 +104,12 @@ class Observer:
                 else:
                     found[place] = measurement
         finite = [place for place in places if place not in found]
-        for place, norm in self._norms(finite).items():
-            train = {**measured[place].pop("train"), "parameter_norm": norm}
+        norms = {"parameter_norm": self._norms(finite, {})}
+        if self.idle:
+            norms["trained_parameter_norm"] = self._norms(finite, self.idle)
+        for place in finite:
+            logged = {name: values[place] for name, values in norms.items()}
+            train = {**measured[place].pop("train"), **logged}
             values: dict[str, Mapping[str, float]] = {"train": train, **measured[place]}
             found[place] = [
                 Row(step, epoch, split, measure=measure, value=float(value))
@@ -162,12 +169,13 @@ class Observer:
         return features, logits
 
     @torch.no_grad()
-    def _norms(self, places: Sequence[int]) -> dict[int, float]:
-        """Euclidean norm of all trainable parameters together, of each run."""
+    def _norms(self, places: Sequence[int], idle: Mapping[str, Tensor]) -> dict[int, float]:
+        """Euclidean norm of all trainable parameters together, without idle taps, of each run."""
         if self.alone or len(places) < 2:
-            return {place: parameter_norm(self.tasks[place].model) for place in places}
-        trained = [name for name, tensor in self.model.named_parameters() if tensor.requires_grad]
-        norms = [torch.linalg.vector_norm(self.stacks[name].flatten(1), dim=1) for name in trained]
+            return {place: parameter_norm(self.tasks[place].model, idle) for place in places}
+        names = [name for name, tensor in self.model.named_parameters() if tensor.requires_grad]
+        stacks = [without(self.stacks[name], idle.get(name)) for name in names]
+        norms = [torch.linalg.vector_norm(stack.flatten(1), dim=1) for stack in stacks]
         totals = torch.stack(norms).double().square().sum(dim=0).sqrt().tolist()
         return {place: totals[place] for place in places}
 
@@ -209,7 +217,16 @@ def check_close(kind: str, together: Tensor, alone: Tensor, tolerance: float) ->
 
 
 @torch.no_grad()
-def parameter_norm(model: nn.Module) -> float:
-    """Euclidean norm of all trainable parameters together."""
-    trained: list[Tensor] = [tensor for tensor in model.parameters() if tensor.requires_grad]
+def parameter_norm(model: nn.Module, idle: Mapping[str, Tensor] | None = None) -> float:
+    """Euclidean norm of all trainable parameters together, without taps that are ``idle``."""
+    trained: list[Tensor] = [
+        without(tensor, (idle or {}).get(name))
+        for name, tensor in model.named_parameters()
+        if tensor.requires_grad
+    ]
     return float(torch.stack(torch._foreach_norm(trained)).double().square().sum().sqrt())
+
+
+def without(weight: Tensor, idle: Tensor | None) -> Tensor:
+    """A weight ``[..., *kernel]`` with zeros in place of its idle taps."""
+    return weight if idle is None else weight.masked_fill(idle, 0.0)

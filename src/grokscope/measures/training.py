@@ -15,6 +15,15 @@ RECORDS = (
         cost="O(parameters)",
     ),
     _logged(
+        name="trained_parameter_norm",
+        formula="√ Σ θ² over all trainable parameters that can receive a gradient",
+        cost="O(parameters)",
+        note="Without the weights of convolutions that only ever multiply padding, because the "
+        "feature map is smaller than the kernel: 62 % of those of ResNet-18 behind its 7x7 stem on "
+        "32x32 images. The loss does not depend on them; weight decay shrinks them, and without it "
+        "they keep their initial values. Logged where there are such weights.",
+    ),
+    _logged(
         name="minibatch_loss",
         title="loss on training batches",
         unit="nats",

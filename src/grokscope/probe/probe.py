@@ -111,7 +111,7 @@ class Probe:
         """
         if self.group is None:
             warn_of_one_share(batches)
-        with self._undisturbed():
+        with undisturbed(self.model):
             # Inside: a parametrised weight is computed whenever it is looked at.
             references = None if reference is None else [reference]
             assembly = Assembly(
@@ -140,19 +140,8 @@ class Probe:
         Returns:
             Features ``[n, d]`` or ``[n, t, d]`` and logits ``[n, c]`` or ``[n, t, c]``, detached.
         """
-        with self._undisturbed():
+        with undisturbed(self.model):
             return self._forward(inputs)
-
-    @contextmanager
-    def _undisturbed(self) -> Iterator[None]:
-        devices = {tensor.device for tensor in self.model.parameters() if tensor.is_cuda}
-        with (
-            torch.random.fork_rng(devices=devices),
-            torch.no_grad(),
-            modes_kept(self.model, evaluate=True),
-            _uncompiled(),
-        ):
-            yield
 
     def _forward(self, inputs: Any) -> tuple[Tensor, Tensor]:
         device = self.head.weight.device
@@ -248,6 +237,19 @@ def measure_tensors(
         )
         assembly.add(Block(features[None], logits[None], labels[None].long()))
         return _only(assembly)
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Forward passes inside leave modes and random number generators as they were."""
+    devices = {tensor.device for tensor in model.parameters() if tensor.is_cuda}
+    with (
+        torch.random.fork_rng(devices=devices),
+        torch.no_grad(),
+        modes_kept(model, evaluate=True),
+        _uncompiled(),
+    ):
+        yield
 
 
 def _only(assembly: Assembly) -> Measurement:

@@ -13,6 +13,42 @@ from torch.nn import functional
 
 Stem = Literal["imagenet", "cifar"]
 Initialisation = Literal["pytorch", "torchvision"]
+SMALL_MAP = 4  # height and width up to which convolutions on a CPU are faster channels first
+
+
+class Convolution(nn.Conv2d):
+    """A square convolution without bias, padded by half its size; an `nn.Conv2d` like any other.
+
+    An output of one position is computed as a matrix product with the taps that meet the image,
+    since the others only multiply padding. This is the same function, up to rounding.
+
+    Args:
+        inputs: Channels of the input.
+        outputs: Channels of the output.
+        size: Height and width of the kernel; odd, so that all sides are padded alike.
+        stride: Pixels from one position to the next.
+
+    Cost: of one position ``n * outputs * inputs * taps`` multiply-adds, where ``taps`` of the
+    ``size ** 2`` meet the image: 1 at 3x3 on one pixel, 4 on 2x2 pixels.
+    """
+
+    def __init__(self, inputs: int, outputs: int, size: int, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, size, stride, padding=size // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[n, inputs, h, w]`` to ``[n, outputs, h / stride, w / stride]``, rounded up."""
+        height, width = x.shape[-2:]
+        if max(height, width) > self.stride[0]:  # there is a second position
+            return super().forward(x)
+        size, middle = self.kernel_size[0], self.kernel_size[0] // 2
+        rows, columns = min(height, middle + 1), min(width, middle + 1)  # the rest is out of reach
+        # The kernel is cut once, from its first tap that meets the image to its last: each cut
+        # costs a gradient of the whole kernel. Taps in between that do not are given zeros.
+        start, length = middle * (size + 1), (rows - 1) * size + columns
+        seen = functional.pad(x[..., :rows, :columns], (0, size - columns))
+        seen = seen.flatten(-2)[..., :length].flatten(-2)
+        taps = self.weight.flatten(2)[..., start : start + length].flatten(1)
+        return functional.linear(seen, taps)[..., None, None]
 
 
 class BasicBlock(nn.Module):
@@ -20,13 +56,13 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = _convolution(inputs, outputs, 3, stride)
+        self.conv1 = Convolution(inputs, outputs, 3, stride)
         self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = _convolution(outputs, outputs, 3)
+        self.conv2 = Convolution(outputs, outputs, 3)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.downsample: nn.Module | None = None
         if stride != 1 or inputs != outputs:
-            shortcut = _convolution(inputs, outputs, 1, stride)
+            shortcut = Convolution(inputs, outputs, 1, stride)
             self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,7 +85,9 @@ class ResNet18(nn.Module):
         channels: Channels of the images.
 
     Cost: 11,181,642 parameters with 10 classes and the 7x7 stem, 11,173,962 with the 3x3 one. On
-    32x32 images 0.04 and 0.56 G multiply-adds forward: the 3x3 stem keeps the image large.
+    32x32 images 0.03 and 0.56 G multiply-adds forward: the 3x3 stem keeps the image large. Behind
+    the 7x7 stem, 6.95 of 11.17 million convolution weights never receive a gradient on such images,
+    since they only multiply padding in the last stage.
     """
 
     def __init__(
@@ -63,7 +101,7 @@ class ResNet18(nn.Module):
     ) -> None:
         super().__init__()
         large = stem == "imagenet"
-        self.conv1 = _convolution(channels, width, 7 if large else 3, 2 if large else 1)
+        self.conv1 = Convolution(channels, width, 7 if large else 3, 2 if large else 1)
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()
         self.layer1 = _stage(width, width, 1)
@@ -78,8 +116,16 @@ class ResNet18(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[n, classes]``; ``fc`` sees the mean over positions of the last stage."""
-        hidden = self.maxpool(functional.relu(self.bn1(self.conv1(images)), inplace=True))
-        hidden = self.layer4(self.layer3(self.layer2(self.layer1(hidden))))
+        # On a CPU, max-pool, BatchNorm and convolutions of large maps are faster channels last, a
+        # layout that they hand on; convolutions of small maps are not.
+        on_cpu = images.device.type == "cpu"
+        hidden = self.conv1(_channels_last(images) if on_cpu else images)
+        hidden = functional.relu(self.bn1(hidden), inplace=True)
+        hidden = self.maxpool(_channels_last(hidden) if on_cpu else hidden)
+        hidden = self.layer2(self.layer1(hidden))
+        if on_cpu and max(hidden.shape[-2:]) <= SMALL_MAP:
+            hidden = hidden.contiguous()
+        hidden = self.layer4(self.layer3(hidden))
         return self.fc(hidden.mean(dim=(2, 3)))
 
 
@@ -87,5 +133,7 @@ def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     return nn.Sequential(BasicBlock(inputs, outputs, stride), BasicBlock(outputs, outputs, 1))
 
 
-def _convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
+def _channels_last(images: Tensor) -> Tensor:
+    """The same images ``[n, channels, h, w]`` with channels side by side in memory."""
+    # Not as a memory format, which does not exist under vmap.
+    return images.movedim(1, -1).contiguous().movedim(-1, 1)
