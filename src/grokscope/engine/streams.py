@@ -69,8 +69,9 @@ class Streams:
 
     def advance(self, steps: int) -> None:
         """Make so many steps of each, or those that are left, without a look."""
-        for place in self.alive:
-            self._turn(place).advance(steps)
+        for done in range(0, steps, STEPS_PER_TICK_ON_GPU):
+            for place in self.alive:
+                self._turn(place).advance(min(STEPS_PER_TICK_ON_GPU, steps - done))
 
     def facts(self, place: int) -> dict[str, object]:
         """How the steps of one run were launched, for its ``environment.json``."""
