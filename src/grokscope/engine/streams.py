@@ -41,7 +41,11 @@ class Streams:
             self.trainings.append(Training(task, segment, state, graphs=graphs))
             self._generators.append(generators(task.model))
         self._present = len(self.trainings) - 1  # whose generators the global ones are
-        self.alive = list(range(len(self.trainings)))
+        self.alive = [
+            place
+            for place, training in enumerate(self.trainings)
+            if training.step < training.until
+        ]
 
     def state(self, place: int) -> State:
         """A copy of one run's state, as `Training.state`."""
