@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from cases import CASES, STEPS
 from static import (
     OneDevice,
     OtherDeviceError,
@@ -18,6 +17,7 @@ from static import (
     on_meta,
     unmoved,
 )
+from step_cases import CASES, STEPS
 from torch import nn
 from torch.func import vmap
 from torch.nn import functional

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import CASES, Case, case, dropping, images, modular
+from step_cases import CASES, Case, case, dropping, images, modular
 from torch import Tensor
 
 from grokscope.engine.feed import Feed, Order, epoch_order

@@ -7,9 +7,11 @@ lie in memory that stays, and nothing may be read back: see `engine.feed` and `e
 
 from __future__ import annotations
 
+import gc
+import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -18,17 +20,31 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 WARM_UP = 2  # eager steps of a kind before it is captured; the last of them is watched
 # Beside operations whose result or shape depends on values: these ask the device for a status.
-ASKING = ("svd", "eig", "lstsq", "cholesky", "linalg_solve", "linalg_inv", "linalg_lu", "qr")
+DECOMPOSITIONS = (
+    "_linalg_det",
+    "_linalg_eigh",
+    "_linalg_slogdet",
+    "_linalg_solve_ex",
+    "_linalg_svd",
+    "cholesky",
+    "linalg_cholesky_ex",
+    "linalg_eig",
+    "linalg_inv_ex",
+    "linalg_lstsq",
+    "linalg_lu_factor_ex",
+    "linalg_matrix_exp",
+    "linalg_qr",
+)
 INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
 MASKS = (torch.bool, torch.uint8)
+WAITED = "called a synchronizing CUDA operation"  # in PyTorch's warning
 
 
 class Launcher:
     """Launches the steps of one run, or of replicas, on a stream of its own.
 
-    The first steps of each kind are eager: they train like any other, make the optimiser's buffers
-    and what else is made once, and are watched for what a graph cannot hold. Then the kind is
-    captured.
+    The first steps of each kind are eager: they train like any other, make what is made once, and
+    are watched for what a graph cannot hold. Then the kind is captured.
 
     Args:
         device: Where the steps are computed.
@@ -48,6 +64,7 @@ class Launcher:
         else:
             self.eager = f"on {device.type.upper()}, which has no graphs"
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
+        self._failed: torch.cuda.CUDAGraph | None = None
         self._counts: Counter[Hashable] = Counter()
 
     def here(self) -> AbstractContextManager[object]:
@@ -74,9 +91,9 @@ class Launcher:
         if self.eager or self._counts[kind] != WARM_UP:
             step()
             return
-        with CaptureCheck() as check:
+        with _waiting() as waits, CaptureCheck() as check:
             step()
-        self.eager = check.why
+        self.eager = check.why or next(iter(waits), "")
 
     def _captured(self, kind: Hashable, step: Callable[[], None]) -> bool:
         """Capture a kind of step that is warm; whether that succeeded."""
@@ -84,17 +101,72 @@ class Launcher:
             return False
         graph = torch.cuda.CUDAGraph()
         try:
-            # Graphs of one run share memory: they are replayed one after the other, and nothing
-            # that a step leaves behind lies in it.
-            with torch.cuda.graph(
-                graph, pool=self._pool, stream=self.stream, capture_error_mode="thread_local"
-            ):
-                step()
+            self._capture(graph, step)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             self.eager = f"capture failed: {str(error).strip().splitlines()[0]}"
+            self._recover(graph)
             return False
         self._graphs[kind] = graph
         return True
+
+    def _capture(self, graph: torch.cuda.CUDAGraph, step: Callable[[], None]) -> None:
+        """Capture a step on the present stream; other streams go on computing.
+
+        `torch.cuda.graph` would wait for the whole device and empty its caches each time.
+        """
+        # Graphs of one run share memory: they are replayed one after the other, and nothing that
+        # a step leaves behind lies in it. What is collected meanwhile could free memory.
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                step()
+            finally:
+                graph.capture_end()
+        finally:
+            if collects:
+                gc.enable()
+
+    def _recover(self, graph: torch.cuda.CUDAGraph) -> None:
+        """Undo what a failed capture leaves behind, for the other runs of this process.
+
+        Before PyTorch 2.12 the allocator and the generator go on as if it were under way
+        (pytorch#180395, pytorch#176752).
+        """
+        assert self.stream is not None
+        self._failed = graph  # the allocator may still refer to it
+        for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+            with suppress(RuntimeError, AttributeError):
+                getattr(torch._C, name)(self.stream.device.index, self._pool)
+        with suppress(RuntimeError):  # a capture that succeeds resets the generator
+            other = torch.cuda.CUDAGraph()
+            other.capture_begin(capture_error_mode="thread_local")
+            torch.zeros(1, device=self.stream.device)
+            other.capture_end()
+
+
+@contextmanager
+def _waiting() -> Iterator[list[str]]:
+    """Notes, at its end, whether operations within it made the host wait for the GPU."""
+    waits: list[str] = []
+    if not torch.cuda.is_initialized():
+        yield waits
+        return
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield waits
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    for one in caught:
+        if WAITED in str(one.message):
+            waits.append(f"a step waits for the device at {one.filename}:{one.lineno}")
+        elif "prototype feature" not in str(one.message):
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 class CaptureCheck(TorchDispatchMode):
@@ -137,8 +209,13 @@ def _obstacle(func: Any, args: tuple[Any, ...], result: Any) -> str:
         return "shapes that depend on values" if by_mask else ""
     if torch.Tag.dynamic_output_shape in func.tags:
         return "shapes that depend on values"
-    if any(word in name for word in ASKING):
+    if name in DECOMPOSITIONS:
         return "a decomposition that waits for the device"
+    if torch.Tag.nondeterministic_seeded in func.tags:
+        # Before PyTorch 2.12 graphs of several runs would share the state of the generator.
+        return "random numbers"
+    if name == "lift_fresh":
+        return "a tensor made of Python numbers"
     devices = {value.device.type for value in (*args, result) if isinstance(value, Tensor)}
     if name in ("_to_copy", "copy_") and len(devices) > 1:
         return "a copy between host and device"

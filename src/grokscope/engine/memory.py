@@ -13,7 +13,8 @@ from grokscope.engine.loop import Training
 from grokscope.probe.trees import take
 
 BUFFERS = {"adamw": 2, "sgd": 1}  # of the optimiser, in multiples of the parameters
-WORKSPACE_ON_GPU = 2**25  # of cuBLAS on one stream, as CUBLAS_WORKSPACE_CONFIG=:4096:8 sets it
+# Of cuBLAS on one stream, as CUBLAS_WORKSPACE_CONFIG=:4096:8 sets it, forward and backward.
+WORKSPACE_ON_GPU = 2**26
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 

@@ -99,6 +99,8 @@ class Replicas:
         same = all(task.train is tasks[0].train for task in tasks)
         self.one_gather = same and tasks[0].augmentation is None
         self.launcher = Launcher(self.weights.device, graphs)
+        for training in self.trainings:
+            training.launcher = self.launcher
         self.observer = Observer(
             tasks,
             segments[0].run.observation,

@@ -15,6 +15,8 @@ from grokscope.engine.state import State, generators, set_generators
 from grokscope.spec import Segment
 from grokscope.tasks.task import Task
 
+STEPS_AHEAD = 256  # that a run is given after its look, while the others are looked at
+
 
 class Streams:
     """The training of segments that need have nothing in common.
@@ -42,9 +44,7 @@ class Streams:
             self._generators.append(generators(task.model))
         self._present = len(self.trainings) - 1  # whose generators the global ones are
         self.alive = [
-            place
-            for place, training in enumerate(self.trainings)
-            if training.step < training.until
+            place for place, training in enumerate(self.trainings) if training.step < training.until
         ]
 
     def state(self, place: int) -> State:
@@ -88,7 +88,7 @@ class Streams:
         if training.on_gpu and len(self.alive) > 1 and not tick.diverged:
             # Not up to a point: a state there counts as looked at.
             ahead = training.next_point() - training.step - 1
-            training.advance(max(0, min(ahead, STEPS_PER_TICK_ON_GPU)))
+            training.advance(max(0, min(ahead, STEPS_AHEAD)))
         return tick
 
     def _turn(self, place: int) -> Training:

@@ -179,9 +179,22 @@ def runner_up_odds(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ``[..., 1]``.
     """
     top = logits.argmax(dim=-1, keepdim=True)
-    gaps = logits - logits.gather(-1, top)
-    odds = gaps.exp().scatter(-1, top, 0.0)
+    if logits.is_cuda:
+        gaps, odds = odds_by_mask(logits, top)
+    else:
+        gaps = logits - logits.gather(-1, top)
+        odds = gaps.exp().scatter(-1, top, 0.0)
     return gaps, odds, odds.sum(dim=-1, keepdim=True)
+
+
+def odds_by_mask(logits: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
+    """Gaps and odds of `runner_up_odds`, equal to the bit, without a gradient by index.
+
+    On a GPU, the deterministic gradient of ``gather`` sorts: some thirty kernels for each call.
+    """
+    is_top = torch.arange(logits.shape[-1], device=logits.device) == top
+    gaps = logits - logits.masked_fill(~is_top, 0.0).sum(dim=-1, keepdim=True)
+    return gaps, gaps.exp().masked_fill(is_top, 0.0)
 
 
 def gini_impurity(logits: Tensor) -> Tensor:

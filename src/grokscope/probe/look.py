@@ -27,6 +27,7 @@ from grokscope.probe.trees import Block, Heads, over_networks, split, stacked
 
 # Inputs ``[r, n, ...]`` of r networks to the inputs and outputs of their heads.
 Forward = Callable[[Any], tuple[Tensor, Tensor]]
+ON_GPU = 8  # times as many examples in one forward pass: there, launching is what takes time
 TOGETHER = 8192  # examples of all networks in one forward pass
 
 
@@ -51,7 +52,7 @@ class Look:
             ``[n, ...]`` that returns its choice of each, without looking at their values. None:
             all rows. Labels of -100 never count.
         extra: Measures of your own, as in `Probe`.
-        batch_size: Examples in one forward pass; None: all of them.
+        batch_size: Examples in one forward pass, on a GPU eight times as many; None: all of them.
         at_once: What ``batch_size`` was called before; for one version, with a warning.
 
     Raises:
@@ -129,7 +130,7 @@ class Look:
             ValueError: As `Probe.measure`.
         """
         probe = Probe(model, self.head, extra=self.extra, rows=self.rows)
-        size = self.batch_size or len(examples.labels)
+        size = self._size(examples.labels)
         batches = zip(split(examples.inputs, size), examples.labels.split(size), strict=True)
         return probe.measure(batches, reference)
 
@@ -163,7 +164,7 @@ class Look:
         labels = torch.stack([part.labels for part in examples]).long()
         # Of all at once: one wait for the device.
         check_labels(self.labels_of(labels.flatten(0, 1)), assembly.classes)
-        size = min(self.batch_size or max(sizes), max(1, TOGETHER // len(examples)))
+        size = min(self._size(labels[0]), max(1, TOGETHER // len(examples)))
         inputs = zip(*(split(part.inputs, size) for part in examples), strict=True)
         for trees, some_labels in zip(inputs, labels.split(size, dim=1), strict=True):
             features, logits = forward(stacked(trees))
@@ -173,6 +174,12 @@ class Look:
                 whole if logits.dim() > 3 else None,
             )
         return assembly.finish()
+
+    def _size(self, labels: Tensor) -> int:
+        """Examples in one forward pass of those with these labels."""
+        if self.batch_size is None:
+            return len(labels)
+        return self.batch_size * (ON_GPU if labels.is_cuda else 1)
 
     def _rows(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return dict(zip(Block._fields, self.select(**tensors), strict=True))

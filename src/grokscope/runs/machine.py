@@ -27,6 +27,8 @@ def find_device(name: str) -> torch.device:
     Raises:
         ValueError: If there is no such device.
     """
+    for variable, value in CUDA_ENVIRONMENT.items():  # before anybody asks whether there is a GPU
+        os.environ.setdefault(variable, value)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -41,14 +43,12 @@ def find_device(name: str) -> torch.device:
 
 
 def prepare_cuda() -> None:
-    """Make what is computed on a GPU a function of its inputs; before CUDA starts.
+    """Make what is computed on a GPU a function of its inputs.
 
     Operations without a deterministic form warn and run. Uninitialised memory is not filled, which
     would cost a kernel for each buffer. Products are in full precision, but where a phase asks for
     TF32.
     """
-    for name, value in CUDA_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = True

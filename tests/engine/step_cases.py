@@ -32,7 +32,7 @@ PUBLISHED = Penalty(
     measure="relative_flatness_bound", weight=-0.02, temperature=2.0, normalize_features=True
 )
 SAM = SharpnessAware(radius=0.05)
-IMAGES = CustomTask(function="tests/engine/cases.py:tiny_images")
+IMAGES = CustomTask(function="tests/engine/step_cases.py:tiny_images")
 CLASSES = 4
 
 
