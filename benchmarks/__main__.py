@@ -6,7 +6,7 @@ import datetime
 import json
 from pathlib import Path
 
-from benchmarks import growth, images, measures, replicas, start, step
+from benchmarks import collapse, growth, images, measures, replicas, start, step
 from benchmarks.timing import Table, Timed, copy_bandwidth, machine, peak_flops
 
 HERE = Path(__file__).parent
@@ -20,7 +20,7 @@ def main() -> None:
     facts["copy"] = f"{copy_bandwidth() / 1e9:.0f} GB/s"
     facts["date"] = datetime.date.today().isoformat()
     tables: list[Table] = []
-    for module in (measures, step, replicas, images, growth, start):
+    for module in (measures, collapse, step, replicas, images, growth, start):
         for table in module.tables():
             print(as_markdown(table), flush=True)
             tables.append(table)

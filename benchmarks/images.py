@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import astuple
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +13,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.baselines import PlainResNet
 from benchmarks.timing import Table, Timed, copy_bandwidth, peak_flops, race
+from grokscope.engine.loop import Training
 from grokscope.engine.memory import saved_bytes
 from grokscope.engine.observe import Observer
 from grokscope.engine.replicas import Replicas
-from grokscope.engine.update import Update
 from grokscope.experiments import find_experiment
 from grokscope.interventions import FrobeniusCap, Penalty
 from grokscope.interventions.penalties import penalty_value
 from grokscope.measures import Batch
-from grokscope.spec import Images, Optimizer, Phase, Run
+from grokscope.spec import Images, Optimizer, Phase, Run, Segment
 from grokscope.tasks import Look, Split, Task
 from grokscope.tasks.images import MEASURED_AT_ONCE, CropAndFlip, Normalise
 from grokscope.tasks.models.resnet import ResNet18
@@ -87,20 +88,18 @@ def our_step(split: Split, augmented: bool = False, **phase: object):
     model = nn.Sequential(Normalise((0.5,), (0.5,)), ResNet18())
     augment = CropAndFlip(PADDING, flip=True) if augmented else None
     task = Task(model, train=split, validation=split, augment=augment)
-    update = Update(task, Phase(until=10**9, optimizer=SGD, **phase), start=0, seed=0)
-    batches = forever_indices()
-    count = iter(range(1, 10**9))
-    return lambda: update(next(count), next(batches))
+    return partial(Training(task, segment_of(**phase)).advance, 1)
+
+
+def segment_of(seed: int = 0, **phase: object) -> Segment:
+    """A phase that outlasts the benchmark; the data of its task are those of a split."""
+    phases = (Phase(until=10**5, optimizer=SGD, **phase),)
+    return Run(task=Images(source="digits"), batch_size=BATCH, phases=phases).segments(seed)[0]
 
 
 def replicas_step(split: Split, network: Callable[[], nn.Module]) -> Callable[[], object]:
     """A step of several runs at once, under vmap."""
-    run = Run(
-        task=Images(source="digits"),  # the data are those of the split
-        batch_size=BATCH,
-        phases=(Phase(until=10**5, optimizer=SGD),),
-    )
-    segments = [run.segments(seed)[0] for seed in range(REPLICAS)]
+    segments = [segment_of(seed) for seed in range(REPLICAS)]
     tasks = [
         Task(nn.Sequential(Normalise((0.5,), (0.5,)), network()), train=split, validation=split)
         for _ in segments
@@ -111,11 +110,6 @@ def replicas_step(split: Split, network: Callable[[], nn.Module]) -> Callable[[]
 def forever(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
     while True:
         yield from loader
-
-
-def forever_indices() -> Iterator[Tensor]:
-    while True:
-        yield from torch.randperm(IMAGES).split(BATCH)
 
 
 def throughput_table() -> Table:

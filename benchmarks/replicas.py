@@ -33,7 +33,11 @@ def tables() -> list[Table]:
 
 def grokking(precision: str = "float32") -> Run:
     """The default experiment with both answers."""
-    changes = ["task.answers=2", f"phases.0.precision={precision}"]
+    changes = [
+        "task.answers=2",
+        f"phases.0.precision={precision}",
+        "phases.0.until=100000",
+    ]
     return override(find_experiment("grokking"), changes).arms["grokking"]
 
 
@@ -56,15 +60,7 @@ def solo(run: Run) -> Callable[[], object]:
     """A step of one run, as the engine makes it."""
     segment = run.segments(1)[0]
     training = Training(build_task(segment.run.task, segment.run.seeds), segment)
-    batches = training.batches()
-    training.task.model.train()
-
-    def step() -> None:
-        batch = next(batches)
-        training.step += 1
-        training.update(training.step, batch)
-
-    return step
+    return partial(training.advance, 1)
 
 
 def measured(contenders: dict[str, tuple[Prepare, int, int]], rounds: int) -> dict[str, Timed]:
@@ -119,19 +115,20 @@ def images_table() -> Table:
 def host_table() -> Table:
     """What is left of a step where arithmetic costs nothing: a lower bound for any GPU."""
     torch.set_num_threads(1)
-    run = override(find_experiment("grokking"), list(TINY)).arms["grokking"]
+    changes = [*TINY, "phases.0.until=100000"]
+    run = override(find_experiment("grokking"), changes).arms["grokking"]
     segments = [run.segments(seed)[0] for seed in range(MANY)]
     replicas = Replicas(
         [build_task(each.run.task, each.run.seeds) for each in segments], segments, [None] * MANY
     )
-    assert not replicas.looks.alone, replicas.looks.alone
+    assert not replicas.observer.alone, replicas.observer.alone
     step, training = solo(run), replicas.trainings[0]
     everyone = list(range(MANY))
     contenders: dict[str, tuple[Callable[[], object], int]] = {
         "step of a run alone": (step, 1),
         f"step of {MANY} replicas": (replicas.advance, MANY),
         "look at a run alone": (training.look, 1),
-        f"look at {MANY} replicas": (lambda: replicas.looks.rows(everyone), MANY),
+        f"look at {MANY} replicas": (lambda: replicas.observer.rows(0, 0.0, places=everyone), MANY),
     }
     table = Table(
         "host",

@@ -102,21 +102,12 @@ def looks_table() -> Table:
     run = find_experiment("grokking").arms["grokking"]
     segment = run.segments(1)[0]
     training = Training(build_task(run.task, segment.run.seeds), segment)
-    batches = training.batches()
-
-    def advance() -> None:
-        batch = next(batches)
-        training.step += 1
-        training.update(training.step, batch)
-
-    for _ in range(150):
-        advance()
+    training.advance(150)
     observer = Observer([training.task], run.observation)
     steps, looks = [], []
     for _ in range(15):
         start = time.perf_counter()
-        for _ in range(5):
-            advance()
+        training.advance(5)
         steps.append((time.perf_counter() - start) / 5)
         start = time.perf_counter()
         observer.rows(0, 0.0)

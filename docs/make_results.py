@@ -6,7 +6,7 @@ Nothing on that page is typed by hand but the list of the paper's figures.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -43,7 +43,7 @@ def page(folder: Path = ROOT / "results") -> str:
         "Made by `make results` from the runs that are committed in `results/` (settings, metrics,",
         "environment). `grokscope report results/NAME` writes the full report of each, with the",
         "claims in words and the rules of their verdicts (in code: `grokscope.analysis.claims`).",
-        "In words: [findings.md](findings.md). Nothing has been run at the paper's scale on a GPU.",
+        f"In words: [findings.md](findings.md). {_on_gpu(stores.values())}",
         "",
         "| experiment | the paper's figure | status | command |",
         "|---|---|---|---|",
@@ -52,6 +52,16 @@ def page(folder: Path = ROOT / "results") -> str:
     for name, store in stores.items():
         lines += ["", *_section(name, store)]
     return "\n".join(lines) + "\n"
+
+
+def _on_gpu(stores: Iterable[Store]) -> str:
+    """What a reader must know of the machines."""
+    for store in stores:
+        experiment = store.experiment()
+        devices = {facts["device"] for facts in store.environments(experiment)}
+        if experiment.preset == "paper" and devices - {"cpu"}:
+            return "Sections say which device was used."
+    return "Nothing has been run at the paper's scale on a GPU."
 
 
 def _experiments(stores: dict[str, Store]) -> Iterator[str]:
@@ -69,7 +79,6 @@ def _experiments(stores: dict[str, Store]) -> Iterator[str]:
 def _section(name: str, store: Store) -> Iterator[str]:
     experiment = store.experiment()
     results = Results.read(store)
-    facts = common(store.environments(experiment))
     yield f"## {name}"
     yield ""
     stop = "" if experiment.title.endswith("?") else "."
@@ -78,8 +87,7 @@ def _section(name: str, store: Store) -> Iterator[str]:
     seeds = len(experiment.seeds)
     yield (
         f"Preset `{experiment.preset}`, {seeds} seed{'s' if seeds > 1 else ''}; "
-        f"{Plan(experiment, store).summary()}. {facts['processor']}, torch {facts['torch']}, "
-        f"{facts['seconds of training and measuring'] / 3600:.2f} core hours. "
+        f"{Plan(experiment, store).summary()}. {_computed_on(store, experiment)}"
         f"{_changes(experiment)}"
     )
     yield ""
@@ -103,6 +111,17 @@ def _section(name: str, store: Store) -> Iterator[str]:
         for row in experiment.paper:
             here = number(value_here(row, results))
             yield f"| {row.what} | {row.value} | {here} |"
+
+
+def _computed_on(store: Store, experiment: Experiment) -> str:
+    """Machine and hours of the segments that have finished; empty while none has."""
+    facts = common(store.environments(experiment))
+    if not facts:
+        return ""
+    on_cpu = facts["device"] == "cpu"
+    where, hours = (facts["processor"], "core hours") if on_cpu else (facts["device"], "GPU hours")
+    seconds = facts["seconds of training and measuring"]
+    return f"{where}, torch {facts['torch']}, {seconds / 3600:.2f} {hours}. "
 
 
 def _changes(experiment: Experiment) -> str:

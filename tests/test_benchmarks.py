@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import baselines, growth, images, replicas, step
+from benchmarks import baselines, collapse, growth, images, replicas, step
 from benchmarks.timing import Table, Timed
 
 from grokscope.measures import ClassMoments, ncc
@@ -122,3 +122,22 @@ def test_the_loops_over_a_batch_are_ncc():
     loops = baselines.ncc_penalty_by_loops(features, features, labels, features)
     exact = ncc(ClassMoments.from_batch(features, labels, 9))
     torch.testing.assert_close(loops.double(), exact, rtol=1e-4, atol=0)
+
+
+def test_the_contenders_at_scale_measure_the_same():
+    stored = collapse.Stored.made(examples=400, width=12, classes=5)
+    one_by_one = collapse.functions(stored)
+    for contender in collapse.whole(stored).values():
+        measured = contender()
+        for name in collapse.SET:
+            assert measured[name] == pytest.approx(float(one_by_one[name]), rel=1e-5), name
+
+
+def test_the_library_measures_what_we_do():
+    pytest.importorskip("neural_collapse")
+    stored = collapse.Stored.made(examples=400, width=12, classes=5)
+    measured = collapse.functions(stored)
+    for size in (400, 64):
+        for name, value in collapse.library(stored, size).items():
+            if name != "duality":  # another definition
+                assert value == pytest.approx(float(measured[name]), rel=1e-3), name

@@ -27,7 +27,7 @@ from grokscope.engine.loop import Training
 from grokscope.engine.replicas import Replicas
 from grokscope.interventions import FrobeniusCap, LogitScaleCap, Penalty
 from grokscope.spec import Optimizer, Phase, Segment
-from grokscope.tasks import Task, build_task
+from grokscope.tasks import Split, Task, build_task
 from made_clusters import clusters, of
 from small_runs import TASK, run
 
@@ -228,3 +228,20 @@ def test_a_batch_of_one_class_counts_for_its_own_replica_alone():
 def _batches(task: Task, own: Segment, count: int) -> list[Tensor]:
     order = Training(task, own).order
     return [order.batch(step) for step in range(1, count + 1)]
+
+
+def test_of_data_that_all_share_batches_are_drawn_at_once():
+    """Runs of other orders and initial weights, on one split."""
+    segments = [segment(phase(until=20), seed=seed) for seed in (1, 2)]
+    one = double(segments[0])
+    tasks = [replace(double(each), train=one.train) for each in segments]
+    apart = [replace(task, train=Split(one.train.inputs, one.train.labels)) for task in tasks]
+    apart = [
+        replace(task, model=double(each).model) for task, each in zip(apart, segments, strict=True)
+    ]
+    shared, separate = (Replicas(each, segments, [None, None]) for each in (tasks, apart))
+    assert shared.one_gather and not separate.one_gather
+    for replicas in (shared, separate):
+        replicas.advance(20)
+    for place in (0, 1):
+        assert_same_states(shared.state(place), separate.state(place), rtol=0, atol=0)

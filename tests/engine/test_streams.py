@@ -102,6 +102,14 @@ def test_runs_side_by_side_resume_from_states_at_different_steps():
         assert_equal(ended[place], alone(each)[1])
 
 
+def test_a_run_that_is_at_its_end_is_not_looked_at_again():
+    cases = [UNLIKE["equations"], UNLIKE["dropout"]]
+    _, state = alone(cases[0])
+    rows, ended = side_by_side(cases, [state, None])
+    assert rows[0] == [] and 0 not in ended
+    assert rows[1] == alone(cases[1])[0]
+
+
 @pytest.mark.parametrize("penalties", [(), (Penalty(measure="gini", weight=0.1),)])
 def test_a_run_that_diverges_ends_alone(penalties):
     """At a batch that holds NaN: with a penalty in that step, without one at the next look."""

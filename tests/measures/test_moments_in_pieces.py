@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from grokscope.measures import moments as module
+from grokscope.measures import pieces as module
 from grokscope.measures.checks import NotFiniteError
 from grokscope.measures.moments import ClassMoments
 

@@ -89,6 +89,25 @@ def test_a_name_that_is_no_measure_is_answered_with_the_closest(measures, messag
         Probe(mlp(), measures=measures)
 
 
+def test_measures_of_your_own_are_given_float64_means_and_all_that_is_in_memory():
+    """However many batches the features came in, and in whichever dtype."""
+    model, inputs = mlp(), X.float()
+    features = Probe(model).capture(inputs)[0]
+    seen = []
+
+    def average(features: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        seen.append(features.dtype)
+        return features.mean()
+
+    median = Measure("median", needs=("memory",), evaluate=lambda batch: batch.features.median())
+    for size in (len(X), 3):
+        batches = list(zip(inputs.split(size), Y.split(size), strict=True))
+        found = Probe(model, extra={"average": average, "median": median}).measure(batches)
+        assert found["average"] == pytest.approx(features.double().mean().item(), rel=1e-6)
+        assert found["median"] == pytest.approx(features.median().item(), rel=1e-6)
+    assert set(seen) == {torch.float64}
+
+
 def operations(model: nn.Module, batch, **settings) -> int:
     count = [0]
 

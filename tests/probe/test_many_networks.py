@@ -182,6 +182,7 @@ def test_a_network_that_is_not_finite_says_so_and_touches_no_other(broken, row, 
 def test_little_memory_means_few_networks_and_few_examples_at_a_time(monkeypatch, elements):
     monkeypatch.setattr("grokscope.probe.assembly.TOGETHER", elements)
     monkeypatch.setattr("grokscope.probe.assembly.ELEMENTS", elements)
+    monkeypatch.setattr("grokscope.measures.pieces.CHUNK_ELEMENTS", elements)
     sizes = []
 
     class Watch(TorchDispatchMode):

@@ -146,11 +146,12 @@ def test_robustness_is_the_mean_over_many_clouds_of_features():
         gap = float(cross_entropy(model(X), Y)) - float(cross_entropy(model(inputs), labels))
     train = Probe(model).measure([(inputs, labels)])
     held_out = Probe(model).measure([(X, Y)], reference=train)
-    assert train["feature_robustness"] == pytest.approx(own, rel=0.02)
+    # Two pairs for each example: a standard error of 0.9 %.
+    assert train["feature_robustness"] == pytest.approx(own, rel=0.04)
     assert held_out["generalisation_gap"] == pytest.approx(gap, rel=1e-9)
     assert held_out["feature_robustness"] == train["feature_robustness"]
     assert held_out["feature_robustness"] + held_out["representativeness"] == pytest.approx(gap)
-    assert gap - held_out["representativeness_kde"] == pytest.approx(kernel, rel=0.02)
+    assert gap - held_out["representativeness_kde"] == pytest.approx(kernel, rel=0.04)
 
 
 def test_held_out_data_agree_with_the_means_of_the_training_data():

@@ -95,6 +95,9 @@ class Replicas:
             self.weights.device,
             augmentation=tasks[0].augmentation,
         )
+        # Of data that all share, batches are drawn at once.
+        same = all(task.train is tasks[0].train for task in tasks)
+        self.one_gather = same and tasks[0].augmentation is None
         self.launcher = Launcher(self.weights.device, graphs)
         self.observer = Observer(
             tasks,
@@ -195,28 +198,36 @@ class Replicas:
         row = self.feed.next(kinds[0].size)
         precision = self.trainings[0].segment.phase.precision
         with unchecked_values(), products_in(precision, self.weights.device):
-            examples = [
-                update.examples(row.of_run(place)) for place, update in enumerate(self.updates)
-            ]
+            inputs, labels = self._examples(row)
             if len({kind.active for kind in kinds}) > 1:  # a batch of one class has no ncc
-                passed = self._apart(kinds, examples)
+                passed = self._apart(kinds, inputs, labels)
             else:
-                passed = self._at_once(kinds[0].active, examples)
+                passed = self._at_once(kinds[0].active, inputs, labels)
             self._apply(kinds, row, passed)
 
-    def _at_once(self, active: Sequence[int], examples: Sequence[tuple[Any, Tensor]]) -> _Pass:
+    def _examples(self, row: FeedRow) -> tuple[Any, Tensor]:
+        """Inputs and labels of all replicas, ``[replicas, batch, ...]``."""
+        if self.one_gather:
+            train = self.trainings[0].task.train
+            return take(train.inputs, row.examples), train.labels[row.examples]
+        inputs, labels = stacked(
+            [update.examples(row.of_run(place)) for place, update in enumerate(self.updates)]
+        )
+        return inputs, labels
+
+    def _at_once(self, active: Sequence[int], inputs: Any, labels: Tensor) -> _Pass:
         """Forward and backward of all in one program."""
-        inputs, labels = stacked(examples)
         outcome, gradients = self._gradients(inputs, labels, active)
         rows = list(zip(*outcome.rows, strict=True)) or [()] * len(labels)
         return _Pass(gradients, rows, self.updates[0].counted(outcome.values), outcome.finite)
 
-    def _apart(self, kinds: Sequence[Kind], examples: Sequence[tuple[Any, Tensor]]) -> _Pass:
+    def _apart(self, kinds: Sequence[Kind], inputs: Any, labels: Tensor) -> _Pass:
         """Forward and backward of each by itself."""
         found: list[list[Tensor | None]] = []
         outcomes = []
-        for kind, update, batch in zip(kinds, self.updates, examples, strict=True):
-            outcomes.append(update.backward(kind.active, *batch))
+        for place, update in enumerate(self.updates):
+            batch = take(inputs, place), labels[place]
+            outcomes.append(update.backward(kinds[place].active, *batch))
             found.append([parameter.grad for parameter in update.parameters])
         gradients: list[Tensor | None] = []
         for stack, column in zip(self.parameters.values(), zip(*found, strict=True), strict=True):
@@ -236,8 +247,9 @@ class Replicas:
     def _apply(self, kinds: Sequence[Kind], row: FeedRow, passed: _Pass) -> None:
         """Finish a step as `Update` does it, of all."""
         stopped, counted = None, passed.counted
-        if passed.finite is not None:
-            note_end(passed.finite, row.step, self.ended, self.ended_at)
+        if self.weights.numel():  # there are penalties
+            if passed.finite is not None:
+                note_end(passed.finite, row.step, self.ended, self.ended_at)
             stopped = self.ended > 0
             counted = torch.where(stopped, 0.0, counted)
         self.sums.add_(counted)

@@ -41,7 +41,11 @@ class Streams:
             self.trainings.append(Training(task, segment, state, graphs=graphs))
             self._generators.append(generators(task.model))
         self._present = len(self.trainings) - 1  # whose generators the global ones are
-        self.alive = list(range(len(self.trainings)))
+        self.alive = [
+            place
+            for place, training in enumerate(self.trainings)
+            if training.step < training.until
+        ]
 
     def state(self, place: int) -> State:
         """A copy of one run's state, as `Training.state`."""
@@ -69,8 +73,9 @@ class Streams:
 
     def advance(self, steps: int) -> None:
         """Make so many steps of each, or those that are left, without a look."""
-        for place in self.alive:
-            self._turn(place).advance(steps)
+        for done in range(0, steps, STEPS_PER_TICK_ON_GPU):
+            for place in self.alive:
+                self._turn(place).advance(min(STEPS_PER_TICK_ON_GPU, steps - done))
 
     def facts(self, place: int) -> dict[str, object]:
         """How the steps of one run were launched, for its ``environment.json``."""

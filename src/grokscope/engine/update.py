@@ -164,8 +164,9 @@ class Update:
         """Finish a step whose gradients are there: count, update, remember, constrain."""
         counted = self.counted(outcome.values)
         stopped = None
-        if outcome.finite is not None:
-            note_end(outcome.finite, row.step, self.ended, self.ended_at)
+        if self.phase.penalties:  # also while they are off: the end may have come before
+            if outcome.finite is not None:
+                note_end(outcome.finite, row.step, self.ended, self.ended_at)
             stopped = self.ended > 0
             counted = torch.where(stopped, 0.0, counted)
         # The optimiser's kernels leave everything as it was where this is 1.

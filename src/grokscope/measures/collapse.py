@@ -20,9 +20,12 @@ from grokscope.measures.checks import (
     check_logits,
     check_matrix,
     check_width,
+    is_differentiated,
     reduce_examples,
 )
+from grokscope.measures.mean_span import inverse_of_means, span_of
 from grokscope.measures.moments import ClassMoments
+from grokscope.measures.pieces import CHUNK_ELEMENTS, deviations
 from grokscope.measures.record import Batch, Measure
 
 PAPYAN = "Papyan, Han and Donoho, PNAS 2020"
@@ -101,7 +104,7 @@ def collapse_of(
     values = {}
     if present.scatter is not None:
         spread = present.scatter / present.count.sum()
-        inverse = _inverse_of_means(present.mean)
+        inverse = inverse_of_means(present.mean)
         values["nc1_pinv"] = (inverse * (spread @ inverse)).sum()
     values |= {
         "nc1_quotient": present.within.sum() / present.count.sum() * classes / norms.square().sum(),
@@ -153,8 +156,11 @@ def nc1_of(
     features: Tensor, labels: Tensor, moments: ClassMoments, present: ClassMoments
 ) -> Tensor:
     """`nc1_pinv`, unchecked; ``present`` are the moments of the classes that there are."""
-    deviation = features.double() - moments.mean.index_select(0, labels.long())
-    return (deviation @ _inverse_of_means(present.mean)).square().sum() / features.shape[0]
+    inverse = inverse_of_means(present.mean)
+    total = inverse.new_zeros(())
+    for _, deviation in deviations(features, moments.mean, labels.long()):
+        total = total + (deviation @ inverse).square().sum()
+    return total / features.shape[0]
 
 
 def nc4_agreement(
@@ -203,9 +209,11 @@ def agreement_of(features: Tensor, logits: Tensor, present: ClassMoments, index:
     counted = present.count > 0
     centre = present.mean.sum(dim=0) / counted.sum()
     means = present.mean - centre
-    score = means.square().sum(dim=-1) - 2 * (features.double() - centre) @ means.mT
-    nearest = index[score.masked_fill(~counted, math.inf).argmin(dim=-1)]
-    return (nearest == logits.argmax(dim=-1)).double()
+    square = means.square().sum(dim=-1).masked_fill(~counted, math.inf)
+    nearest = [
+        (square - 2 * seen @ means.mT).argmin(dim=-1) for _, seen in deviations(features, centre)
+    ]
+    return (index[torch.cat(nearest)] == logits.argmax(dim=-1)).double()
 
 
 def simplex_angle(num_classes: int) -> float:
@@ -229,21 +237,6 @@ def simplex_angle(num_classes: int) -> float:
     return math.degrees(math.acos(-1 / (num_classes - 1)))
 
 
-def _inverse_of_means(means: Tensor) -> Tensor:
-    r"""Pseudo-inverse of the centred means, ``[width, classes]``.
-
-    With M the centred means :math:`\Sigma_B^+ / C = M^+ (M^+)^T`, so that NC1 is
-    :math:`\operatorname{Tr}((M^+)^T \Sigma_W M^+)`.
-    """
-    # Centring leaves rounding errors the size of the means in directions that do not exist.
-    rounding = max(means.shape) * torch.finfo(means.dtype).eps * _norm(means.detach())
-    inverse = torch.linalg.pinv(
-        means - means.mean(dim=0), atol=rounding, rtol=torch.zeros_like(rounding)
-    )
-    # Means that all coincide span nothing: NaN, where the pseudo-inverse would say "collapsed".
-    return torch.where(inverse.any(), inverse, math.nan)
-
-
 def _norm(matrix: Tensor) -> Tensor:
     return torch.linalg.matrix_norm(matrix)
 
@@ -255,11 +248,30 @@ def _collapse(batch: Batch) -> dict[str, Tensor]:
 def _nc1_pinv(batch: Batch) -> Tensor:
     if batch.moments.scatter is not None:
         return batch.shared(_collapse)["nc1_pinv"]
-    return nc1_of(batch.features, batch.labels, batch.moments, batch.present[0])
+    if is_differentiated(batch.parts[0]):  # the span has no derivative where its lengths are equal
+        return nc1_of(batch.features, batch.labels, batch.moments, batch.present[0])
+    span = batch.shared(span_of)
+    # Means that all coincide span nothing: NaN, as for the pseudo-inverse.
+    ratio = span.deviations / torch.where(span.scale.isinf().all(), math.nan, span.scale)
+    return ratio.square_().sum() / len(ratio)
 
 
 def _nc4_agreement(batch: Batch) -> Tensor:
-    return agreement_of(batch.features, batch.logits, *(batch.training or batch.present))
+    if batch.training is not None or is_differentiated(batch.parts[0]):
+        return agreement_of(batch.features, batch.logits, *(batch.training or batch.present))
+    means, index = batch.shared(span_of).means, batch.present[1]
+    gram = means @ means.mT
+    # argmin |phi - mu|^2 as in `agreement_of`, with phi the mean of its class and a deviation.
+    half = 0.5 * gram.diagonal() - gram
+    place = torch.searchsorted(index, batch.labels)
+    rows = max(1, CHUNK_ELEMENTS // len(means))
+    nearest = [
+        (half[here] - seen @ means.mT).argmin(dim=-1)
+        for seen, here in zip(
+            batch.shared(span_of).deviations.split(rows), place.split(rows), strict=True
+        )
+    ]
+    return (index[torch.cat(nearest)] == batch.logits.argmax(dim=-1)).double()
 
 
 def _named(name: str) -> Callable[[Batch], Tensor]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from grokscope.measures.checks import check_labels, checked_logits, reduce_examples
-from grokscope.measures.flatness import gini_impurity, impurity, runner_up_odds
+from grokscope.measures.flatness import gini_impurity, impurity, odds_of, runner_up_odds
 from grokscope.measures.record import Batch, Measure
 
 
@@ -136,9 +136,12 @@ def margin_of(logits: Tensor, labels: Tensor) -> Tensor:
 
 def entropy_of(logits: Tensor) -> Tensor:
     """`entropy` of each example, unchecked: ``[..., classes] -> [...]``."""
+    return _entropy_of(*runner_up_odds(logits))
+
+
+def _entropy_of(gaps: Tensor, odds: Tensor, mass: Tensor) -> Tensor:
     # H = ln(1 + mass) + sum_c p_c gap_c: non-negative terms. In -sum p ln p the term of the top
     # class is rounded to 0 as soon as the mass of the others is below the precision of 1.
-    gaps, odds, mass = runner_up_odds(logits)
     surprise = -(odds * gaps).sum(dim=-1) / (1 + mass.squeeze(-1))
     return mass.squeeze(-1).log1p() + surprise
 
@@ -203,7 +206,7 @@ RECORDS = (
         direction="low is confident",
         range="0 to ln C",
         formula="mean −Σ_c p_c ln p_c",
-        evaluate=lambda batch: entropy_of(batch.logits),
+        evaluate=lambda batch: _entropy_of(*batch.shared(odds_of)),
     ),
     _of_logits(
         name="gini",

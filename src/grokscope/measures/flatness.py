@@ -190,7 +190,10 @@ def gini_impurity(logits: Tensor) -> Tensor:
     It is the sum of ``p_c (1 - p_c)``; for the top class ``1 - p`` is the sum of the others, and
     any other class has ``p <= 1/2``, where ``1 - p`` is safe.
     """
-    _, odds, mass = runner_up_odds(logits)
+    return _impurity_of(*runner_up_odds(logits)[1:])
+
+
+def _impurity_of(odds: Tensor, mass: Tensor) -> Tensor:
     others = odds / (1 + mass)
     total = 1 + mass.squeeze(-1)
     return mass.squeeze(-1) / total.square() + (others * (1 - others)).sum(dim=-1)
@@ -198,6 +201,8 @@ def gini_impurity(logits: Tensor) -> Tensor:
 
 def squared_length(batch: Batch) -> Tensor:
     """Squared length of each example's features, ``[n]``."""
+    if batch.known_lengths is not None:
+        return batch.known_lengths.square()
     return batch.features.square().sum(dim=-1)
 
 
@@ -206,9 +211,20 @@ def squared_weight(batch: Batch) -> Tensor:
     return batch.weight.square().sum()
 
 
+def _length(batch: Batch) -> Tensor:
+    if batch.known_lengths is not None:
+        return batch.known_lengths
+    return torch.linalg.vector_norm(batch.features, dim=-1)
+
+
+def odds_of(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """`runner_up_odds` of each example."""
+    return runner_up_odds(batch.logits)
+
+
 def impurity(batch: Batch) -> Tensor:
     """Gini impurity of each example's softmax, ``[n]``."""
-    return gini_impurity(batch.logits)
+    return _impurity_of(*batch.shared(odds_of)[1:])
 
 
 def _relative_flatness(batch: Batch) -> Tensor:
@@ -280,7 +296,7 @@ RECORDS = (
         symbol="|φ|",
         formula="mean |φ|",
         cost="O(n d)",
-        evaluate=lambda batch: torch.linalg.vector_norm(batch.features, dim=-1),
+        evaluate=_length,
     ),
     _of_head(
         name="weight_norm",

@@ -1,6 +1,8 @@
 """The generalisation gap: what robustness explains of it, and representativeness, the rest.
 
-The clouds between training and held-out data are those of `grokscope.measures.robustness`. Axes:
+The clouds between training and held-out data are those of `grokscope.measures.robustness`. The loss
+over them is the training loss of all examples and the rise that a sample of them shows, so that
+the parts always add up to the gap, and only the rise has the error of the sample. Axes:
 ``examples`` (n), ``classes`` (C), ``width`` (d).
 """
 

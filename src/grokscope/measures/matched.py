@@ -22,6 +22,7 @@ from grokscope.measures.checks import (
 )
 from grokscope.measures.confidence import ACCURACY
 from grokscope.measures.flatness import relative_flatness
+from grokscope.measures.pieces import lengths_of
 from grokscope.measures.record import Batch, Measure
 from grokscope.measures.row_variance import row_variance
 
@@ -239,9 +240,9 @@ def _temperature(batch: Batch) -> Tensor:
 
 def _matched(batch: Batch) -> Tensor:
     temperature = _temperature(batch)
-    length = batch.features.double().square().sum(dim=-1)
     weight = batch.weight.double() / temperature
-    return (length * row_variance(batch.logits.double() / temperature, weight)).mean()
+    square = torch.cat([lengths_of(part) for part in batch.parts]).square()
+    return (square * row_variance(batch.logits.double() / temperature, weight)).mean()
 
 
 _of_matched = partial(Measure, range="≥ 0", needs=("memory", "matched loss"), parts=(ACCURACY,))

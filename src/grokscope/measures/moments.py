@@ -7,7 +7,7 @@ square. Axes: ``examples`` (n), ``classes`` (C), ``width`` (d).
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,33 +22,11 @@ from grokscope.measures.checks import (
     is_differentiated,
     values_are_checked,
 )
+from grokscope.measures.pieces import Parts, deviations, parts_of, rows_of
 
-# Elements of one float64 temporary: 1 MiB, two of which stay in a core's cache.
-CHUNK_ELEMENTS = 2**17
-
-
-class _Workspace(threading.local):
-    """Two float64 temporaries, kept from call to call by each thread.
-
-    Fresh ones cost page faults, as often as the C library gives their memory back to the system:
-    up to as much time as all of the arithmetic.
-    """
-
-    def __init__(self) -> None:
-        with torch.inference_mode(False):  # such tensors could not be written to outside of it
-            self.first = torch.empty(CHUNK_ELEMENTS, dtype=torch.float64)
-            self.second = torch.empty_like(self.first)
-
-    def pair(self, rows: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Two uninitialised ``[rows, width]``; on a GPU fresh, which its allocator has at hand."""
-        size = rows * width
-        if device.type == "cpu" and size <= len(self.first):
-            return self.first[:size].view(rows, width), self.second[:size].view(rows, width)
-        fresh = torch.empty(rows, width, dtype=torch.float64, device=device)
-        return fresh, torch.empty_like(fresh)
-
-
-_workspace = _Workspace()
+# On a GPU, sums over the examples of up to so many classes are products with a one-hot matrix,
+# which give the same each time: additions that race do not.
+PRODUCT_CLASSES = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +72,7 @@ class ClassMoments:
                 fit them.
 
         Cost: O(examples * width), and O(examples * width^2) with ``scatter``; two temporaries of
-        1 MiB that each thread keeps (under autograd new ones, all of which it keeps).
+        4 MiB that each thread keeps (under autograd new ones, all of which it keeps).
         Source: the shifted one-pass algorithm (Chan, Golub and LeVeque 1983), the shift being an
         example of the class itself.
         """
@@ -110,39 +88,33 @@ class ClassMoments:
 
     @classmethod
     def of(
-        cls, features: Tensor, labels: Tensor, num_classes: int, scatter: bool = False
+        cls, features: Parts, labels: Tensor, num_classes: int, scatter: bool = False
     ) -> ClassMoments:
-        """`from_batch` without checks, for arguments that were checked: never waits for a GPU."""
+        """`from_batch` without checks, for arguments that were checked.
+
+        Features in one tensor never wait for a GPU.
+        """
         labels = labels.long()
-        examples, width = features.shape
         # Deviations from an example of the same class, exact in float64, carry both moments in
         # one pass: turned over to deviations from the mean they lose at most a factor n_c.
-        first = torch.arange(examples, device=labels.device)
+        first = torch.arange(len(labels), device=labels.device)
         first = first.new_zeros(num_classes).scatter_reduce(
             0, labels, first, "amin", include_self=False
         )
-        origin = features.detach().index_select(0, first).double()
-        ones = torch.ones_like(labels, dtype=torch.float64)
-        count = ones.new_zeros(num_classes).index_add(0, labels, ones)
+        origin = rows_of(features, first).detach().double()
+        count, square = origin.new_zeros(num_classes), origin.new_zeros(num_classes)
         total = torch.zeros_like(origin)
-        square = total.sum(dim=-1)
-        outer = origin.new_zeros(width, width) if scatter else None
-        rows = max(1, CHUNK_ELEMENTS // width)
-        watched = is_differentiated(features)
-        reused = 0 if watched else min(rows, examples)
-        deviation, origins = _workspace.pair(reused, width, features.device)
-        for part, index in zip(features.split(rows), labels.split(rows), strict=True):
-            if watched:  # autograd keeps every temporary
-                deviation = part - origin.index_select(0, index)  # in float64
+        outer = origin.new_zeros(2 * [origin.shape[1]]) if scatter else None
+        watched = is_differentiated(parts_of(features)[0])
+        for part, deviation in deviations(features, origin, labels):
+            if watched:
                 squares = deviation.square().sum(dim=-1)
-            else:  # the same in two buffers and one pass: memory costs more than the sums
-                if len(part) < len(deviation):
-                    deviation, origins = deviation[: len(part)], origins[: len(part)]
-                torch.index_select(origin, 0, index, out=origins)
-                deviation.copy_(part).sub_(origins)
+            else:  # the same in one pass: memory costs more than the sums
                 squares = torch.linalg.vector_norm(deviation, dim=-1).square()
-            total.index_add_(0, index, deviation)
-            square.index_add_(0, index, squares)
+            add = _adder(labels[part], num_classes)
+            add(count, torch.ones_like(squares))
+            add(total, deviation)
+            add(square, squares)
             if outer is not None:
                 outer = outer + deviation.mT @ deviation
         shift = total / count.clamp(min=1)[:, None]
@@ -213,3 +185,16 @@ class ClassMoments:
         return replace(
             self, count=self.count[index], mean=self.mean[index], within=self.within[index]
         )
+
+
+def _by_product(device: torch.device, num_classes: int) -> bool:
+    return device.type == "cuda" and num_classes <= PRODUCT_CLASSES
+
+
+def _adder(labels: Tensor, num_classes: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """Adds examples ``[some, ...]`` to the sums of their classes, ``[classes, ...]``, in place."""
+    if not _by_product(labels.device, num_classes):
+        return lambda sums, values: sums.index_add_(0, labels, values)
+    classes = torch.arange(num_classes, device=labels.device)
+    one_hot = (labels == classes[:, None]).double()
+    return lambda sums, values: sums.add_(one_hot @ values)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from types import MappingProxyType
@@ -42,8 +42,9 @@ Value = TypeVar("Value")
 class Batch:
     """Examples at a head, and what measures share of them.
 
-    The probe gives means over examples float64 tensors, and measures that need all examples in
-    memory the dtype of the model; penalties see the dtype of the training step.
+    The probe gives means over examples float64 logits and lengths, and features of the dtype of the
+    model (float64 to measures of your own); measures that need all examples in memory the dtype of
+    the model; penalties see the dtype of the training step.
 
     Attributes:
         features: Inputs of the head, ``[n, d]``; for measures that need all positions
@@ -52,6 +53,7 @@ class Batch:
         labels: Class indices, ``[n]`` or ``[n, t]``.
         weight: Rows of the head, ``[c, d]``.
         bias: Offsets of the head, ``[c]``.
+        known_lengths: Length of each example's features, ``[n]``, float64, where they are known.
         known_moments: Class moments of the features, where they are known; else `moments`
             computes them.
         index: The classes that have examples, ``[present]``, where they are known.
@@ -67,6 +69,7 @@ class Batch:
     labels: Tensor
     weight: Tensor
     bias: Tensor | None = None
+    known_lengths: Tensor | None = None
     known_moments: ClassMoments | None = None
     index: Tensor | None = None
     training: tuple[ClassMoments, Tensor] | None = None
@@ -81,12 +84,17 @@ class Batch:
             self._shared[function] = function(self)
         return cast(Value, self._shared[function])
 
+    @property
+    def parts(self) -> Sequence[Tensor]:
+        """The features in consecutive parts: how a probe holds them, which need no copy."""
+        return [self.features]
+
     @cached_property
     def moments(self) -> ClassMoments:
         """Class moments of the features."""
         if self.known_moments is not None:
             return self.known_moments
-        return ClassMoments.of(self.features, self.labels, len(self.weight))
+        return ClassMoments.of(self.parts, self.labels, len(self.weight))
 
     @cached_property
     def present(self) -> tuple[ClassMoments, Tensor]:

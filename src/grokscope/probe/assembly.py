@@ -25,14 +25,18 @@ from grokscope.measures.matched import (
     may_match,
 )
 from grokscope.measures.moments import ClassMoments
-from grokscope.measures.record import Batch, Measure
+from grokscope.measures.pieces import lengths_of
+from grokscope.measures.record import Batch, Measure, records
 from grokscope.probe.measurement import Circumstances, Measurement
 from grokscope.probe.trees import Block, Heads, Tensors, at, local, map_tensors, over_networks
 
 MEMORY = 2**30  # bytes of features and logits that are kept
-ELEMENTS = 2**22  # of one float64 temporary of a mean over examples: 32 MiB
+# Elements of one float64 temporary of a mean over examples: 32 MiB, or 2 MiB for one network on a
+# CPU, so that several stay in a cache. On a GPU and under vmap an operation has to be worth it.
+ELEMENTS, CACHED_ELEMENTS = 2**22, 2**18
 TOGETHER = 2**25  # of one float64 temporary over all examples of networks: 256 MiB
 FINITE = "finite"  # among the sums: a number that is finite if features and logits are
+KNOWN = ("count", "mean", "within")  # of the moments of networks
 OF_CLASSES = {"classes", "repeated classes", "training classes"}
 NOT_FINITE = (
     "features or logits hold NaN or infinity; the model has diverged or overflowed: "
@@ -107,24 +111,37 @@ class Assembly:
 
     def _sum(self, measures: Sequence[Measure], block: Block, share: float = 1.0) -> None:
         """Add up means over examples, each of which counts as ``share`` examples."""
+        built_in = [record for record in measures if records().get(record.name) is record]
+        extra = [record for record in measures if records().get(record.name) is not record]
 
         def sums(tensors: Tensors) -> Tensors:
+            features, lengths = tensors["features"], tensors["known_lengths"]
+            # Squares of float64 features may overflow; those of narrower ones don't.
+            of_features = features if features.dtype == torch.float64 else lengths
+            finite = of_features.sum() + tensors["logits"].sum()
             batch = self._batch(tensors)
-            values = {FINITE: batch.features.sum() + batch.logits.sum()}
-            for record in measures:
-                value = _value(record, batch)
-                values[record.name] = share * (
-                    value.sum() if value.dim() else value * len(batch.labels)
-                )
-            return values
+            values = {record.name: _value(record, batch) for record in built_in}
+            if extra:
+                batch = self._batch(tensors | {"features": features.double()})
+                values |= {record.name: _value(record, batch) for record in extra}
+            examples = len(batch.labels)
+            return {FINITE: finite} | {
+                name: share * (value.sum() if value.dim() else value * examples)
+                for name, value in values.items()
+            }
 
-        rows = max(1, ELEMENTS // max(tensor[:, 0].numel() for tensor in block))
-        pieces = (tensor.split(rows, dim=1) for tensor in block)
+        alone = self.networks == 1 and not block.logits.is_cuda
+        # Features of one network are widened piece by piece where they are used.
+        largest = block.logits if alone and not extra else max(block, key=Tensor.numel)
+        rows = max(1, (CACHED_ELEMENTS if alone else ELEMENTS) // largest[:, 0].numel())
+        whole = block._asdict() | {"known_lengths": lengths_of(block.features)}
+        pieces = zip(*(tensor.split(rows, dim=1) for tensor in whole.values()), strict=True)
         heads = self.heads.named()
         if self.training is not None:
             heads["training"] = self.training[0]
-        for features, logits, labels in zip(*pieces, strict=True):
-            piece = Block(features.double(), logits.double(), labels)._asdict()
+        for tensors in pieces:
+            piece = dict(zip(whole, tensors, strict=True))
+            piece["logits"] = piece["logits"].double()
             for name, value in over_networks(sums, piece | heads).items():
                 self.sums[name] = self.sums[name] + value if name in self.sums else value
 
@@ -132,8 +149,10 @@ class Assembly:
         """What measures are given of one network."""
         if "training" in tensors and self.training is not None:
             known["training"] = ClassMoments(**tensors["training"]), self.training[1]
-        names = ("features", "logits", "labels", "weight", "bias")
-        return Batch(**{name: tensors[name] for name in names if name in tensors}, **known)
+        names = ("features", "logits", "labels", "weight", "bias", "known_lengths")
+        known |= {name: tensors[name] for name in names if name in tensors}
+        parts = known["features"]
+        return Batch(**known) if isinstance(parts, Tensor) else _InParts(parts, known)
 
     def finish(self) -> list[Measurement | NotFiniteError]:
         """A measurement for each network; an error for those that are not finite."""
@@ -143,7 +162,9 @@ class Assembly:
         finite = [math.isfinite(value) for value in columns.pop(FINITE)]
         found: list[Measurement | NotFiniteError] = [NotFiniteError(NOT_FINITE) for _ in finite]
         whole = self._whole()
-        at_once = max(1, TOGETHER // max(1, whole.labels.shape[1] * max(self.width, self.classes)))
+        at_once = max(
+            1, TOGETHER // max(1, whole["labels"].shape[1] * max(self.width, self.classes))
+        )
         fine = [network for network, is_finite in enumerate(finite) if is_finite]
         for first in range(0, len(fine), at_once):
             networks = fine[first : first + at_once]
@@ -158,14 +179,21 @@ class Assembly:
                     found[network] = self._measurement(known, every[place], moments)
         return found
 
-    def _whole(self) -> Block:
-        """All blocks in one; one without examples if none were kept."""
-        if self.kept:
-            return Block(*(torch.cat(tensors, dim=1) for tensors in zip(*self.kept, strict=True)))
-        none = self.heads.weight.new_zeros(self.networks, 0, max(self.width, self.classes))
-        return Block(none[..., : self.width], none[..., : self.classes], none[..., 0].long())
+    def _whole(self) -> Tensors:
+        """All blocks in one, without examples if none were kept; features of one network in parts.
 
-    def _groups(self, block: Block, networks: Sequence[int]) -> Iterator[_Group]:
+        They are by far the largest: a copy would cost more than most measures of them.
+        """
+        none = self.heads.weight.new_zeros(self.networks, 0, max(self.width, self.classes))
+        nothing = Block(none[..., : self.width], none[..., : self.classes], none[..., 0].long())
+        columns = dict(zip(Block._fields, zip(*(self.kept or [nothing]), strict=True), strict=True))
+        in_parts = self.networks == 1 and len(self.kept) > 1 and not none.is_cuda
+        return {
+            name: tensors if name == "features" and in_parts else _joined(tensors)
+            for name, tensors in columns.items()
+        }
+
+    def _groups(self, block: Tensors, networks: Sequence[int]) -> Iterator[_Group]:
         """Networks whose data have the same classes; usually that is all of them."""
         if not self.counts_classes:
             yield _Group(networks, block)
@@ -174,7 +202,7 @@ class Assembly:
             moments = _moments(block, self.classes)
         else:
             moments = {name: tensor[None] for name, tensor in vars(self.streamed).items()}
-        host = [moments[name].cpu() for name in ("count", "mean", "within")]
+        host = [moments[name].cpu() for name in KNOWN]
         groups: dict[Hashable, list[int]] = {}
         for place, count in enumerate(host[0].numpy()):
             key = ((count > 0).tobytes(), (count > 1).sum() > 1)
@@ -198,7 +226,7 @@ class Assembly:
         if places:
             block = at(group.block, places)
             temperatures = matched_temperatures(
-                block.logits, block.labels, MATCHED_LOSS, MATCHED_TOLERANCE
+                block["logits"], block["labels"], MATCHED_LOSS, MATCHED_TOLERANCE
             )
             for place, temperature in zip(places, temperatures, strict=True):
                 found[place] = temperature
@@ -216,7 +244,7 @@ class Assembly:
         if not measures:
             return {}
         parts = {part.name for record in measures for part in record.parts}
-        tensors: Tensors = group.block._asdict() | at(self.heads.named(), group.networks)
+        tensors: Tensors = group.block | at(self.heads.named(), group.networks)
         tensors["moments"] = group.moments
         values = {name: means[name] for name in parts & means.keys()}
         tensors["values"] = at(values, group.networks)
@@ -283,7 +311,7 @@ class _Group:
     """Networks whose data have the same classes."""
 
     networks: Sequence[int]  # their numbers
-    block: Block
+    block: Tensors  # as in `Block`, features of one network in parts
     # Class moments by name, with a first axis of networks; empty if nobody asks for them.
     moments: Tensors = field(default_factory=dict)
     class_moments: Sequence[ClassMoments] = ()  # of each network, on the host
@@ -312,20 +340,46 @@ def _with_parts(measure: Measure) -> Iterator[Measure]:
 
 def _value(record: Measure, batch: Batch) -> Tensor:
     assert record.evaluate is not None
-    return torch.as_tensor(record.evaluate(batch)).to(batch.features.device, torch.float64)
+    return torch.as_tensor(record.evaluate(batch)).to(batch.labels.device, torch.float64)
 
 
-def _moments(block: Block, classes: int) -> Tensors:
-    """Moments of each network: those of one network with the classes of all."""
-    networks = len(block.labels)
-    first = classes * torch.arange(networks, device=block.labels.device)
-    labels = (block.labels + first[:, None]).flatten()
-    moments = ClassMoments.of(block.features.flatten(0, 1), labels, networks * classes)
-    return {
-        "count": moments.count.view(networks, classes),
-        "mean": moments.mean.view(networks, classes, -1),
-        "within": moments.within.view(networks, classes),
-    }
+def _moments(block: Tensors, classes: int) -> Tensors:
+    """Moments of each network."""
+    features, labels = block["features"], block["labels"]
+    if len(labels) > 1 and not labels.is_cuda:
+        # Those of one network with the classes of all; on a GPU they would be too many for sums
+        # that are the same each time.
+        networks = torch.arange(len(labels), device=labels.device)
+        together = (labels + classes * networks[:, None]).flatten()
+        moments = ClassMoments.of(features.flatten(0, 1), together, len(labels) * classes)
+        return {name: getattr(moments, name).unflatten(0, (-1, classes)) for name in KNOWN}
+
+    def of(tensors: Tensors) -> Tensors:
+        moments = ClassMoments.of(tensors["features"], tensors["labels"], classes)
+        return {name: getattr(moments, name) for name in KNOWN}
+
+    return over_networks(of, {"features": features, "labels": labels})
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim=1)
+
+
+class _InParts(Batch):
+    """A batch whose features are put together only for a measure that asks for all in one."""
+
+    parts: Sequence[Tensor] = ()
+
+    def __init__(self, parts: Sequence[Tensor], known: Mapping[str, Any]) -> None:
+        super().__init__(**{**known, "features": parts[0]})
+        self.parts = parts
+        del self.features  # until it is asked for
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name != "features":
+            raise AttributeError(name)
+        self.features = torch.cat(list(self.parts))
+        return self.features
 
 
 def _training_classes(
@@ -338,6 +392,5 @@ def _training_classes(
     counts = torch.stack([moments.count for moments in known])
     index = (counts > 0).any(dim=0).nonzero().squeeze(-1)
     chosen = [vars(moments.of_classes(index)) for moments in known]
-    names = ("count", "mean", "within")
-    stacked = {name: torch.stack([part[name] for part in chosen]).to(device) for name in names}
+    stacked = {name: torch.stack([part[name] for part in chosen]).to(device) for name in KNOWN}
     return stacked, index.to(device)

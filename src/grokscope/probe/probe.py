@@ -106,8 +106,9 @@ class Probe:
                 features or logits hold NaN or infinity. With a group, every process raises that of
                 the lowest rank that failed, and names it (RuntimeError if it was no ValueError).
 
-        Cost: one forward pass per batch, and O(n * c * (c + d)) for the measures; with a group,
-        every process holds the features of all if they fit into ``memory``.
+        Cost: one forward pass per batch, and O(n * c * (c + d)) for the measures; robustness moves
+        a sample of 8,192 examples at most. With a group, every process holds the features of all
+        if they fit into ``memory``.
         """
         if self.group is None:
             warn_of_one_share(batches)
@@ -188,8 +189,9 @@ class Probe:
             )
         # Checked where they come from, usually the host: no wait for the device.
         check_labels(kept, logits.shape[-1])
-        device, counted = logits.device, counted.to(logits.device)
-        chosen = rows[0][counted], rows[1][counted]
+        device = logits.device
+        some = counted.to(device) if len(kept) < len(counted) else None
+        chosen = [_taken(tensor, some) for tensor in rows[:2]]
         check_all_finite(features=chosen[0], logits=chosen[1])
         block = Block(chosen[0][None], chosen[1][None], kept.to(device)[None])
         if logits.dim() == 2:
@@ -235,6 +237,7 @@ def measure_tensors(
             references=None if reference is None else [reference],
             memory=sys.maxsize,
         )
+        features, logits = features.detach(), logits.detach()
         assembly.add(Block(features[None], logits[None], labels[None].long()))
         return _only(assembly)
 
@@ -250,6 +253,14 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         _uncompiled(),
     ):
         yield
+
+
+def _taken(tensor: Tensor, counted: Tensor | None) -> Tensor:
+    """The rows that count; a copy only where others would be kept in memory with them."""
+    if counted is not None:
+        return tensor[counted]
+    alone = tensor.untyped_storage().nbytes() == tensor.nbytes
+    return tensor.contiguous() if alone else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _only(assembly: Assembly) -> Measurement:

@@ -54,8 +54,8 @@ def split(tree: Any, size: int) -> Iterator[Any]:
         yield take(tree, slice(first, first + size))
 
 
-def take(tree: Any, index: Tensor | slice) -> Any:
-    """A tree of some examples."""
+def take(tree: Any, index: Tensor | slice | int) -> Any:
+    """A tree of some examples; by a number, of one of several networks."""
     return map_tensors(lambda tensor: tensor[index], tree)
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from grokscope.probe import Look
 from grokscope.tasks.build import build_task, check_task
-from grokscope.tasks.task import Split, Task
+from grokscope.tasks.task import Augmentation, Split, Task
 
-__all__ = ["Look", "Split", "Task", "build_task", "check_task"]
+__all__ = ["Augmentation", "Look", "Split", "Task", "build_task", "check_task"]
 
 
 def __dir__() -> list[str]:

@@ -20,6 +20,7 @@ import math
 import torch
 from torch import Tensor
 
+from grokscope.tasks.models.rows import take_rows
 from grokscope.tasks.models.transformer import DecoderBlock, Transformer
 
 PREFIX = 2  # the positions of a and op; the suffix is b, =, and, where it is an input, c
@@ -63,12 +64,12 @@ class EquationTransformer(Transformer):
         """Logits of the answers, ``[n, answers, vocabulary]``."""
         a, prefix = tokens[:, 0], PREFIX * self.operands
         distinct, index = self._distinct_rows(tokens)
-        hidden, projected = distinct.index_select(0, index), None
+        hidden, projected = take_rows(distinct, index), None
         last = len(self.blocks) - 1
         for depth, block in enumerate(self.blocks):
             assert isinstance(block, DecoderBlock)
             if projected is None:
-                projected = block.queries_keys_values(distinct).index_select(0, index)
+                projected = take_rows(block.queries_keys_values(distinct), index)
             else:
                 projected = block.queries_keys_values(hidden)
             before, after = projected.split([prefix, len(projected) - prefix])
@@ -111,7 +112,7 @@ class EquationTransformer(Transformer):
         width = after.shape[-1] // 3
         queries, of_suffix = after.split([width, 2 * width], -1)
         _, of_prefix = before.split([width, 2 * width], -1)
-        keys, values = torch.cat([of_prefix.index_select(0, a), of_suffix], 1).chunk(2, -1)
+        keys, values = torch.cat([take_rows(of_prefix, a), of_suffix], 1).chunk(2, -1)
         asking = queries.unbind(1)[-asked:]
         attended = [
             attend(query, keys, values, self.heads, unseen=asked - 1 - i)
