@@ -6,10 +6,13 @@ its state dicts load.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
+
+from grokscope.tasks.models.per_network import per_network
 
 Stem = Literal["imagenet", "cifar"]
 Initialisation = Literal["pytorch", "torchvision"]
@@ -39,7 +42,8 @@ class Convolution(nn.Conv2d):
         """Map ``[n, inputs, h, w]`` to ``[n, outputs, h / stride, w / stride]``, rounded up."""
         height, width = x.shape[-2:]
         if max(height, width) > self.stride[0]:  # there is a second position
-            return super().forward(x)
+            convolve = partial(functional.conv2d, stride=self.stride, padding=self.padding)
+            return per_network(convolve, x, self.weight)
         size, middle = self.kernel_size[0], self.kernel_size[0] // 2
         rows, columns = min(height, middle + 1), min(width, middle + 1)  # the rest is out of reach
         # The kernel is cut once, from its first tap that meets the image to its last: each cut
@@ -48,7 +52,24 @@ class Convolution(nn.Conv2d):
         seen = functional.pad(x[..., :rows, :columns], (0, size - columns))
         seen = seen.flatten(-2)[..., :length].flatten(-2)
         taps = self.weight.flatten(2)[..., start : start + length].flatten(1)
-        return functional.linear(seen, taps)[..., None, None]
+        return per_network(functional.linear, seen, taps)[..., None, None]
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """An `nn.BatchNorm2d` like any other; networks under vmap are normalised one by one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[n, channels, h, w]`` to the same shape; updates the statistics in training."""
+        mean, variance, count = self.running_mean, self.running_var, self.num_batches_tracked
+        if mean is None or variance is None or count is None or self.momentum is None:
+            return super().forward(x)  # somebody has changed its settings
+        if self.training:
+            count.add_(1)
+        normalise = partial(
+            functional.batch_norm, training=self.training, momentum=self.momentum, eps=self.eps
+        )
+        tensors = (x, mean, variance, self.weight, self.bias)
+        return per_network(normalise, *tensors)
 
 
 class BasicBlock(nn.Module):
@@ -57,13 +78,13 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.conv1 = Convolution(inputs, outputs, 3, stride)
-        self.bn1 = nn.BatchNorm2d(outputs)
+        self.bn1 = BatchNorm(outputs)
         self.conv2 = Convolution(outputs, outputs, 3)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        self.bn2 = BatchNorm(outputs)
         self.downsample: nn.Module | None = None
         if stride != 1 or inputs != outputs:
             shortcut = Convolution(inputs, outputs, 1, stride)
-            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
+            self.downsample = nn.Sequential(shortcut, BatchNorm(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[n, inputs, h, w]`` to ``[n, outputs, h / stride, w / stride]``."""
@@ -102,7 +123,7 @@ class ResNet18(nn.Module):
         super().__init__()
         large = stem == "imagenet"
         self.conv1 = Convolution(channels, width, 7 if large else 3, 2 if large else 1)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = BatchNorm(width)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()
         self.layer1 = _stage(width, width, 1)
         self.layer2 = _stage(width, 2 * width, 2)
