@@ -59,8 +59,8 @@ class Phase(Settings):
     temperature: float = Field(1.0, gt=0, description="divides the logits in the training loss")
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
         "float32",
-        description="of products in training steps: tf32 rounds those of a GPU, bfloat16 is "
-        "autocast; measuring is in float32",
+        description="of training steps: tf32 rounds products on a GPU, bfloat16 is autocast; "
+        "measuring is in float32",
     )
 
 
