@@ -126,6 +126,7 @@ def changed(optimizer: Optimizer, **changes: object) -> Optimizer:
 # Of small weight, or a few steps of maximising would end in infinity.
 PENALTIES = {
     **{f"penalty: {name}": Penalty(measure=name, weight=0.01) for name in MEASURES},
+    "penalty: nc1_quotient": Penalty(measure="nc1_quotient", weight=0.01),
     "penalty: the published one": PUBLISHED,
     "penalty: ncc with memory": Penalty(measure="ncc", weight=0.01, memory=0.9),
     "penalty: relative_flatness, maximised": Penalty(measure="relative_flatness", weight=-0.001),
@@ -182,8 +183,12 @@ CASES: dict[str, Case] = {
     "dropout": case(dropping),
     "dropout, SAM": case(dropping, sharpness_aware=SAM),
 }
-# Needs a decomposition that waits for the device: such steps stay eager.
-EAGER = {name for name in CASES if "spectral" in name}
+# What no graph can hold: such steps stay eager.
+OBSTACLES = {
+    "spectral": "a decomposition that waits for the device",
+    "nc1_quotient": "shapes that depend on values",  # which classes a batch has
+}
+EAGER = {name: obstacle for name in CASES for word, obstacle in OBSTACLES.items() if word in name}
 
 # Runs that are trained together.
 REPLICAS: dict[str, list[Case]] = {

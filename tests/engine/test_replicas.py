@@ -222,7 +222,7 @@ def test_a_batch_of_one_class_counts_for_its_own_replica_alone():
         training, expected = alone(each, made)
         assert_same_states(replicas.state(place), training.state())
         # Of two classes the angle is 180 degrees, where a last digit of its cosine is 1e-6 degrees.
-        assert_same_rows(rows_of(ticks[place]), rows_of(expected), rtol=1e-6, atol=1e-5)
+        assert_same_rows(rows_of(ticks[place]), rows_of(expected), rtol=1e-6, atol=1e-6)
 
 
 def _batches(task: Task, own: Segment, count: int) -> list[Tensor]:

@@ -143,6 +143,24 @@ def test_a_run_that_diverges_ends_alone(penalties):
     assert_equal(found, alone(cases[2])[1])
 
 
+def test_a_run_that_is_not_finite_from_the_start_ends_alone():
+    def broken(of: Segment) -> Task:
+        task = clusters()
+        if of.run.seeds.order == 2:
+            task.train.inputs[0] = float("nan")
+        return task
+
+    phase = Phase(until=30, optimizer=Optimizer(name="sgd", lr=1e-2))
+    cases = [Case(broken, of(phase, seed=seed)) for seed in (1, 2, 3)]
+    streams = Streams([each.task() for each in cases], [each.segment for each in cases], [None] * 3)
+    ticks = list(streams.run())
+    assert ticks[0][1].diverged and ticks[0][1].step == 0
+    assert not any(1 in later for later in ticks[1:])
+    assert ticks[-1][0].step == ticks[-1][2].step == 30
+    (only,) = Training(cases[1].task(), cases[1].segment).run()
+    assert only == ticks[0][1]
+
+
 def test_steps_can_be_made_without_looks():
     cases = [UNLIKE["equations"], UNLIKE["dropout"]]
     streams = Streams([each.task() for each in cases], [each.segment for each in cases], [None] * 2)

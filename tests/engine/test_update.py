@@ -335,28 +335,6 @@ def test_a_penalty_that_meets_nan_ends_the_run_as_diverged(measure):
     assert all(math.isfinite(row.value) for tick in ticks for row in tick.rows)
 
 
-def test_a_run_that_has_ended_stays_as_it_was_when_its_penalty_is_switched_off():
-    """NaN in step 5, the penalty's last one; only the look after step 9 tells that it ended."""
-    calls: list[int] = []
-
-    def augment(inputs: Tensor, _: torch.Generator) -> Tensor:
-        calls.append(1)
-        return inputs * math.nan if len(calls) == 5 else inputs
-
-    penalties = (Penalty(measure="gini", weight=0.1, stop=5),)
-    phase = Phase(until=30, optimizer=OPTIMIZERS["adamw"], penalties=penalties)
-    made = Training(clusters(augment=augment), of(phase))
-    assert list(made.run())[-1].step == 5
-    assert len(calls) == 9
-    calls.clear()
-    before = Training(clusters(augment=augment), of(phase))
-    before.advance(4)
-    found, expected = made.state().tensors, before.state().tensors
-    for name, tensor in expected.items():
-        if name.startswith(("model/", "optimizer/")):
-            assert torch.equal(found[name], tensor), name
-
-
 def test_a_head_that_is_not_called_is_refused_where_it_would_be_changed():
     class Aside(nn.Module):
         def __init__(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from benchmarks.gpu.checks import cases, looks, processes, repeating, steps, together
 from benchmarks.gpu.checks.__main__ import CHECKS
-from benchmarks.gpu.checks.check import NEEDS_GPU, Found
+from benchmarks.gpu.checks.check import NEEDS_GPU, Check, Found
 from benchmarks.gpu.session import Session
 
 from grokscope.engine.state import MODEL, OPTIMIZER, State
@@ -45,6 +45,11 @@ def changed(state: State, prefix: str = MODEL) -> State:
     return replace(state, tensors=state.tensors | {name: tensor})
 
 
+def ungated(check: Check) -> Check:
+    """The check on any device, so that its judgement can be tested on a CPU."""
+    return replace(check, needs_gpu=False)
+
+
 def test_a_check_is_named_by_a_sentence_and_says_what_a_failure_would_mean():
     assert len({check.name for check in CHECKS}) == len(CHECKS)
     for check in CHECKS:
@@ -54,7 +59,7 @@ def test_a_check_is_named_by_a_sentence_and_says_what_a_failure_would_mean():
 
 def test_what_needs_a_gpu_is_skipped_on_a_cpu_and_never_passed():
     skipped = [check for check in CHECKS if check.needs_gpu]
-    assert len(skipped) == 5
+    assert len(skipped) == 6
     for check in skipped:
         entry = check(SESSION)
         assert (entry["status"], entry["reason"]) == ("skipped", NEEDS_GPU)
@@ -67,7 +72,7 @@ def test_nan_never_passes():
 @pytest.mark.parametrize(
     ("check", "name"),
     [
-        (steps.a_captured_step_equals_an_eager_one_to_the_bit, "graphs"),
+        (ungated(steps.a_captured_step_equals_an_eager_one_to_the_bit), "graphs"),
         (repeating.thirty_steps_and_thirty_more_are_sixty, "state"),
     ],
 )
@@ -88,6 +93,17 @@ def test_a_run_that_ends_elsewhere_is_found(monkeypatch, check, name):
     entry = check(SESSION)
     assert (entry["status"], entry["measured"]) == ("failed", len(FEW))
     assert entry["reason"] == entry["meaning"]
+
+
+def test_tf32_is_judged_by_weights_and_by_looks(monkeypatch):
+    """On a CPU it has no effect, which is what the check must find, and nothing else."""
+    check = ungated(looks.tf32_is_used_where_a_phase_asks_for_it_and_nowhere_else)
+    monkeypatch.setattr(looks, "TRAINED", 20)
+    entry = check(SESSION)
+    assert entry["measured"] == len(looks.RUNS)
+    assert set(map(str, entry["details"].values())) == {"['TF32 changes nothing']"}
+    monkeypatch.setattr(looks, "relative", lambda *_: 1.0)
+    assert check(SESSION)["measured"] == 2 * len(looks.RUNS)
 
 
 def test_a_checkpoint_that_lacks_momentum_is_found(monkeypatch):

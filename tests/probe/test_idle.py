@@ -82,3 +82,12 @@ def test_the_model_is_left_as_it_was_and_is_not_called_without_convolutions():
     plain = nn.Linear(2, 2)
     plain.register_forward_hook(lambda *_: calls.append(1))
     assert not idle_taps(plain, torch.randn(4, 2)) and not calls
+
+
+@pytest.mark.parametrize(("kernel", "length"), [(3, 1), (5, 2), (3, 2)])
+def test_of_a_layer_that_pads_in_its_forward_nothing_is_known(kernel, length):
+    class Causal(nn.Conv1d):
+        def forward(self, x):
+            return super().forward(nn.functional.pad(x, (self.kernel_size[0] - 1, 0)))
+
+    assert idle_taps(Causal(1, 2, kernel), torch.randn(4, 1, length)) == {}

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from grokscope.tasks.task import Augmentation
 
-ROWS = 256  # steps in the tables
+ROWS = 256  # steps in the tables, at most
+TABLE_BYTES = 2**26  # of what augmentation draws, at most
 
 
 class FeedRow(NamedTuple):
@@ -84,17 +85,20 @@ class Feed:
     ) -> None:
         self.orders, self.rates, self.augmentation = orders, rates, augmentation
         self.until, self.device = span[1], device
-        rows = max(1, min(ROWS, span[1] - span[0]))
+        rows = min(ROWS, span[1] - span[0])
+        batch, drawn = orders[0].batch_size, None
+        if augmentation is not None:
+            drawn = augmentation.draw(batch, generator_of_step(0, 1))
+            rows = min(rows, TABLE_BYTES // max(1, len(orders) * drawn.nbytes))
+        rows = max(1, rows)
         self.batches: list[list[Tensor]] = []  # of the rows, of each run, on the CPU
         self.first = 1  # step of the first row
-        batch = orders[0].batch_size
         tables = {
             "examples": torch.zeros(rows, len(orders), batch, dtype=torch.int64),
             "rate": torch.zeros(rows, len(rates), dtype=rate_dtype(device)),
             "step": torch.zeros(rows, 1, dtype=torch.int64),
         }
-        if augmentation is not None:
-            drawn = augmentation.draw(batch, generator_of_step(0, 1))
+        if drawn is not None:
             tables["drawn"] = drawn.new_zeros(rows, len(orders), *drawn.shape)
         self._tables = {name: table.to(device) for name, table in tables.items()}
         self._row = torch.zeros(1, dtype=torch.int64, device=device)

@@ -87,7 +87,10 @@ class Training:
         A run whose features or logits are no longer finite ends there, with a tick that says so.
         """
         if self.fresh:  # a state, even one of step 0, was measured when it was made
-            yield Tick(0, self.look())
+            tick = self.arrive()
+            yield tick
+            if tick.diverged:
+                return
         while self.step < self.until:
             self.advance(self.next_stop() - self.step)
             tick = self.arrive()

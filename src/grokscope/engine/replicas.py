@@ -111,7 +111,8 @@ class Replicas:
     def facts(self, _place: int) -> dict[str, object]:
         """How steps were launched and runs measured, for ``environment.json``."""
         alone = self.observer.alone
-        return self.launcher.facts() | ({"measured_alone": alone} if alone else {})
+        facts = {"together": "vmap"} | self.launcher.facts()
+        return facts | ({"measured_alone": alone} if alone else {})
 
     def state(self, place: int) -> State:
         """A copy of one replica's state, as `Training.state`."""

@@ -58,18 +58,19 @@ class Streams:
         """
         fresh = [place for place in self.alive if self.trainings[place].fresh]
         if fresh:
-            yield {place: Tick(0, self._turn(place).look()) for place in fresh}
+            yield self._without_ended({place: self._turn(place).arrive() for place in fresh})
         while self.alive:
             for place in self.alive:
                 training = self._turn(place)
                 training.advance(training.next_stop() - training.step)
-            ticks = {place: self._arrive(place) for place in self.alive}
-            self.alive = [
-                place
-                for place in self.alive
-                if not ticks[place].diverged and ticks[place].step < self.trainings[place].until
-            ]
-            yield ticks
+            yield self._without_ended({place: self._arrive(place) for place in self.alive})
+
+    def _without_ended(self, ticks: dict[int, Tick]) -> dict[int, Tick]:
+        """These ticks; runs that have ended with theirs are not continued."""
+        for place, tick in ticks.items():
+            if tick.diverged or tick.step == self.trainings[place].until:
+                self.alive.remove(place)
+        return ticks
 
     def advance(self, steps: int) -> None:
         """Make so many steps of each, or those that are left, without a look."""
@@ -79,7 +80,7 @@ class Streams:
 
     def facts(self, place: int) -> dict[str, object]:
         """How the steps of one run were launched, for its ``environment.json``."""
-        return self.trainings[place].launcher.facts()
+        return {"together": "streams"} | self.trainings[place].launcher.facts()
 
     def _arrive(self, place: int) -> Tick:
         """What there is to say of a run; on a GPU it then has work while others are looked at."""

@@ -56,8 +56,8 @@ class Update:
         phase: Optimiser and interventions.
 
     Attributes:
-        ended: 1 from the step on at which a penalty was given NaN or infinity: nothing changes
-            any more; a scalar on the device.
+        ended: 1 from the step on at which a penalty was given NaN or infinity: weights, the
+            optimiser's buffers, sums and memories change no more; a scalar on the device.
         ended_at: The number of that step; 0 before.
     """
 
@@ -135,7 +135,9 @@ class Update:
             if kind.sharpness_aware and phase.sharpness_aware is not None:
                 radius = phase.sharpness_aware.radius
                 with moved_up(self.parameters, radius), batch_norm_frozen(self.task.model):
-                    self.backward(kind.active, inputs, labels)
+                    second = self.backward(kind.active, inputs, labels)
+                if outcome.finite is not None and second.finite is not None:
+                    outcome = outcome._replace(finite=outcome.finite & second.finite)
             self._apply(kind, outcome, row)
 
     def examples(self, row: FeedRow) -> tuple[Any, Tensor]:

@@ -263,7 +263,7 @@ def _nc4_agreement(batch: Batch) -> Tensor:
     gram = means @ means.mT
     # argmin |phi - mu|^2 as in `agreement_of`, with phi the mean of its class and a deviation.
     half = 0.5 * gram.diagonal() - gram
-    place = torch.searchsorted(index, batch.labels)
+    place = torch.searchsorted(index, batch.labels.contiguous())
     rows = max(1, CHUNK_ELEMENTS // len(means))
     nearest = [
         (half[here] - seen @ means.mT).argmin(dim=-1)

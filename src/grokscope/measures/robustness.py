@@ -210,8 +210,9 @@ def _frozen_examples(examples: int, device: torch.device) -> Tensor | None:
         return None
     # Drawn: examples at equal distances may all be of one class.
     generator = torch.Generator().manual_seed(0)
-    chosen = torch.randperm(examples, generator=generator)[:EXAMPLES]
-    return chosen.sort().values.to(device)
+    with torch.inference_mode(False):  # kept, also for those who take gradients
+        chosen = torch.randperm(examples, generator=generator)[:EXAMPLES]
+        return chosen.sort().values.to(device)
 
 
 @lru_cache(maxsize=4)

@@ -16,6 +16,7 @@ from grokscope.probe.head import unwrapped
 from grokscope.probe.probe import undisturbed
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+FORWARDS = {kind.forward for kind in CONVOLUTIONS}
 
 
 def idle_taps(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
@@ -30,7 +31,9 @@ def idle_taps(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
 
     Returns:
         By the name of the weight, which taps are idle, ``[*kernel]``; without the weights that
-        have none, and those that are computed from other parameters.
+        have none, those that are computed from other parameters, and those of convolutions with a
+        forward of their own, unless an attribute ``is_ordinary`` says that the function is the
+        same.
 
     Cost: one forward pass.
 
@@ -66,7 +69,9 @@ def idle_taps(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
 def taps_met(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
     """Which taps meet the image ``x`` at some position, ``[*kernel]``."""
     met = torch.ones(layer.kernel_size, dtype=torch.bool, device=layer.weight.device)
-    if layer.padding_mode != "zeros" or layer.padding == "valid":
+    # One that pads or changes its weight in a forward of its own: nothing is known to be idle.
+    is_ordinary = type(layer).forward in FORWARDS or getattr(layer, "is_ordinary", False)
+    if not is_ordinary or layer.padding_mode != "zeros" or layer.padding == "valid":
         return met
     axes = len(layer.kernel_size)
     for axis, (size, kernel) in enumerate(zip(x.shape[-axes:], layer.kernel_size, strict=True)):

@@ -225,6 +225,8 @@ class _Worker:
             state = trainer.state(index)
             facts = environment(item.segment, item.started, seconds(index), self.device)
             facts |= {"replicas": len(group)} | trainer.facts(index)
+            if len(group) == 1:
+                del facts["together"]
             facts |= {"alone": item.alone} if item.alone else {}
             self.store.finish(
                 item.segment,

@@ -14,7 +14,7 @@ from grokscope.probe import Look
 from grokscope.spec import Images
 from grokscope.tasks.image_data import ImageSet, read_images, stratified
 from grokscope.tasks.models.resnet import ResNet18
-from grokscope.tasks.task import Split, Task
+from grokscope.tasks.task import Augmentation, Split, Task
 
 # Mean and standard deviation of each channel; cifar10: as published with the paper's code.
 NORMALISATIONS = {
@@ -47,7 +47,7 @@ class Normalise(nn.Module):
         return (images - self.mean) / self.std
 
 
-class CropAndFlip:
+class CropAndFlip(Augmentation):
     """A random crop after padding with zeros, and a random horizontal flip, image by image.
 
     Args:

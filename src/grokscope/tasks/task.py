@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass, field, replace
-from itertools import zip_longest
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -55,16 +55,26 @@ class Split:
         return Split(inputs, self.labels.to(device))
 
     def equals(self, other: Split) -> bool:
-        """Whether another split on the same device holds the same examples in the same order."""
-        if not torch.equal(self.labels, other.labels):
-            return False
-        pairs = list(zip_longest(tensors_of(self.inputs), tensors_of(other.inputs)))
-        return all(a is not None and b is not None and torch.equal(a, b) for a, b in pairs)
+        """Whether another split on the same device holds the same examples in the same form."""
+        return _same(self.labels, other.labels) and _same(self.inputs, other.inputs)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return self.labels.nbytes + sum(tensor.nbytes for tensor in tensors_of(self.inputs))
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two trees of tensors are the same."""
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Mapping):
+        return list(one) == list(other) and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, (tuple, list)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other)
 
 
 class Loss(Protocol):
@@ -80,21 +90,22 @@ def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) 
     )
 
 
-@runtime_checkable
-class Augmentation(Protocol):
-    """Changes a batch of training inputs at random.
+class Augmentation(ABC):
+    """Changes a batch of training inputs at random; a base class for yours.
 
     Drawing is apart from applying, so that a step which is captured in a CUDA graph can apply.
     """
 
+    @abstractmethod
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """What is random for ``count`` examples, ``[count, ...]``, drawn on the CPU."""
 
+    @abstractmethod
     def __call__(self, inputs: Any, drawn: Tensor) -> Any:
         """The changed inputs; a function of its arguments, on their device."""
 
 
-class _ByGenerator:
+class _ByGenerator(Augmentation):
     """A function of inputs and a generator as an `Augmentation`: what it draws is a seed."""
 
     def __init__(self, function: Callable[[Any, torch.Generator], Any]) -> None:

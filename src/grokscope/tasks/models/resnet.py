@@ -35,6 +35,8 @@ class Convolution(nn.Conv2d):
     ``size ** 2`` meet the image: 1 at 3x3 on one pixel, 4 on 2x2 pixels.
     """
 
+    is_ordinary = True  # for whoever asks which of its weights ever meet an image
+
     def __init__(self, inputs: int, outputs: int, size: int, stride: int = 1) -> None:
         super().__init__(inputs, outputs, size, stride, padding=size // 2, bias=False)
 
