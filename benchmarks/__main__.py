@@ -1,9 +1,10 @@
-"""Run every benchmark, print its tables, and write them down."""
+"""Run benchmarks, print their tables, and write them down: ``python -m benchmarks [NAME ...]``."""
 
 from __future__ import annotations
 
 import datetime
 import json
+import sys
 from pathlib import Path
 
 from benchmarks import collapse, growth, images, measures, replicas, start, step
@@ -11,23 +12,39 @@ from benchmarks.timing import Table, Timed, copy_bandwidth, machine, peak_flops
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
+RESULTS = HERE / "results.json"
+MODULES = (measures, collapse, step, replicas, images, growth, start)
 
 
-def main() -> None:
-    """Measure and write."""
+def main(*names: str) -> None:
+    """Measure and write; with names of modules, only their tables are measured anew."""
+    known = {module.__name__.rpartition(".")[2]: module for module in MODULES}
+    if unknown := set(names) - known.keys():
+        sys.exit(f"there is no benchmark {unknown.pop()}; there are {', '.join(known)}")
+    tables = stored() if names else {}
     facts = machine()
     facts["float32 peak, one thread"] = f"{peak_flops() / 1e9:.0f} GFLOP/s"
     facts["copy"] = f"{copy_bandwidth() / 1e9:.0f} GB/s"
     facts["date"] = datetime.date.today().isoformat()
-    tables: list[Table] = []
-    for module in (measures, collapse, step, replicas, images, growth, start):
-        for table in module.tables():
+    for name in names or known:
+        for table in known[name].tables():
             print(as_markdown(table), flush=True)
-            tables.append(table)
-    results = {"machine": facts, "tables": [table.as_dict() for table in tables]}
-    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    growth.draw(tables, PAGE.parent / "images")
-    PAGE.write_text(page(facts, tables), encoding="utf-8")
+            tables[table.name] = table
+    measured = list(tables.values())
+    results = {"machine": facts, "tables": [table.as_dict() for table in measured]}
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    growth.draw(measured, PAGE.parent / "images")
+    PAGE.write_text(page(facts, measured), encoding="utf-8")
+
+
+def stored() -> dict[str, Table]:
+    """The tables of the last run by name."""
+    found = {}
+    for entry in json.loads(RESULTS.read_text(encoding="utf-8"))["tables"]:
+        times = {name: Timed(**timed) for name, timed in entry.pop("times").items()}
+        del entry["ratios"]
+        found[entry["name"]] = Table(**entry, times=times)
+    return found
 
 
 def page(facts: dict[str, str], tables: list[Table]) -> str:
@@ -71,4 +88,4 @@ def duration(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
