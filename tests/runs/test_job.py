@@ -22,7 +22,7 @@ from grokscope.runs.worker import SharedData, run_job
 from grokscope.spec import CustomTask, Images, Optimizer, Phase, Segment
 from grokscope.tasks import build_task
 from one_segment import run_segment
-from small_runs import experiment, run, segment
+from small_runs import TASK, experiment, run, segment
 
 MODELS = '''
 import torch
@@ -253,6 +253,18 @@ def test_a_job_takes_no_more_at_once_than_memory_holds(tmp_path, monkeypatch):
     half = Store(tmp_path / "half")  # two processes share the memory
     run_job(half, segments, lambda _: None, never, place=Place(memory_share=0.4))
     assert [facts(half, each)["replicas"] for each in segments] == [1] * 5
+
+
+def test_unlike_runs_side_by_side_are_as_many_as_the_largest_allows(tmp_path, monkeypatch):
+    wide = TASK.model_copy(update={"width": 64})
+    segments = [segment(10, seed=1), segment(10, seed=2, task=wide), segment(10, seed=3)]
+    small, large = (bytes_of(training(each)) for each in segments[:2])
+    assert large > 3 * small
+    monkeypatch.setattr("grokscope.runs.worker.free_bytes", lambda _: 2.6 * large)
+    store = Store(tmp_path)
+    options = RunOptions(together="streams")
+    run_job(store, segments, lambda _: None, never, options=options)
+    assert [facts(store, each)["replicas"] for each in segments] == [2, 2, 1]
 
 
 def test_free_memory_is_below_all_there_is():
