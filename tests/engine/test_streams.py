@@ -69,6 +69,37 @@ def test_unlike_runs_side_by_side_are_what_each_is_alone_to_the_bit():
         assert_equal(ended[place], state)
 
 
+def test_on_the_schedule_of_a_gpu_runs_are_the_same(monkeypatch):
+    """Longer ticks, work for a run while others are looked at, ends noticed at looks."""
+    monkeypatch.setattr("grokscope.engine.loop.STEPS_PER_TICK_ON_GPU", 7)
+    cases = list(UNLIKE.values())
+    expected = [alone(each) for each in cases]
+
+    def streams_from(states: list[State | None]) -> Streams:
+        parts = [each.task() for each in cases], [each.segment for each in cases], states
+        streams = Streams(*parts)
+        for training in streams.trainings:
+            training.on_gpu = True
+        return streams
+
+    def rows_until(streams: Streams, until: int) -> list[list]:
+        rows: list[list] = [[] for _ in cases]
+        for ticks in streams.run():
+            for place, tick in ticks.items():
+                rows[place] += tick.rows
+            if min(tick.step for tick in ticks.values()) >= until:
+                break
+        return rows
+
+    begun = streams_from([None] * len(cases))
+    early = rows_until(begun, 9)
+    states = [begun.state(place) for place in range(len(cases))]
+    assert max(state.step for state in states) > 9  # they were given work ahead
+    late = rows_until(streams_from(list(states)), 100)
+    for place, (rows, _) in enumerate(expected):
+        assert early[place] + late[place] == rows
+
+
 def test_runs_of_other_lengths_end_when_they_end():
     cases = [UNLIKE["equations"], UNLIKE["dropout"]]
     short = of_length(cases[0], 11)
@@ -188,7 +219,9 @@ def test_the_feed_gives_what_seed_epoch_and_schedule_say(monkeypatch, rows, firs
     orders = [Order(23, 5, seed) for seed in (3, 4)]
     augmentation = CropAndFlip(2, True)
     rates = [lambda step: 0.1 / step, lambda step: float(step)]
-    feed = Feed(orders, rates, (first - 1, 40), torch.device("cpu"), augmentation=augmentation)
+    feed = Feed(
+        orders, rates, (first - 1, 40), torch.device("cpu"), augmentations=[augmentation] * 2
+    )
     epochs = [
         [batch for epoch in range(9) for batch in epoch_order(23, seed, epoch).split(5)]
         for seed in (3, 4)
@@ -203,7 +236,7 @@ def test_the_feed_gives_what_seed_epoch_and_schedule_say(monkeypatch, rows, firs
         assert int(row.step) == step
         assert row.drawn is not None and row.drawn.shape == (2, len(expected[0]), 3)
         drawn.append(row.drawn)
-    again = Feed(orders, rates, (38, 40), torch.device("cpu"), augmentation=augmentation)
+    again = Feed(orders, rates, (38, 40), torch.device("cpu"), augmentations=[augmentation] * 2)
     again.prepare(39)
     latest = again.next(len(drawn[-2][0])).drawn
     assert latest is not None and torch.equal(latest, drawn[-2])

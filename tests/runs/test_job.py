@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -198,6 +199,18 @@ def test_streams_run_unlike_segments_in_one_job_as_each_is_alone(tmp_path):
         pd.testing.assert_frame_equal(metrics(store, each), metrics(other, each))
         for name, tensor in weights(other, each).items():
             assert torch.equal(weights(store, each)[name], tensor), name
+
+
+def test_the_seconds_of_runs_side_by_side_add_up_to_those_that_passed(tmp_path):
+    """Also after the shorter ones have ended: what is left is estimated from them."""
+    segments = [segment(10, seed=1), segment(10, seed=2), segment(150, seed=3)]
+    store, times = Store(tmp_path), []
+    options = RunOptions(together="streams")
+    run_job(store, segments, lambda _: times.append(time.monotonic()), never, options=options)
+    spent = [store.outcome(each).seconds for each in segments]
+    passed = times[-1] - times[0]
+    assert spent[2] > spent[0]
+    assert sum(spent) > 0.8 * passed
 
 
 def test_runs_on_equal_data_share_one_copy_of_it():

@@ -71,7 +71,7 @@ class Feed:
         rates: The learning rate as a function of the step, of each optimiser.
         span: The step before the first one, and the last one.
         device: Where the steps are computed.
-        augmentation: Of the task, if it has one.
+        augmentations: Of the task of each run; None where it has none.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class Feed:
         span: tuple[int, int],
         device: torch.device,
         *,
-        augmentation: Augmentation | None = None,
+        augmentations: Sequence[Augmentation | None],
     ) -> None:
-        self.orders, self.rates, self.augmentation = orders, rates, augmentation
+        self.orders, self.rates, self.augmentations = orders, rates, augmentations
         self.until, self.device = span[1], device
         rows = min(ROWS, span[1] - span[0])
         batch, drawn = orders[0].batch_size, None
-        if augmentation is not None:
-            drawn = augmentation.draw(batch, generator_of_step(0, 1))
+        if augmentations[0] is not None:
+            drawn = augmentations[0].draw(batch, generator_of_step(0, 1))
             rows = min(rows, TABLE_BYTES // max(1, len(orders) * drawn.nbytes))
         rows = max(1, rows)
         self.batches: list[list[Tensor]] = []  # of the rows, of each run, on the CPU
@@ -132,9 +132,10 @@ class Feed:
             self.batches.append([order.batch(step) for order in self.orders])
             for run, batch in enumerate(self.batches[-1]):
                 host["examples"][row, run, : len(batch)] = batch
-                if self.augmentation is not None:
+                augmentation = self.augmentations[run]
+                if augmentation is not None:
                     generator = generator_of_step(self.orders[run].seed, step)
-                    drawn = self.augmentation.draw(len(batch), generator)
+                    drawn = augmentation.draw(len(batch), generator)
                     host["drawn"][row, run, : len(batch)] = drawn
         rates = [[rate(step) for rate in self.rates] for step in steps]
         host["rate"][: len(steps)] = torch.tensor(rates, dtype=torch.float64)

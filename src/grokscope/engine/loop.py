@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from grokscope.engine.feed import Feed, Order
 from grokscope.engine.graphs import Launcher
 from grokscope.engine.observe import Observer, Row
-from grokscope.engine.state import State, capture, restore
+from grokscope.engine.state import State, capture, generators, restore
 from grokscope.engine.update import Kind, Update
 from grokscope.measures.checks import NotFiniteError
 from grokscope.spec import Segment
@@ -64,7 +65,7 @@ class Training:
         self.on_gpu = device.type == "cuda"
         self.rate = partial(phase.optimizer.rate, start=segment.start, until=self.until)
         span = self.step, self.until
-        self.feed = Feed([self.order], [self.rate], span, device, augmentation=task.augmentation)
+        self.feed = Feed([self.order], [self.rate], span, device, augmentations=[task.augmentation])
         task.model.train()
         self.launcher = Launcher(device, graphs)
         self._failed = False  # whether code of the user's found NaN or infinity
@@ -169,6 +170,21 @@ class Training:
             Row(self.step, self.epoch, "train", measure=name, value=value)
             for name, value in self.update.take_means(sums).items()
         ]
+
+
+def start(
+    tasks: Sequence[Task],
+    segments: Sequence[Segment],
+    states: Sequence[State | None],
+    *,
+    graphs: bool,
+) -> tuple[list[Training], list[dict[str, Tensor]]]:
+    """Trainings of several segments, and for each the global generators as it would find them."""
+    trainings, found = [], []
+    for task, segment, state in zip(tasks, segments, states, strict=True):
+        trainings.append(Training(task, segment, state, graphs=graphs))
+        found.append(generators(task.model))
+    return trainings, found
 
 
 def batch_size_of(segment: Segment, task: Task) -> int:

@@ -20,12 +20,12 @@ from torch.func import functional_call, vmap
 from grokscope.engine.alike import TOLERANCE, UnlikeError, check_alike, check_equal
 from grokscope.engine.feed import Feed, FeedRow
 from grokscope.engine.graphs import Launcher
-from grokscope.engine.loop import Tick, Training
+from grokscope.engine.loop import Tick, start
 from grokscope.engine.objective import Outcome
 from grokscope.engine.observe import Observer
 from grokscope.engine.precision import products_in
 from grokscope.engine.stacked import StackedOptimizer
-from grokscope.engine.state import State, generators
+from grokscope.engine.state import State
 from grokscope.engine.update import Kind, note_end
 from grokscope.measures.checks import NotFiniteError, unchecked_values
 from grokscope.probe.trees import stacked, take
@@ -65,11 +65,7 @@ class Replicas:
         graphs: bool = True,
     ) -> None:
         check_alike(tasks, segments, states)
-        self.trainings: list[Training] = []
-        self.generators: list[dict[str, Tensor]] = []
-        for task, segment, state in zip(tasks, segments, states, strict=True):
-            self.trainings.append(Training(task, segment, state))
-            self.generators.append(generators(task.model))
+        self.trainings, self.generators = start(tasks, segments, states, graphs=graphs)
         self.alive = list(range(len(tasks)))
         self.step = self.trainings[0].step  # of all that have not ended
         models = [task.model for task in tasks]
@@ -93,11 +89,11 @@ class Replicas:
             [self.trainings[group.first].rate for group in self.optimizer.groups],
             (first.step, first.until),
             self.weights.device,
-            augmentation=tasks[0].augmentation,
+            augmentations=[task.augmentation for task in tasks],
         )
         # Of data that all share, batches are drawn at once.
         same = all(task.train is tasks[0].train for task in tasks)
-        self.one_gather = same and tasks[0].augmentation is None
+        self.one_gather = same and all(task.augmentation is None for task in tasks)
         self.launcher = Launcher(self.weights.device, graphs)
         for training in self.trainings:
             training.launcher = self.launcher

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from torch import Tensor
-
-from grokscope.engine.loop import STEPS_PER_TICK_ON_GPU, Tick, Training
+from grokscope.engine.loop import STEPS_PER_TICK_ON_GPU, Tick, Training, start
 from grokscope.engine.state import State, generators, set_generators
 from grokscope.spec import Segment
 from grokscope.tasks.task import Task
@@ -36,12 +34,8 @@ class Streams:
         *,
         graphs: bool = True,
     ) -> None:
-        self.trainings: list[Training] = []
         # Generators are global: a run alone would find them as it left them.
-        self._generators: list[dict[str, Tensor]] = []
-        for task, segment, state in zip(tasks, segments, states, strict=True):
-            self.trainings.append(Training(task, segment, state, graphs=graphs))
-            self._generators.append(generators(task.model))
+        self.trainings, self._generators = start(tasks, segments, states, graphs=graphs)
         self._present = len(self.trainings) - 1  # whose generators the global ones are
         self.alive = [
             place for place, training in enumerate(self.trainings) if training.step < training.until

@@ -35,6 +35,7 @@ from grokscope.measures.checks import (
     check_positive,
     checked_head,
     common_dtype,
+    in_full_precision,
     reduce_examples,
 )
 from grokscope.measures.confidence import cross_entropy_of
@@ -194,7 +195,7 @@ def _noise(like: Tensor, samples: int, generator: torch.Generator | None) -> Ite
 def _mean_rise(logits: Tensor, labels: Tensor, moves: Iterable[Tensor]) -> Tensor:
     """Mean of loss(logits +- move) - loss(logits) over moves ``[examples, classes]``."""
     # The moves are made in here: autocast would make them in half precision.
-    with torch.autocast(device_type=logits.device.type, enabled=False):
+    with in_full_precision(logits):
         before = cross_entropy_of(logits, labels)
         total, number = torch.zeros_like(before), 0
         for move in moves:
@@ -262,7 +263,7 @@ def _sample(batch: Batch) -> _Sample:
     noise = _frozen_noise(rows, width, features.dtype, features.device)
     weight = batch.weight.to(features)
     times = -(-examples // rows)
-    with torch.autocast(device_type=logits.device.type, enabled=False):
+    with in_full_precision(logits):
         return _Sample(
             lengths=torch.linalg.vector_norm(features, dim=-1),
             logits=logits,

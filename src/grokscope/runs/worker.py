@@ -95,7 +95,7 @@ class _Resumed:
         self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.state: State | None = None
         self.rows: list[Row] = []
-        self.seconds = 0.0  # of work, before this process
+        self.seconds = 0.0  # of work, in earlier processes and in this one
         self.alone = ""  # why it is not trained with others, where that was tried
         store.sweep(segment)
         checkpoint = store.last_checkpoint(segment)
@@ -204,11 +204,16 @@ class _Worker:
 
     def _train(self, trainer: Replicas | Streams, group: Sequence[_Resumed]) -> bool:
         """Train to the end of the phase; false if asked to stop."""
-        begin = saved = confirmed = time.monotonic()
+        counted = saved = confirmed = time.monotonic()
         active = set(range(len(group)))
 
-        def seconds(index: int) -> float:
-            return group[index].seconds + (time.monotonic() - begin) / len(group)
+        def count_seconds() -> None:
+            """Share the time since the last call among the segments that are running."""
+            nonlocal counted
+            now = time.monotonic()
+            for index in active:
+                group[index].seconds += (now - counted) / len(active)
+            counted = now
 
         @contextmanager
         def lease_may_be_lost(index: int) -> Iterator[None]:
@@ -223,7 +228,7 @@ class _Worker:
         def finish(index: int, diverged: bool = False) -> None:
             item = group[index]
             state = trainer.state(index)
-            facts = environment(item.segment, item.started, seconds(index), self.device)
+            facts = environment(item.segment, item.started, item.seconds, self.device)
             facts |= {"replicas": len(group)} | trainer.facts(index)
             if len(group) == 1:
                 del facts["together"]
@@ -232,7 +237,7 @@ class _Worker:
                 item.segment,
                 state,
                 item.rows,
-                seconds=seconds(index),
+                seconds=item.seconds,
                 environment=facts,
                 diverged=diverged,
             )
@@ -242,6 +247,7 @@ class _Worker:
             )
 
         for ticks in trainer.run():
+            count_seconds()
             confirms = time.monotonic() - confirmed >= CONFIRM_SECONDS
             confirmed = time.monotonic() if confirms else confirmed
             for index in sorted(active & ticks.keys()):
@@ -264,7 +270,7 @@ class _Worker:
                 for index in sorted(active):
                     item, state = group[index], trainer.state(index)
                     with lease_may_be_lost(index):
-                        self.store.checkpoint(item.segment, state, item.rows, seconds(index))
+                        self.store.checkpoint(item.segment, state, item.rows, item.seconds)
                 saved = time.monotonic()
             if stopping or not active:
                 return not stopping
